@@ -1,0 +1,145 @@
+"""Affine quantization: the portable result of every solver, and torchao 0.11's primitives.
+
+One convention everywhere: codes q in 0..15, groups of `group_size` along in_features (K). By domain,
+
+    float:      w = (q - 8) * scale + zero     zero in weight units
+    int:        w = (q - zp) * scale           zp an integer code 0..15
+    symmetric:  w = (q - 8) * scale
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.config import DOMAINS, GROUP_SIZES, SCALE_DTYPES, Domain
+from workbench.errors import ConfigError, WeightError
+
+QUANT_MIN = 0
+QUANT_MAX = 15
+MID_POINT = 8
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """An int4 weight without any device layout: what solvers make and everything downstream reads.
+
+    Attributes:
+        codes: uint8 [N, K], values 0..15.
+        scale: bfloat16 or float32 [N, ceil(K/group_size)], in weight units per code.
+        zero: float domain: like `scale`, in weight units, the value of code 8; int domain: uint8
+            [N, ceil(K/group_size)], the code whose value is 0; symmetric: None.
+        group_size: Weights per group along K; the last group of a row is short when K does not divide.
+        domain: "float", "int" or "symmetric".
+
+    Raises:
+        WeightError: when a shape or dtype does not fit.
+        ConfigError: when the group size or the domain is unknown.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor | None
+    group_size: int
+    domain: Domain
+
+    def __post_init__(self) -> None:
+        if self.domain not in DOMAINS:
+            raise ConfigError(f"domain={self.domain!r} is unknown.", allowed=", ".join(DOMAINS))
+        if self.group_size not in GROUP_SIZES:
+            raise ConfigError(f"group_size={self.group_size!r} is not supported.", allowed="256, 128, 64 or 32")
+        if self.codes.dtype != torch.uint8 or self.codes.ndim != 2:
+            raise _misfit("codes", self.codes, "uint8 [N, K]")
+        n, k = self.codes.shape
+        groups = (n, group_count(k, self.group_size))
+        if self.scale.dtype not in SCALE_DTYPES or self.scale.shape != groups:
+            raise _misfit("scale", self.scale, f"bfloat16 or float32 {list(groups)}")
+        wanted = {"float": self.scale.dtype, "int": torch.uint8, "symmetric": None}[self.domain]
+        if (wanted is None) != (self.zero is None):
+            raise WeightError(f"The {self.domain} domain {'has no' if wanted is None else 'needs a'} zero point.")
+        if self.zero is not None and (self.zero.dtype != wanted or self.zero.shape != groups):
+            raise _misfit("zero", self.zero, f"{wanted} {list(groups)}")
+
+    @property
+    def shape(self) -> torch.Size:
+        """Original shape [N, K] = [out_features, in_features]."""
+        return self.codes.shape
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that the portable form takes on disk: packed codes, scales and zero points."""
+        n, k = self.shape
+        zero = 0 if self.zero is None else self.zero.numel() * self.zero.element_size()
+        return n * ((k + 1) // 2) + self.scale.numel() * self.scale.element_size() + zero
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight, scales and zero points included."""
+        return 8.0 * self.size_bytes / max(1, self.codes.numel())
+
+    def zero_in_weight_units(self) -> Tensor:
+        """Return the value of code 8 of each group, float32 [N, ceil(K/group_size)]: the kernels' convention.
+
+        Float: the zero itself; int: (8 - zp) * scale; symmetric: 0.
+        """
+        if self.zero is None:
+            return torch.zeros_like(self.scale, dtype=torch.float32)
+        if self.domain == "int":
+            return (MID_POINT - self.zero.float()) * self.scale.float()
+        return self.zero.float()
+
+    def minimum(self) -> Tensor:
+        """Return the value of code 0 of each group, float32 [N, ceil(K/group_size)]: the convention of GGUF and MLX."""
+        return self.zero_in_weight_units() - MID_POINT * self.scale.float()
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the weights [N, K], computed in float32 and rounded once to `dtype`."""
+        scale = self._spread(self.scale.float())
+        if self.zero is None:
+            return ((self.codes.float() - MID_POINT) * scale).to(dtype)
+        zero = self._spread(self.zero.float())
+        if self.domain == "int":
+            return ((self.codes.float() - zero) * scale).to(dtype)
+        return torch.addcmul(zero, self.codes.float() - MID_POINT, scale).to(dtype)
+
+    def packed_codes(self) -> Tensor:
+        """Return the codes two to a byte, uint8 [N, ceil(K/2)], even k in the low nibble (the order on disk)."""
+        codes = self.codes
+        if codes.shape[1] % 2:
+            codes = torch.nn.functional.pad(codes, (0, 1))
+        return codes[:, 0::2] | (codes[:, 1::2] << 4)
+
+    @classmethod
+    def from_packed(
+        cls, packed: Tensor, scale: Tensor, zero: Tensor | None, *, in_features: int, group_size: int, domain: Domain
+    ) -> QuantizedWeight:
+        """Build from codes two to a byte: `packed` uint8 [N, ceil(in_features/2)], even k in the low nibble."""
+        if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != (in_features + 1) // 2:
+            raise _misfit("packed codes", packed, f"uint8 [N, {(in_features + 1) // 2}] for in_features={in_features}")
+        return cls(unpack_nibbles(packed, in_features), scale, zero, group_size, domain)
+
+    def to(self, device: torch.device | str) -> QuantizedWeight:
+        """Return the same weight on another device."""
+        zero = None if self.zero is None else self.zero.to(device)
+        return QuantizedWeight(self.codes.to(device), self.scale.to(device), zero, self.group_size, self.domain)
+
+    def _spread(self, per_group: Tensor) -> Tensor:
+        """Repeat a value per group over the group's columns: [N, G] -> [N, K]."""
+        return per_group.repeat_interleave(self.group_size, dim=1)[:, : self.shape[1]]
+
+
+def group_count(in_features: int, group_size: int) -> int:
+    """Number of groups in a row of `in_features` weights, a short last one included."""
+    return -(-in_features // group_size)
+
+
+def unpack_nibbles(packed: Tensor, in_features: int) -> Tensor:
+    """Return uint8 codes [N, in_features] from uint8 bytes [N, ceil(in_features/2)], even k in the low nibble."""
+    codes = torch.stack((packed & 15, packed >> 4), dim=-1)
+    return codes.view(packed.shape[0], -1)[:, :in_features].contiguous()
+
+
+def _misfit(name: str, tensor: Tensor, allowed: str) -> WeightError:
+    return WeightError(f"{name} is {tensor.dtype} {list(tensor.shape)}.", allowed=allowed)
