@@ -113,7 +113,14 @@ class QuantizedWeight:
 
     @classmethod
     def from_packed(
-        cls, packed: Tensor, scale: Tensor, zero: Tensor | None, *, in_features: int, group_size: int, domain: Domain
+        cls,
+        packed: Tensor,
+        scale: Tensor,
+        zero: Tensor | None,
+        *,
+        in_features: int,
+        group_size: int,
+        domain: Domain,
     ) -> QuantizedWeight:
         """Build from codes two to a byte: `packed` uint8 [N, ceil(in_features/2)], even k in the low nibble."""
         if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != (in_features + 1) // 2:

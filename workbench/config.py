@@ -218,7 +218,9 @@ class Int4WeightOnlyConfig:
         preserve_zero = self._resolve_preserve_zero(final_domain, notes)
         if scale_dtype not in SCALE_DTYPES:
             raise ConfigError(
-                f"scale_dtype={scale_dtype} cannot be stored.", allowed="torch.bfloat16 or torch.float32", mend="use bfloat16"
+                f"scale_dtype={scale_dtype} cannot be stored.",
+                allowed="torch.bfloat16 or torch.float32",
+                mend="use bfloat16",
             )
         if final_solver == "hqq" and final_domain == "symmetric":
             raise ConfigError(
@@ -284,7 +286,14 @@ class Int4WeightOnlyConfig:
                     allowed="preserve_zero=True or None",
                     mend="leave preserve_zero at None",
                 )
-            notes.append(Resolution("preserve_zero", str(self.preserve_zero), "True", "code 8 is exactly 0 in the symmetric domain"))
+            notes.append(
+                Resolution(
+                    "preserve_zero",
+                    str(self.preserve_zero),
+                    "True",
+                    "code 8 is exactly 0 in the symmetric domain",
+                )
+            )
             return True
         if self.preserve_zero is not None:
             return self.preserve_zero
@@ -308,7 +317,9 @@ def _check_type(name: str, value: object, kind: type, allowed: str) -> None:
         mend = f"pass {name}={allowed}"
         if name == "zero_point_domain" and value is None:
             mend = "use ZeroPointDomain.NONE for an automatic choice"
-        raise ConfigError(f"{name}={value!r} is of type {type(value).__name__}.", allowed=f"a {kind.__name__}", mend=mend)
+        raise ConfigError(
+            f"{name}={value!r} is of type {type(value).__name__}.", allowed=f"a {kind.__name__}", mend=mend
+        )
 
 
 def _quoted(values: tuple[str, ...]) -> str:

@@ -116,3 +116,26 @@ class Progress(Record):
     label: str
     elapsed_s: float
     remaining_s: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerResult(Record):
+    """Errors of one quantized layer, in weight units.
+
+    Attributes:
+        name: Module path.
+        solver: The method that found the codes.
+        domain: Where the zero point lives.
+        group_size: Weights per group.
+        mean_abs_error: Mean |error| of what is stored.
+        rtn_mean_abs_error: Mean |error| of round-to-nearest, as it would be stored.
+        seconds: Time that solving took, in seconds.
+    """
+
+    name: str
+    solver: str
+    domain: str
+    group_size: int
+    mean_abs_error: float
+    rtn_mean_abs_error: float
+    seconds: float

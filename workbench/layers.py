@@ -1,0 +1,118 @@
+"""The weights of a live model, by kind and never by model name, and how one layer is swapped for another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from workbench.errors import ModelError
+from workbench.linear import Int4Linear
+from workbench.records import LayerRecord
+
+QUANTIZABLE_KINDS = ("linear", "output_head")
+
+
+def layer_records(model: nn.Module) -> list[LayerRecord]:
+    """List every parameter of a model (on any device, "meta" included), and every layer that is int4 already.
+
+    A parameter called "weight" is named by its module; any other by its full path. A tied weight appears once for
+    each of its names, with its bytes counted at the first.
+    """
+    head = output_head(model)
+    seen: dict[int, str] = {}
+    records: list[LayerRecord] = []
+    for path, module in model.named_modules():
+        if isinstance(module, Int4Linear):
+            shape = (module.out_features, module.in_features)
+            records.append(LayerRecord(path, "int4_linear", shape, "int4", module.size_bytes))
+        for name, parameter in module.named_parameters(recurse=False):
+            full = path if name == "weight" else f"{path}.{name}".lstrip(".")
+            tied_to = seen.setdefault(id(parameter), full)
+            size = 0 if tied_to != full else parameter.numel() * parameter.element_size()
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            kind = _kind(module, name, head)
+            tie = None if tied_to == full else tied_to
+            records.append(LayerRecord(full, kind, tuple(parameter.shape), dtype, size, tie))
+    return records
+
+
+def dense_tied_names(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield (name, name of the weight whose storage it shares) of each tied weight."""
+    for record in layer_records(model):
+        if record.tied_to is not None:
+            yield record.name, record.tied_to
+
+
+def output_head(model: nn.Module) -> nn.Module | None:
+    """Return the module that maps hidden states to the vocabulary, as transformers models declare it."""
+    declared = getattr(model, "get_output_embeddings", None)
+    try:
+        head = declared() if callable(declared) else None
+    except (AttributeError, NotImplementedError):
+        return None
+    return head if isinstance(head, nn.Module) else None
+
+
+def get_layer(model: nn.Module, name: str) -> nn.Module:
+    """Return the module at a dotted path.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise ModelError(f"The model has no layer {name!r}.", mend="list the layers with wb.preflight(model)") from None
+
+
+def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    """Put `layer` at a dotted path and return what stood there."""
+    old = get_layer(model, name)
+    parent, _, child = name.rpartition(".")
+    owner = get_layer(model, parent) if parent else model
+    layer.train(old.training)
+    setattr(owner, child, layer)
+    return old
+
+
+def untie_embeddings(model: nn.Module) -> None:
+    """Record that the output head no longer shares the embedding's storage, so that nothing ties it again."""
+    config = getattr(model, "config", None)
+    if config is not None and getattr(config, "tie_word_embeddings", False):
+        config.tie_word_embeddings = False
+
+
+def _kind(module: nn.Module, parameter: str, head: nn.Module | None) -> str:
+    if parameter == "bias":
+        return "bias"
+    if parameter != "weight":
+        return "parameter"
+    if _is_plain_linear(module):
+        return "output_head" if module is head else "linear"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return "convolution"
+    if "norm" in type(module).__name__.lower():
+        return "norm"
+    return type(module).__name__
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    """A linear layer that is reached through its forward, so that swapping the module swaps the multiplication."""
+    if not isinstance(module, nn.Linear) or isinstance(module, torch.nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False
+    return type(module).forward is nn.Linear.forward
+
+
+__all__ = [
+    "QUANTIZABLE_KINDS",
+    "dense_tied_names",
+    "get_layer",
+    "layer_records",
+    "output_head",
+    "swap_layer",
+    "untie_embeddings",
+]

@@ -1,0 +1,243 @@
+"""`Int4Linear`: a linear layer over int4 weights in the layout of the device where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workbench.affine import QuantizedWeight, group_count
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, SolverName
+from workbench.errors import CheckpointError, WeightError
+from workbench.kernels import PackedWeight, device_note, int4_linear, kernel_layout, pack_weight, padding_note
+from workbench.packing import Layout
+from workbench.portable import portable_names, portable_tensors, quantized_from_portable
+from workbench.solvers import solve
+
+
+class Int4Linear(nn.Module):
+    """A linear layer y = x W^T + b whose weight W [out_features, in_features] is int4 in groups along in_features.
+
+    It is not an `nn.Linear`, so walks over a model do not count it as dense. Its state dict holds the portable
+    codes; the device's layout is made when they land on a device, and made anew by `.to(device)`.
+
+    Attributes:
+        in_features: K.
+        out_features: N.
+        group_size: Weights per group along K.
+        domain: Where the zero point lives: "float", "int" or "symmetric".
+        inner_k_tiles: Tile count of the CUDA layout.
+        bias: Parameter [N] or None.
+        dtype: dtype of `.weight` and of a bias made here; activations of any float dtype are taken.
+    """
+
+    packed: Tensor
+    scales_and_zeros: Tensor
+    zero_points: Tensor | None
+    stored_scale: Tensor | None
+    stored_zero: Tensor | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        weight: QuantizedWeight,
+        bias: Tensor | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        inner_k_tiles: int = 8,
+    ) -> None:
+        """Pack `weight` for `device` (default: where its codes are); `bias` is [N] or None.
+
+        Raises:
+            WeightError: when the bias does not fit.
+            KernelError: when the kernel cannot hold the weight.
+        """
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.group_size, self.domain, self.inner_k_tiles, self.dtype = (
+            weight.group_size,
+            weight.domain,
+            inner_k_tiles,
+            dtype,
+        )
+        self._layout: Layout | None = None
+        for name in ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero"):
+            self.register_buffer(name, None, persistent=False)
+        device = weight.codes.device if device is None else torch.device(device)
+        self._land(weight, device)
+        if bias is not None and bias.shape != (self.out_features,):
+            raise WeightError(
+                f"bias is {list(bias.shape)}.", allowed=f"[{self.out_features}] for {self.out_features} rows"
+            )
+        self.bias = None if bias is None else _as_parameter(bias, device)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        cfg: Int4WeightOnlyConfig | ResolvedConfig | None = None,
+        *,
+        solver: SolverName | None = None,
+        domain: Domain | None = None,
+        name: str = "weight",
+    ) -> Int4Linear:
+        """Quantize a dense linear layer; `name` stands in error messages.
+
+        Raises:
+            WeightError: when the weight holds NaN or infinity.
+            ConfigError: when the arguments contradict the configuration.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise WeightError(f"{name} is a {type(linear).__name__}.", allowed="an nn.Linear")
+        weight = linear.weight.detach()
+        if not isinstance(cfg, ResolvedConfig):
+            cfg = (cfg or Int4WeightOnlyConfig()).resolved(weight.device, solver=solver, domain=domain)
+        solved = solve(weight, cfg, name=name).weight
+        return cls(solved, linear.bias, dtype=weight.dtype, inner_k_tiles=cfg.inner_k_tiles)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights that the kernel multiplies with, dequantized: `dtype` [N, K]. Read-only; made at each access."""
+        return self._packed_weight().dequantize(self.dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the packed weight."""
+        return self.packed.device
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held in memory for the weight: packed codes, scales and zeros."""
+        held = (self.packed, self.scales_and_zeros, self.zero_points, self.stored_scale, self.stored_zero)
+        return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
+
+    def quantized_weight(self) -> QuantizedWeight:
+        """Return the portable weight, exactly as it was given."""
+        packed = self._packed_weight()
+        scale = packed.scale() if self.stored_scale is None else self.stored_scale
+        zero: Tensor | None = None
+        if self.domain == "int":
+            zero = self.zero_points
+        elif self.domain == "float":
+            zero = packed.zero() if self.stored_zero is None else self.stored_zero
+        return QuantizedWeight(packed.codes(), scale, zero, self.group_size, self.domain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype."""
+        result = int4_linear(x, self._packed_weight())
+        return result if self.bias is None else result + self.bias.to(result.dtype)
+
+    def notes(self) -> list[str]:
+        """Say how this layer runs where it is: kernel, padding, casts."""
+        padding = padding_note(self.out_features, self.in_features, self.group_size, self.device, self.inner_k_tiles)
+        found = [device_note(self.device)]
+        if padding:
+            found.append(f"padded in the kernel's layout: {padding}")
+        if self.dtype != torch.bfloat16:
+            found.append(
+                f"activations of {self.dtype} are cast to bfloat16 for the kernel and back".replace("torch.", "")
+            )
+        if self.stored_scale is not None:
+            found.append("scales are stored in float32 and rounded to bfloat16 for the kernel")
+        return found
+
+    def extra_repr(self) -> str:
+        """Summarize the layer for `print(model)`."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"group_size={self.group_size}, domain={self.domain}"
+        )
+
+    def _packed_weight(self) -> PackedWeight:
+        return PackedWeight(
+            self.packed,
+            self.scales_and_zeros,
+            self._layout,
+            self.out_features,
+            self.in_features,
+            self.group_size,
+        )
+
+    def _land(self, weight: QuantizedWeight, device: torch.device) -> None:
+        """Make the layout of `device`; what the kernel's bfloat16 cannot give back is kept beside it."""
+        packed = pack_weight(weight, device, self.inner_k_tiles)
+        self.packed, self.scales_and_zeros, self._layout = (
+            packed.packed,
+            packed.scales_and_zeros,
+            packed.layout,
+        )
+        in_full = weight.scale.dtype != torch.bfloat16
+        self.stored_scale = weight.scale.to(device) if in_full else None
+        zero = None if weight.zero is None else weight.zero.to(device)
+        self.stored_zero = zero if in_full and self.domain == "float" else None
+        self.zero_points = zero if self.domain == "int" else None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
+        """Follow `.to()` and its kin: a new device repacks, a new float dtype changes bias and `.weight` only."""
+        probe = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+        if probe.device != self.device:
+            weight = self._empty_weight() if self.device.type == "meta" else self.quantized_weight()
+            self._land(weight.to("cpu") if self.device.type == "meta" else weight, probe.device)
+        if probe.dtype.is_floating_point:
+            self.dtype = probe.dtype
+        buffers, self._buffers = self._buffers, {}
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers = buffers
+        return self
+
+    def _empty_weight(self) -> QuantizedWeight:
+        """All codes 8 and all scales 0, of this layer's shapes: what `.to_empty()` finds to fill."""
+        groups = (self.out_features, group_count(self.in_features, self.group_size))
+        scale = torch.zeros(groups, dtype=torch.bfloat16 if self.stored_scale is None else self.stored_scale.dtype)
+        zero = {"float": scale, "int": torch.full(groups, 8, dtype=torch.uint8), "symmetric": None}[self.domain]
+        codes = torch.full((self.out_features, self.in_features), 8, dtype=torch.uint8)
+        return QuantizedWeight(codes, scale, zero, self.group_size, self.domain)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Unpickle; a layout of another machine is unpacked by formula and made anew for this one."""
+        super().__setstate__(state)
+        if self._layout != kernel_layout(self.device, self.inner_k_tiles):
+            self._land(self.quantized_weight(), self.device)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update(portable_tensors(self.quantized_weight(), prefix))
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        names = portable_names(self.domain)
+        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
+        rest = {key: value for key, value in state_dict.items() if key.removeprefix(prefix) not in given}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        missing_keys.extend(prefix + name for name in names if name not in given)
+        if len(given) == len(names):
+            try:
+                self._land(self._from_portable(given), self.device)
+            except (WeightError, CheckpointError) as error:
+                error_msgs.append(f"{prefix.rstrip('.')}: {error}")
+
+    def _from_portable(self, tensors: dict[str, Tensor]) -> QuantizedWeight:
+        weight = quantized_from_portable(
+            tensors, in_features=self.in_features, group_size=self.group_size, domain=self.domain
+        )
+        if weight.shape != (self.out_features, self.in_features):
+            raise CheckpointError(f"weight has {weight.shape[0]} rows.", allowed=f"{self.out_features} for this layer")
+        return weight
+
+
+def _as_parameter(bias: Tensor, device: torch.device) -> nn.Parameter:
+    moved = bias.detach().to(device)
+    return nn.Parameter(moved, requires_grad=bias.requires_grad and moved.is_floating_point())

@@ -1,0 +1,233 @@
+"""What becomes int4, what does not, and why: decided from headers and shapes, before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from workbench.affine import group_count
+from workbench.config import ResolvedConfig
+from workbench.errors import ConfigError, PatternError
+from workbench.kernels import device_note, padding_note
+from workbench.layers import QUANTIZABLE_KINDS
+from workbench.recipe import Choice, Recipe, matches
+from workbench.records import CoverageRow, LayerRecord
+from workbench.sources import Source
+
+_FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """The coverage of a model under a recipe.
+
+    Attributes:
+        model: Name of the model.
+        rows: One row for each weight, int4 or not.
+        configs: Layer name → everything resolved, for each int4 layer.
+        notes: What "auto" became, how the device runs it, ties that are broken.
+    """
+
+    model: str
+    rows: tuple[CoverageRow, ...]
+    configs: dict[str, ResolvedConfig]
+    notes: tuple[str, ...]
+
+    @property
+    def int4_rows(self) -> tuple[CoverageRow, ...]:
+        """The rows of the layers that become int4."""
+        return tuple(row for row in self.rows if row.decision == "int4")
+
+    @property
+    def before_bytes(self) -> int:
+        """Bytes of all weights now."""
+        return sum(row.before_bytes for row in self.rows)
+
+    @property
+    def after_bytes(self) -> int:
+        """Bytes of all weights afterwards."""
+        return sum(row.after_bytes for row in self.rows)
+
+    @property
+    def share(self) -> float:
+        """Share of the bytes now that becomes int4, 0 to 1."""
+        return sum(row.before_bytes for row in self.int4_rows) / max(1, self.before_bytes)
+
+    @property
+    def linear_share(self) -> float:
+        """Share of the linear layers' bytes that becomes int4, 0 to 1."""
+        linear = sum(row.before_bytes for row in self.rows if row.kind in QUANTIZABLE_KINDS)
+        return sum(row.before_bytes for row in self.int4_rows) / max(1, linear)
+
+    def verdict(self) -> str:
+        """Say the coverage in a line."""
+        return (
+            f"{len(self.int4_rows)} of {len(self.rows)} weights become int4: {self.share:.1%} of the bytes "
+            f"({self.linear_share:.1%} of the linear layers'), {size(self.before_bytes)} → {size(self.after_bytes)}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return rows, totals and notes as JSON types."""
+        return {
+            "model": self.model,
+            "rows": [row.to_json() for row in self.rows],
+            "notes": list(self.notes),
+            "before_bytes": self.before_bytes,
+            "after_bytes": self.after_bytes,
+            "share": self.share,
+        }
+
+    def __str__(self) -> str:
+        """The table as text."""
+        width = max((len(row.name) for row in self.rows), default=5)
+        lines = [f"{'weight':<{width}}  {'kind':<12} {'shape':<14} {'before':>9} {'after':>9} {'bits':>5}  decision"]
+        for row in self.rows:
+            shape = "x".join(map(str, row.shape))
+            why = f"{row.decision}: {row.reason}" + (f"; padded {row.padding}" if row.padding else "")
+            lines.append(
+                f"{row.name:<{width}}  {row.kind:<12} {shape:<14} {size(row.before_bytes):>9} "
+                f"{size(row.after_bytes):>9} {row.bits_per_weight:>5.2f}  {why}"
+            )
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), self.verdict()])
+
+
+def preflight_source(
+    source: Source, recipe: Recipe, *, device: torch.device | str = "cpu", min_coverage: float = 0.0
+) -> Coverage:
+    """Decide what becomes of every weight of a source; no weight is read.
+
+    Args:
+        source: Where the weights come from.
+        recipe: What the user wants.
+        device: Device that will run the layers.
+        min_coverage: Least share of the linear layers' bytes that must become int4, 0 to 1.
+
+    Raises:
+        PatternError: for a pattern that matches nothing.
+        ConfigError: when less than `min_coverage` becomes int4, naming the largest weights left out.
+    """
+    records = source.records()
+    recipe.check([record.name for record in records])
+    rows: list[CoverageRow] = []
+    configs: dict[str, ResolvedConfig] = {}
+    notes: dict[str, None] = {}
+    for record in records:
+        choice, reason = recipe.decide(record.name)
+        why_not = _why_not(record, source, recipe, choice, reason)
+        config = None
+        if not why_not and choice is not None:
+            config = choice.config.resolved(device, solver=choice.solver, domain=choice.domain)
+            if record.tied_to is None and planned_bytes(record, config) >= record.size_bytes:
+                why_not = "int4 with its scales would not be smaller"
+        if why_not or config is None:
+            rows.append(_dense_row(record, why_not))
+            continue
+        configs[record.name] = config
+        rows.append(_int4_row(record, config, reason, device))
+        notes.update(dict.fromkeys(str(note) for note in config.notes))
+        if record.tied_to is not None:
+            notes[f"{record.name} is untied: {record.tied_to} keeps its dense weight beside the int4 copy"] = None
+    _refuse_useless_rules(recipe, records)
+    coverage = Coverage(source.name, tuple(rows), configs, (*notes, f"kernel: {device_note(device)}"))
+    _hold_minimum(coverage, min_coverage)
+    return coverage
+
+
+def planned_bytes(record: LayerRecord, config: ResolvedConfig) -> int:
+    """Bytes of a [N, K] weight in the portable form, scales and zero points included."""
+    n, k = record.shape
+    scale = config.scale_dtype.itemsize
+    zero = {"float": scale, "int": 1, "symmetric": 0}[config.domain]
+    return n * ((k + 1) // 2) + n * group_count(k, config.group_size) * (scale + zero)
+
+
+def size(count: float) -> str:
+    """Write a number of bytes as a person would (decimal units)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice | None, reason: str) -> str:
+    """Return why a weight stays as it is, or ""."""
+    if record.kind == "int4_linear":
+        return "int4 already"
+    if record.kind not in QUANTIZABLE_KINDS:
+        return f"{record.kind}: not a linear layer"
+    if record.dtype not in _FLOAT_DTYPES:
+        return f"stored as {record.dtype}"
+    if record.kind == "output_head" and reason == "default" and not recipe.output_head:
+        return "output head: left dense unless named in a rule"
+    if choice is None:
+        return f"left out by {reason}" if reason != "default" else "matched by no include pattern"
+    if record.parameters == 0:
+        return "no elements"
+    return source.missing(record.tied_to or record.name)
+
+
+def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:
+    bits = 8.0 * record.size_bytes / max(1, record.parameters)
+    if record.tied_to is not None:
+        reason = f"tied to {record.tied_to}"
+        bits = 0.0
+    return CoverageRow(
+        record.name,
+        record.kind,
+        record.shape,
+        record.parameters,
+        "dense",
+        reason,
+        record.size_bytes,
+        record.size_bytes,
+        bits,
+    )
+
+
+def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: torch.device | str) -> CoverageRow:
+    n, k = record.shape
+    after = planned_bytes(record, config)
+    return CoverageRow(
+        record.name,
+        record.kind,
+        record.shape,
+        record.parameters,
+        "int4",
+        f"{reason}: g{config.group_size} {config.domain} {config.solver}",
+        record.size_bytes,
+        after,
+        8.0 * after / record.parameters,
+        padding_note(n, k, config.group_size, device, config.inner_k_tiles),
+    )
+
+
+def _refuse_useless_rules(recipe: Recipe, records: list[LayerRecord]) -> None:
+    """A rule that asks for int4 but catches no linear layer at all is a mistake, not a wish."""
+    for rule in recipe.rules:
+        if rule.choice is None:
+            continue
+        caught = [record for record in records if matches(rule.pattern, record.name)]
+        if caught and not any(record.kind in (*QUANTIZABLE_KINDS, "int4_linear") for record in caught):
+            kinds = ", ".join(sorted({record.kind for record in caught}))
+            raise PatternError(
+                f"The pattern {rule.pattern!r} matches no linear layer, only: {kinds}.",
+                mend="name linear layers, for instance 'q_proj' or 'mlp'",
+            )
+
+
+def _hold_minimum(coverage: Coverage, least: float) -> None:
+    if not 0 <= least <= 1:
+        raise ConfigError(f"min_coverage={least!r}.", allowed="0 to 1")
+    if coverage.linear_share >= least:
+        return
+    dense = [row for row in coverage.rows if row.decision == "dense" and row.kind in QUANTIZABLE_KINDS]
+    largest = sorted(dense, key=lambda row: -row.before_bytes)[:3]
+    named = "; ".join(f"{row.name} ({size(row.before_bytes)}: {row.reason})" for row in largest)
+    raise ConfigError(
+        f"Only {coverage.linear_share:.1%} of the linear layers' bytes would become int4, less than {least:.1%}. "
+        f"Largest left out: {named}.",
+        mend="widen the recipe, or lower min_coverage",
+    )

@@ -1,0 +1,258 @@
+"""Which layers become int4, and how: a default configuration and ordered pattern → configuration rules.
+
+A pattern is a glob over the whole layer name ("model.layers.*.mlp.*"), a regular expression ("re:.*q_proj"), or
+plain dotted components found anywhere in the name ("q_proj", "layers.0"). The first rule that matches decides.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.config import Domain, Int4WeightOnlyConfig, SolverName, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.errors import ConfigError, PatternError
+from workbench.records import write_json
+
+FORMAT_VERSION = 1
+_FIELDS = ("group_size", "use_hqq", "zero_point_domain", "preserve_zero", "inner_k_tiles", "domain", "solver")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one layer is quantized: a configuration with the solver and domain that it may leave open."""
+
+    config: Int4WeightOnlyConfig = field(default_factory=Int4WeightOnlyConfig)
+    solver: SolverName | None = None
+    domain: Domain | None = None
+
+    def __post_init__(self) -> None:
+        self.config.resolved("cpu", solver=self.solver, domain=self.domain)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return only what differs from the defaults, as JSON types."""
+        config, default = self.config, Int4WeightOnlyConfig()
+        given: dict[str, Any] = {
+            "group_size": config.group_size,
+            "use_hqq": config.use_hqq or None,
+            "zero_point_domain": config.zero_point_domain.name,
+            "preserve_zero": config.preserve_zero,
+            "inner_k_tiles": config.layout.inner_k_tiles,
+            "domain": self.domain,
+            "solver": self.solver,
+        }
+        usual = {"zero_point_domain": default.zero_point_domain.name, "inner_k_tiles": 8}
+        return {key: value for key, value in given.items() if value is not None and usual.get(key) != value}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Choice:
+        """Build from `to_json`'s dictionary.
+
+        Raises:
+            ConfigError: for an unknown setting or a value that cannot work.
+        """
+        unknown = sorted(set(data) - set(_FIELDS))
+        if unknown:
+            raise ConfigError(f"Unknown settings {unknown} in a recipe.", allowed=", ".join(_FIELDS))
+        named = data.get("zero_point_domain", "NONE")
+        if named not in ZeroPointDomain.__members__:
+            raise ConfigError(f"zero_point_domain={named!r} in a recipe.", allowed="FLOAT, INT or NONE")
+        config = Int4WeightOnlyConfig(
+            group_size=data.get("group_size", 128),
+            layout=TensorCoreTiledLayout(data.get("inner_k_tiles", 8)),
+            use_hqq=data.get("use_hqq", False),
+            zero_point_domain=ZeroPointDomain[named],
+            preserve_zero=data.get("preserve_zero"),
+        )
+        return cls(config, data.get("solver"), data.get("domain"))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern and what it decides: a choice, or None for "leave it dense"."""
+
+    pattern: str
+    choice: Choice | None
+
+    def __post_init__(self) -> None:
+        _compile(self.pattern)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Ordered rules over a default. The output head is left dense unless a rule names it or `output_head` is set.
+
+    Attributes:
+        default: For layers that no rule matches; None leaves them dense.
+        rules: The first whose pattern matches a layer decides.
+        output_head: Whether `default` applies to the output head too.
+    """
+
+    default: Choice | None = field(default_factory=Choice)
+    rules: tuple[Rule, ...] = ()
+    output_head: bool = False
+
+    def decide(self, name: str) -> tuple[Choice | None, str]:
+        """Return the choice for a layer and the reason, a rule's pattern or "default"."""
+        for rule in self.rules:
+            if matches(rule.pattern, name):
+                return rule.choice, f"pattern {rule.pattern!r}"
+        return self.default, "default"
+
+    def with_rule(self, pattern: str, choice: Choice | None) -> Recipe:
+        """Return a recipe where `pattern` decides before all others; an older rule of that pattern is dropped."""
+        kept = tuple(rule for rule in self.rules if rule.pattern != pattern)
+        return replace(self, rules=(Rule(pattern, choice), *kept))
+
+    def check(self, names: Sequence[str]) -> None:
+        """Hold every pattern against the layer names.
+
+        Raises:
+            PatternError: for a pattern that matches none of them, with the nearest names.
+        """
+        for rule in self.rules:
+            if not any(matches(rule.pattern, name) for name in names):
+                raise PatternError(
+                    f"The pattern {rule.pattern!r} matches none of the {len(names)} weights.",
+                    allowed="a glob, 're:…', or dotted components of a name",
+                    mend=f"did you mean {_nearest(rule.pattern, names)}?",
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON types."""
+        rules = [
+            {"pattern": r.pattern, "dense": True} if r.choice is None else {"pattern": r.pattern, **r.choice.to_json()}
+            for r in self.rules
+        ]
+        return {
+            "format_version": FORMAT_VERSION,
+            "default": None if self.default is None else self.default.to_json(),
+            "rules": rules,
+            "output_head": self.output_head,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Recipe:
+        """Build from `to_json`'s dictionary.
+
+        Raises:
+            ConfigError: for an unknown version, key or setting.
+        """
+        if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+            version = data.get("format_version") if isinstance(data, dict) else None
+            raise ConfigError(f"Recipe of format_version {version!r}.", allowed=str(FORMAT_VERSION))
+        unknown = sorted(set(data) - {"format_version", "default", "rules", "output_head"})
+        if unknown:
+            raise ConfigError(f"Unknown keys {unknown} in a recipe.", allowed="default, rules, output_head")
+        default = data.get("default", {})
+        rules = tuple(_rule_from_json(rule) for rule in data.get("rules", ()))
+        return cls(
+            None if default is None else Choice.from_json(default),
+            rules,
+            bool(data.get("output_head", False)),
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write the recipe as a small JSON file."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            ConfigError: when it cannot be read, is not JSON, or holds what no recipe can.
+        """
+        try:
+            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The recipe {str(path)!r} cannot be read: {error}.") from None
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"The recipe {str(path)!r} is not JSON: line {error.lineno}: {error.msg}.") from None
+
+
+def as_recipe(
+    recipe: Recipe | Int4WeightOnlyConfig | None,
+    *,
+    include: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    solver: SolverName | None = None,
+    domain: Domain | None = None,
+) -> Recipe:
+    """Make a recipe of a configuration and include/exclude patterns (exclude decides first).
+
+    Raises:
+        ConfigError: when a recipe is given together with settings that it already holds.
+    """
+    included, excluded = _patterns(include), _patterns(exclude)
+    if isinstance(recipe, Recipe):
+        if solver is not None or domain is not None or included or excluded:
+            raise ConfigError(
+                "A Recipe holds its own patterns, solver and domain.",
+                mend="put them into the recipe, or pass an Int4WeightOnlyConfig instead",
+            )
+        return recipe
+    if recipe is not None and not isinstance(recipe, Int4WeightOnlyConfig):
+        raise ConfigError(
+            f"{recipe!r} is neither a configuration nor a recipe.", allowed="Int4WeightOnlyConfig or Recipe"
+        )
+    choice = Choice(recipe or Int4WeightOnlyConfig(), solver, domain)
+    rules = [Rule(pattern, None) for pattern in excluded] + [Rule(pattern, choice) for pattern in included]
+    return Recipe(None if included else choice, tuple(rules))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Say whether a pattern matches a layer name (see the module's first lines).
+
+    Raises:
+        PatternError: for a malformed regular expression or an empty pattern.
+    """
+    return _compile(pattern).fullmatch(name) is not None
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    if not isinstance(pattern, str) or not pattern.strip():
+        raise PatternError(f"Empty pattern {pattern!r}.", allowed="a glob, 're:…', or dotted components of a name")
+    if pattern.startswith("re:"):
+        try:
+            return re.compile(pattern[3:])
+        except re.error as error:
+            raise PatternError(f"The pattern {pattern!r} is not a regular expression: {error}.") from None
+    if any(char in pattern for char in "*?["):
+        return re.compile(fnmatch.translate(pattern))
+    return re.compile(rf"(.*\.)?{re.escape(pattern)}(\..*)?")
+
+
+def _patterns(given: str | Iterable[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def _nearest(pattern: str, names: Sequence[str]) -> str:
+    parts = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
+    last = pattern.removeprefix("re:").strip("*.").rsplit(".", 1)[-1]
+    close = difflib.get_close_matches(last, parts, n=3, cutoff=0.5) or difflib.get_close_matches(
+        pattern, names, n=3, cutoff=0.0
+    )
+    return " or ".join(repr(name) for name in close) or "another pattern"
+
+
+def _rule_from_json(data: Any) -> Rule:
+    if not isinstance(data, dict) or "pattern" not in data:
+        raise ConfigError(
+            f"The rule {data!r} has no pattern.",
+            allowed='{"pattern": "…", "group_size": 64} or {"pattern": "…", "dense": true}',
+        )
+    settings = {key: value for key, value in data.items() if key != "pattern"}
+    if settings.pop("dense", False):
+        if settings:
+            raise ConfigError(
+                f"The rule for {data['pattern']!r} is dense and has settings {sorted(settings)}.",
+                mend="drop one of the two",
+            )
+        return Rule(data["pattern"], None)
+    return Rule(data["pattern"], Choice.from_json(settings))
