@@ -1,0 +1,121 @@
+"""Recipes: patterns, order, JSON both ways, and errors that name what is wrong."""
+
+import json
+
+import pytest
+
+from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.errors import ConfigError, PatternError
+from workbench.recipe import Choice, Recipe, Rule, as_recipe, matches
+
+NAMES = [
+    "model.embed_tokens",
+    *(f"model.layers.{i}.{part}" for i in range(12) for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")),
+    "lm_head",
+]
+G64 = Choice(Int4WeightOnlyConfig(group_size=64, use_hqq=True))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", set(NAMES)),
+        ("lm_head", {"lm_head"}),
+        ("q_proj", {n for n in NAMES if n.endswith(".q_proj")}),
+        ("layers.1", {n for n in NAMES if n.startswith("model.layers.1.")}),
+        ("self_attn", {n for n in NAMES if ".self_attn." in n}),
+        ("model.layers.*.mlp.*", {n for n in NAMES if ".mlp." in n}),
+        ("*.layers.1?.*", {n for n in NAMES if ".layers.10." in n or ".layers.11." in n}),
+        ("re:model\\.layers\\.[01]\\..*", {n for n in NAMES if n.startswith(("model.layers.0.", "model.layers.1."))}),
+        ("proj", set()),
+        ("re:q_proj", set()),
+    ],
+)
+def test_patterns(pattern, expected):
+    assert {name for name in NAMES if matches(pattern, name)} == expected
+
+
+@pytest.mark.parametrize("pattern", ["", "  ", "re:(", "re:[", 3, None])
+def test_malformed_patterns_are_refused(pattern):
+    with pytest.raises(PatternError):
+        Rule(pattern, None)
+
+
+def test_the_first_matching_rule_decides():
+    recipe = Recipe(rules=(Rule("layers.0", None), Rule("q_proj", G64)))
+    assert recipe.decide("model.layers.0.self_attn.q_proj") == (None, "pattern 'layers.0'")
+    assert recipe.decide("model.layers.1.self_attn.q_proj") == (G64, "pattern 'q_proj'")
+    assert recipe.decide("model.layers.1.mlp.up_proj") == (recipe.default, "default")
+
+
+def test_with_rule_goes_first_and_replaces_its_older_self():
+    recipe = Recipe(rules=(Rule("a", None), Rule("b", None))).with_rule("b", G64)
+    assert recipe.rules == (Rule("b", G64), Rule("a", None))
+
+
+def test_a_pattern_that_matches_nothing_suggests_the_nearest():
+    with pytest.raises(PatternError, match=r"'q_porj' matches none of the 38 weights.*'q_proj'"):
+        Recipe(rules=(Rule("q_porj", None),)).check(NAMES)
+
+
+def test_include_and_exclude():
+    recipe = as_recipe(Int4WeightOnlyConfig(), include=["self_attn"], exclude="k_proj")
+    assert recipe.decide("model.layers.0.self_attn.q_proj")[0] is not None
+    assert recipe.decide("model.layers.0.self_attn.k_proj")[0] is None
+    assert recipe.decide("model.layers.0.mlp.up_proj")[0] is None
+
+
+def test_a_recipe_takes_no_second_set_of_settings():
+    with pytest.raises(ConfigError, match="holds its own patterns"):
+        as_recipe(Recipe(), include="q_proj")
+    with pytest.raises(ConfigError, match="neither a configuration nor a recipe"):
+        as_recipe({"group_size": 64})
+
+
+def test_json_both_ways(tmp_path):
+    full = Choice(
+        Int4WeightOnlyConfig(
+            group_size=32,
+            layout=TensorCoreTiledLayout(4),
+            use_hqq=True,
+            zero_point_domain=ZeroPointDomain.INT,
+            preserve_zero=False,
+        ),
+        solver="hqq",
+    )
+    symmetric = Choice(Int4WeightOnlyConfig(), domain="symmetric", solver="rtn")
+    recipe = Recipe(symmetric, (Rule("lm_head", None), Rule("re:.*q_proj", full), Rule("*", G64)), output_head=True)
+    recipe.save(tmp_path / "r.json")
+    assert Recipe.load(tmp_path / "r.json") == recipe
+    assert Recipe.from_json(json.loads(json.dumps(Recipe(None).to_json()))) == Recipe(None)
+
+
+def test_a_plain_choice_is_a_short_json():
+    assert Choice(Int4WeightOnlyConfig(group_size=64)).to_json() == {"group_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "format_version None"),
+        ({"format_version": 9}, "format_version 9"),
+        ({"format_version": 1, "extra": 1}, r"Unknown keys \['extra'\]"),
+        ({"format_version": 1, "rules": [{"dense": True}]}, "has no pattern"),
+        ({"format_version": 1, "rules": [{"pattern": "a", "dense": True, "group_size": 64}]}, "is dense and has"),
+        ({"format_version": 1, "rules": [{"pattern": "a", "group_sise": 64}]}, "Unknown settings"),
+        ({"format_version": 1, "default": {"group_size": 48}}, "group_size=48"),
+        ({"format_version": 1, "default": {"zero_point_domain": "float"}}, "zero_point_domain='float'"),
+        ({"format_version": 1, "default": {"solver": "magic"}}, "solver='magic'"),
+    ],
+)
+def test_bad_recipes_are_named(data, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe.from_json(data)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Recipe.load(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text('{\n"format_version": 1,\n oops}')
+    with pytest.raises(ConfigError, match="line 3"):
+        Recipe.load(tmp_path / "bad.json")
