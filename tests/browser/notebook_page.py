@@ -1,0 +1,286 @@
+"""A real JupyterLab server and a notebook open in it, for tests that click, look and measure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from playwright.sync_api import Page
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCREENSHOTS = PROJECT / "tests" / "screenshots"
+TOKEN = "t"
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+SETTINGS = {
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension/notification": {
+        "fetchNews": "false",
+        "checkForUpdates": False,
+        "doNotDisturbMode": True,
+    },
+}
+CHROMIUM_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+def chromium_path(playwright_default: str) -> str:
+    """Return the path of the system's Chromium, or of the one that Playwright installed.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    if Path(playwright_default).exists():
+        return playwright_default
+    raise FileNotFoundError(
+        "No Chromium: install it with apt, or run `python -m playwright install chromium`."
+    )
+
+
+@dataclass(frozen=True)
+class LabServer:
+    """A running JupyterLab server.
+
+    Attributes:
+        url: Its address without a path.
+        root: The folder that it serves; notebooks are put there.
+        process: The server's process, leader of its own process group.
+    """
+
+    url: str
+    root: Path
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, folder: Path) -> LabServer:
+        """Start a server with its settings, state and notebooks under `folder`, and wait until it answers."""
+        root = folder / "root"
+        root.mkdir()
+        for name, values in SETTINGS.items():
+            path = folder / "settings" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(values), encoding="utf-8")
+        places = {
+            "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
+            "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
+            "JUPYTER_CONFIG_DIR": folder / "config",
+            "JUPYTER_RUNTIME_DIR": folder / "runtime",
+            "IPYTHONDIR": folder / "ipython",
+        }
+        old_path = os.environ.get("PYTHONPATH")
+        python_path = os.pathsep.join([str(PROJECT), *([old_path] if old_path else [])])
+        env = os.environ | {name: str(path) for name, path in places.items()} | {"PYTHONPATH": python_path}
+        port = _free_port()
+        command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+            *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
+            *(f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root}"),
+            *(
+                "--LabApp.expose_app_in_browser=True",
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            ),
+        ]
+        with (folder / "server.log").open("wb") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        server = cls(f"http://127.0.0.1:{port}", root, process)
+        try:
+            server._wait_ready(folder / "server.log")
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    def _wait_ready(self, log: Path) -> None:
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"{self.url}/api/status?token={TOKEN}", timeout=5).close()
+                return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.1)
+        raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-4000:]}")
+
+    def stop(self) -> None:
+        """End the server and its kernels."""
+        try:
+            self.process.terminate()
+            self.process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+class NotebookPage:
+    """A notebook in a browser's page.
+
+    Attributes:
+        page: Playwright's page; locators start there.
+        server: The server it talks to.
+        errors: Texts of JavaScript exceptions and console errors so far.
+    """
+
+    def __init__(self, page: Page, server: LabServer) -> None:
+        self.page = page
+        self.server = server
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: self._console(message.type, message.text))
+
+    def _console(self, kind: str, text: str) -> None:
+        if kind == "error" and "Failed to load resource" not in text:
+            self.errors.append(text)
+
+    def open_notebook(self, source: Path | Sequence[str]) -> None:
+        """Open a fresh copy of a notebook, or a new one with these cells, and wait for its kernel."""
+        name = f"{uuid.uuid4().hex[:8]}.ipynb"
+        if isinstance(source, Path):
+            shutil.copy(source, self.server.root / name)
+        else:
+            book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in source])
+            book.metadata["kernelspec"] = {
+                "name": "python3",
+                "display_name": "Python 3",
+                "language": "python",
+            }
+            nbformat.write(book, self.server.root / name)
+        workspace = uuid.uuid4().hex[:8]
+        self.page.goto(f"{self.server.url}/lab/workspaces/{workspace}/tree/{name}?token={TOKEN}&reset")
+        self.page.wait_for_function(
+            "name => window.jupyterapp?.shell?.currentWidget?.context?.path === name",
+            arg=name,
+            timeout=60_000,
+        )
+        self.page.evaluate(
+            """async () => {
+                await jupyterapp.restored;
+                const panel = jupyterapp.shell.currentWidget;
+                await panel.revealed;
+                await panel.context.ready;
+                await panel.sessionContext.ready;
+                await panel.sessionContext.session.kernel.info;
+                window.notebookPanel = panel;
+            }"""
+        )
+
+    def run_all(self, timeout_s: float = 120, wait: bool = True) -> None:
+        """Run every cell; wait until all have run, and fail with the traceback if one did not.
+
+        Raises:
+            AssertionError: when a cell raised, or the cells did not end in time.
+        """
+        # Not awaited: the command's promise has been seen to hang for minutes.
+        self.page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
+        if wait:
+            self.wait_until_run(timeout_s)
+
+    def wait_until_run(self, timeout_s: float = 120) -> None:
+        """Wait until every cell has run without an error.
+
+        Raises:
+            AssertionError: when a cell raised, or the cells did not end in time.
+        """
+        script = """() => {
+            const all = notebookPanel.content.widgets.map(w => w.model.toJSON());
+            const cells = all.filter(c => c.cell_type === 'code');
+            const failed = cells.flatMap(c => c.outputs).find(o => o.output_type === 'error');
+            if (failed) return {failed: failed.traceback.join('\\n')};
+            const filled = cells.filter(c => c.source.length > 0);
+            const idle = notebookPanel.sessionContext.session.kernel.status === 'idle';
+            return {done: idle && filled.every(c => c.execution_count !== null)};
+        }"""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            state = self.page.evaluate(script)
+            if "failed" in state:
+                raise AssertionError(f"A cell failed:\n{state['failed']}")
+            if state["done"]:
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"The notebook's cells were still running after {timeout_s} s.")
+
+    def start_code(self, code: str) -> None:
+        """Start code in the kernel as a cell would, without waiting; `code_output` has what it prints."""
+        self.page.evaluate(
+            """code => {
+                const run = window.lastRun = {text: '', error: null, done: false};
+                const {kernel} = notebookPanel.sessionContext.session;
+                const future = kernel.requestExecute({code, store_history: false});
+                future.onIOPub = ({header, content}) => {
+                    if (header.msg_type === 'stream') run.text += content.text;
+                    if (header.msg_type === 'error') run.error = content.traceback.join('\\n');
+                };
+                const end = (error) => { run.error ??= error ? String(error) : null; run.done = true; };
+                future.done.then(() => end(null), end);
+            }""",
+            code,
+        )
+
+    def code_output(self, timeout_s: float = 30) -> str:
+        """Wait for the code last started and return what it printed.
+
+        Raises:
+            AssertionError: when it raised.
+        """
+        self.page.wait_for_function("() => window.lastRun.done", timeout=timeout_s * 1000)
+        run: dict[str, Any] = self.page.evaluate("() => window.lastRun")
+        assert run["error"] is None, run["error"]
+        return str(run["text"]).strip()
+
+    def run_code(self, code: str, timeout_s: float = 30) -> str:
+        """Run code in the notebook's kernel and return what it printed."""
+        self.start_code(code)
+        return self.code_output(timeout_s)
+
+    def set_theme(self, name: str) -> None:
+        """Switch JupyterLab to its "light" or "dark" theme."""
+        self.page.evaluate(
+            "theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}) }", THEMES[name]
+        )
+        light = "true" if name == "light" else "false"
+        self.page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
+        self.page.wait_for_timeout(300)
+
+    def collapse_sidebar(self) -> None:
+        """Hide the file browser, so that the notebook has the page's width."""
+        self.page.evaluate("() => { jupyterapp.shell.collapseLeft() }")
+        self.page.wait_for_timeout(150)
+
+    def screenshot(self, name: str, selector: str | None = None) -> Path:
+        """Save the page, or the first element that matches `selector`, under tests/screenshots/."""
+        path = SCREENSHOTS / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if selector is None:
+            self.page.screenshot(path=path)
+        else:
+            self.page.locator(selector).first.screenshot(path=path)
+        return path
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,76 @@
+// Buttons of the command-only widget: says "ready" once shown, and marks each click until its reply is there.
+
+class CommandsView {
+  constructor(model, el) {
+    this.model = model;
+    this.root = card(el, "wb-commands");
+    this.row = make("div", { class: "wb-buttons", role: "group", "aria-label": "Commands" });
+    this.text = make("span", { class: "wb-reply", role: "status" });
+    this.root.append(this.row, this.text);
+    this.waiting = new Map();
+    this.clicks = 0;
+    this.mine = Math.random().toString(36).slice(2);
+    this.stops = [followTheme(this.root, () => {}), () => this.waiting.forEach(({ timer }) => clearTimeout(timer))];
+    model.on("change:buttons", () => this.draw());
+    model.on("msg:custom", (message) => this.receive(message));
+    this.draw();
+    model.send({ type: "ready" });
+  }
+
+  draw() {
+    const active = this.root.getRootNode().activeElement;
+    const focused = this.row.contains(active) ? active.dataset.command : null;
+    const buttons = this.model.get("buttons").map(({ id, label, tooltip, kind, enabled }) =>
+      make("button", {
+        type: "button",
+        class: "wb-button",
+        "data-kind": kind,
+        "data-command": id,
+        title: tooltip || null,
+        disabled: !enabled,
+        "aria-busy": String([...this.waiting.values()].some((wait) => wait.id === id)),
+        text: label,
+        onclick: () => this.click(id, label),
+      }),
+    );
+    this.row.replaceChildren(...buttons);
+    if (focused) this.row.querySelector(`[data-command="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  click(id, label) {
+    const click = `${this.mine}-${(this.clicks += 1)}`;
+    const timer = setTimeout(() => this.say(`${label}: waiting for the kernel…`, "waiting"), 1500);
+    this.waiting.set(click, { id, timer });
+    this.model.send({ type: "command", command: id, click });
+    this.draw();
+  }
+
+  receive(message) {
+    if (message.type === "ready") this.root.dataset.ready = "true";
+    const wait = message.type === "reply" ? this.waiting.get(message.click) : undefined;
+    if (!wait) return;
+    clearTimeout(wait.timer);
+    this.waiting.delete(message.click);
+    this.root.dataset.replied = message.command;
+    this.say(message.text, message.ok ? "done" : "failed");
+    this.draw();
+  }
+
+  say(text, kind) {
+    this.text.textContent = text;
+    this.text.dataset.kind = kind;
+    this.text.title = text;
+  }
+
+  stop() {
+    this.stops.forEach((stop) => stop());
+    this.root.remove();
+  }
+}
+
+export default {
+  render({ model, el }) {
+    const view = new CommandsView(model, el);
+    return () => view.stop();
+  },
+};

@@ -1,0 +1,93 @@
+// Cells of a heat map's payload: what they stand for, in original rows and columns, and in words.
+
+const AXIS = { left: 58, legend: 148, bottom: 40, gaps: 4 };
+
+/** The payload with its codes as bytes and its scale; null when the trait holds none. */
+function readPayload(raw) {
+  if (!raw || !raw.values) return null;
+  const bytes = raw.values;
+  return { ...raw, codes: new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength), scale: makeScale(raw) };
+}
+
+/** The cell that holds an original (row, column): its indices, its range and its value. */
+function cellAt(p, row, col) {
+  const i = clamp(Math.floor(row / p.row_span), 0, p.rows - 1);
+  const j = clamp(Math.floor(col / p.col_span), 0, p.cols - 1);
+  const code = p.codes[i * p.cols + j];
+  return {
+    row: i * p.row_span,
+    rowStop: Math.min(p.total_rows, (i + 1) * p.row_span),
+    col: j * p.col_span,
+    colStop: Math.min(p.total_cols, (j + 1) * p.col_span),
+    value: p.scale.value(code),
+    floor: p.log && code === 0,
+  };
+}
+
+const range = (name, from, stop) => (stop - from === 1 ? `${name} ${from}` : `${name}s ${from}–${stop - 1}`);
+
+function rowText(p, cell) {
+  if (p.reduce === "sample") return `${p.row_name} ${cell.row}`;
+  return range(p.row_name, cell.row, cell.rowStop);
+}
+
+function colText(p, cell) {
+  const text = range(p.col_name, cell.col, cell.colStop);
+  if (!p.group_size) return text;
+  const stop = p.total_in ? Math.min(p.total_in, cell.colStop * p.group_size) : cell.colStop * p.group_size;
+  return `${text} · in_features ${cell.col * p.group_size}–${stop - 1}`;
+}
+
+function valueText(p, cell) {
+  return `${cell.floor ? "≤ " : ""}${formatNumber(cell.value)}${p.unit ? ` ${p.unit}` : ""}`;
+}
+
+/** One line on what the picture shows and how it was reduced. */
+function reductionText(p) {
+  const size = `${plural(p.total_rows, p.row_name)} × ${plural(p.total_cols, p.col_name)}`;
+  if (p.row_span === 1 && p.col_span === 1) return `${size}, one cell each`;
+  if (p.reduce === "sample") {
+    const across = p.col_span > 1 ? ` and the maximum of ${p.col_span} ${p.col_name}s` : "";
+    return `${size}, each cell = one of ${p.row_span} ${p.row_name}s${across}`;
+  }
+  return `${size}, each cell = ${p.reduce} of ${plural(p.row_span, "row")} × ${plural(p.col_span, p.col_name)}`;
+}
+
+/** The codes merged by whole factors, so that no cell is lost where cells are smaller than pixels. */
+function poolCodes(p, down, across) {
+  if (down === 1 && across === 1) return { codes: p.codes, rows: p.rows, cols: p.cols };
+  const [rows, cols] = [Math.ceil(p.rows / down), Math.ceil(p.cols / across)];
+  const codes = new Uint8Array(rows * cols);
+  const farthest = p.reduce === "mean" ? null : p.scale.signed ? Math.abs : (x) => x;
+  const zero = p.scale.signed ? 255 * p.scale.fraction(0) : 0;
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < cols; j++) {
+      let [sum, count, best] = [0, 0, p.codes[i * down * p.cols + j * across]];
+      for (let r = i * down; r < Math.min(p.rows, (i + 1) * down); r++) {
+        for (let c = j * across; c < Math.min(p.cols, (j + 1) * across); c++) {
+          const code = p.codes[r * p.cols + c];
+          sum += code;
+          count += 1;
+          if (farthest && farthest(code - zero) > farthest(best - zero)) best = code;
+        }
+      }
+      codes[i * cols + j] = farthest ? best : Math.round(sum / count);
+    }
+  }
+  return { codes, rows, cols };
+}
+
+/** The cells with the largest (absolute) values, largest first. */
+function largestCells(p, count) {
+  const zero = p.scale.signed ? 255 * p.scale.fraction(0) : 0;
+  const size = (k) => Math.abs(p.codes[k] - zero);
+  const best = [];
+  for (let k = 0; k < p.codes.length; k++) {
+    if (best.length === count && size(k) <= size(best[count - 1])) continue;
+    let at = best.length;
+    while (at > 0 && size(best[at - 1]) < size(k)) at -= 1;
+    best.splice(at, 0, k);
+    best.length = Math.min(count, best.length);
+  }
+  return best.map((k) => cellAt(p, Math.floor(k / p.cols) * p.row_span, (k % p.cols) * p.col_span));
+}

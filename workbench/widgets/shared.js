@@ -1,0 +1,150 @@
+// Helpers that stand at the top of every component's module (component.py joins the files; nothing is imported).
+
+const SVG_NS = "http://www.w3.org/2000/svg";
+
+/** Make an element: "svg:" prefix for SVG, "on…" for listeners, "text" for text, attributes for the rest. */
+function make(tag, props = {}, ...children) {
+  const node = tag.startsWith("svg:") ? document.createElementNS(SVG_NS, tag.slice(4)) : document.createElement(tag);
+  for (const [key, value] of Object.entries(props)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (key === "text") node.textContent = value;
+    else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else node.setAttribute(key, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** The component's outer box; Lab's own shortcuts stay out of it. */
+function card(el, name) {
+  const root = make("div", { class: `wb ${name}`, "data-lm-suppress-shortcuts": "true" });
+  el.append(root);
+  return root;
+}
+
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+function isDark(node) {
+  const lab = document.body.dataset.jpThemeLight;
+  if (lab) return lab === "false";
+  for (let at = node.parentNode; at; at = at.parentNode ?? at.host) {
+    if (!(at instanceof Element)) continue;
+    const [r, g, b, a = 1] = (getComputedStyle(at).backgroundColor.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+    if (a > 0.5) return 0.299 * r + 0.587 * g + 0.114 * b < 128;
+  }
+  return false;
+}
+
+/** Keep root's data-theme right, call `changed` after each change of theme, and return the way to stop. */
+function followTheme(root, changed) {
+  let dark = null;
+  const check = () => {
+    const now = isDark(root);
+    root.dataset.theme = now ? "dark" : "light";
+    if (now !== dark) changed((dark = now));
+  };
+  const observer = new MutationObserver(check);
+  const options = { attributes: true, attributeFilter: ["class", "style", "data-jp-theme-light", "data-jp-theme-name"] };
+  for (const node of [document.body, document.documentElement]) observer.observe(node, options);
+  const media = matchMedia("(prefers-color-scheme: dark)");
+  media.addEventListener("change", check);
+  requestAnimationFrame(check);
+  return () => {
+    observer.disconnect();
+    media.removeEventListener("change", check);
+  };
+}
+
+/** Call `resized` whenever the element's width changes, and once it has one; return the way to stop. */
+function followWidth(node, resized) {
+  let last = 0;
+  const observer = new ResizeObserver(() => {
+    const width = Math.floor(node.clientWidth);
+    if (width > 0 && width !== last) resized((last = width));
+  });
+  observer.observe(node);
+  return () => observer.disconnect();
+}
+
+/** Save changes to the kernel at most every `wait` ms, the last state always. */
+function lateSaver(model, wait = 60) {
+  let timer = null;
+  const save = () => {
+    timer = null;
+    model.save_changes();
+  };
+  const later = () => (timer ??= setTimeout(save, wait));
+  later.flush = () => {
+    if (timer === null) return;
+    clearTimeout(timer);
+    save();
+  };
+  return later;
+}
+
+/** Three significant digits, with a true minus sign. */
+function formatNumber(value, digits = 3) {
+  if (!Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size < 1e-3 || size >= 1e6 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
+  return text.replace(/-/g, "−").replace("e+", "e");
+}
+
+const formatCount = (value) => Math.round(value).toLocaleString("en-US");
+
+function formatBytes(value) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  while (value >= 999.5 && at < units.length - 1) {
+    value /= 1000;
+    at += 1;
+  }
+  return `${at === 0 ? Math.round(value) : value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0)} ${units[at]}`;
+}
+
+const plural = (count, word) => `${formatCount(count)} ${word}${count === 1 ? "" : "s"}`;
+
+/** A round step (1, 2 or 5 times a power of ten) that cuts `span` into at most `most` parts. */
+function niceStep(span, most) {
+  const raw = span / Math.max(1, most);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  return [1, 2, 5, 10].map((m) => m * power).find((step) => step >= raw * 0.999);
+}
+
+function linearTicks(low, high, most) {
+  const step = niceStep(high - low, most);
+  const ticks = [];
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(i * step);
+  return ticks;
+}
+
+/** Round values between low and high > 0, even on a logarithmic axis. */
+function logTicks(low, high, most) {
+  const decades = Math.log10(high / low);
+  const choices = decades > most ? [[1]] : [[1, 2, 5], [1, 3], [1]];
+  const stride = Math.max(1, Math.ceil(decades / most));
+  let ticks = [];
+  for (const factors of choices) {
+    ticks = [];
+    for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++) {
+      if (factors.length === 1 && p % stride) continue;
+      for (const factor of factors) {
+        const value = factor * 10 ** p;
+        if (value >= low * 0.999 && value <= high * 1.001) ticks.push(value);
+      }
+    }
+    if (ticks.length <= most) break;
+  }
+  return ticks.length >= 2 ? ticks : [low, high];
+}
+
+/** Put a floating box near a point of its container, inside the container's width. */
+function placeTip(tip, container, x, y) {
+  tip.hidden = false;
+  const width = tip.offsetWidth;
+  const height = tip.offsetHeight;
+  const right = x + 14 + width <= container.clientWidth;
+  tip.style.left = `${right ? x + 14 : Math.max(0, x - 14 - width)}px`;
+  tip.style.top = `${y - height - 12 < 0 ? y + 16 : y - height - 12}px`;
+}
