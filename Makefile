@@ -1,0 +1,43 @@
+# make lab           set up .venv, then open the workbench in JupyterLab (make lab MODEL=PATH for a model of yours)
+# make test          set up .venv and Chromium, then ruff, mypy and every test but the soak tests
+# make lint          ruff and mypy only
+# make soak          the long tests; hours
+# make demo-model    train the embedded demo model again; 40 minutes
+# make clean         remove what the builds and tests left; .venv stays
+#
+# PYTHON names the interpreter that .venv is made with: make lab PYTHON=python3.12
+
+PYTHON ?= python3
+MODEL ?=
+PYTEST_OPTIONS ?=
+BIN := .venv/bin
+
+.PHONY: lab test lint soak demo-model clean set-up-lab set-up-test
+
+lab: set-up-lab
+	@$(BIN)/workbench lab $(if $(MODEL),"$(MODEL)")
+
+test: set-up-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --junitxml=build/junit.xml $(PYTEST_OPTIONS)
+
+lint: set-up-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+soak: set-up-test
+	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_OPTIONS)
+
+demo-model: set-up-lab
+	$(BIN)/python scripts/train_demo_model.py
+	$(BIN)/python scripts/evaluate_demo_model.py
+
+set-up-lab set-up-test: set-up-%:
+	@$(PYTHON) scripts/bootstrap.py $*
+
+clean:
+	rm -rf build dist exports .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks tests/screenshots
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
