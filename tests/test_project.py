@@ -1,0 +1,121 @@
+"""The project's own files agree with each other."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import require_browser_tests
+
+ROOT = Path(__file__).parents[1]
+CONDA_NAMES = {"pytorch": "torch"}
+OPTIONAL = {
+    "dask",
+    "distributed",
+    "peft",
+    "gguf",
+    "compressed-tensors",
+    "datasets",
+    "triton",
+    "torchao",
+    "hqq",
+}
+
+
+def requirements(*extras: str) -> dict[str, Requirement]:
+    """The requirements of pyproject.toml and of the given extras, by name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = list(project["dependencies"])
+    for extra in extras:
+        lines += project["optional-dependencies"][extra]
+    found = [Requirement(line) for line in lines]
+    return {canonicalize_name(item.name): item for item in found if item.name != project["name"]}
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_conda_environment_has_the_same_ranges_as_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    conda = [
+        Requirement(line) for line in environment["dependencies"] if isinstance(line, str) and line != "pip"
+    ]
+    ranges = {CONDA_NAMES.get(item.name, item.name): item.specifier for item in conda}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert str(ranges.pop("python")) == project["requires-python"]
+    assert ranges == {item.name: item.specifier for item in requirements("notebook").values()}
+    assert {"pip": ["--editable=."]} in environment["dependencies"]
+
+
+def test_pins_satisfy_every_range():
+    pinned = pins()
+    for name, item in requirements("notebook", "test").items():
+        assert name in pinned, f"{name} is not in constraints.txt"
+        assert item.specifier.contains(pinned[name]), f"{item} does not admit {pinned[name]}"
+
+
+def test_pins_name_releases_and_not_builds():
+    assert [version for version in pins().values() if not re.fullmatch(r"[0-9][0-9a-z.]*", version)] == []
+
+
+def test_every_import_of_the_package_is_declared():
+    declared = set(requirements("notebook"))
+    distributions = packages_distributions()
+    for path in (ROOT / "workbench").rglob("*.py"):
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            if name == "workbench" or name in sys.stdlib_module_names:
+                continue
+            candidates = {canonicalize_name(found) for found in distributions.get(name, [name])}
+            assert candidates & (declared | OPTIONAL), (
+                f"{path.name} imports {name}, which pyproject.toml lacks"
+            )
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """The top-level names that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_lint_rules_are_those_of_the_house():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert set(tools["ruff"]["lint"]["select"]) >= {"E", "F", "W", "B", "I", "UP", "RUF", "PTH", "D"}
+    assert tools["mypy"]["strict"] is True
+    relaxed = [item["module"] for item in tools["mypy"]["overrides"] if item.get("strict") is False]
+    assert relaxed == ["workbench.widgets.*"]
+
+
+@pytest.mark.parametrize(
+    ("cases", "wrong"),
+    [
+        ('<testcase classname="tests.browser.test_walk" name="walk"/>', ""),
+        ('<testcase classname="tests.browser.test_walk.TestWalk" name="walk"/>', ""),
+        ('<testcase classname="tests.test_affine" name="a"/>', "none was collected"),
+        ('<testcase classname="tests.browser.test_walk" name="walk"><skipped/></testcase>', "skipped: walk"),
+    ],
+)
+def test_ci_notices_that_the_browser_tests_did_not_run(tmp_path, cases, wrong):
+    report = tmp_path / "junit.xml"
+    report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+    found = require_browser_tests.problem(report)
+    assert wrong in found
+    assert bool(found) == bool(wrong)
+
+
+def test_ci_notices_a_missing_report(tmp_path):
+    assert "no test report" in require_browser_tests.problem(tmp_path / "junit.xml")
