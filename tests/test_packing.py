@@ -1,0 +1,195 @@
+"""Layouts: golden vectors, the op itself in each CPU build, slow loops from the formulas, and round trips."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from workbench.errors import KernelError
+from workbench.packing import CPU_VARIANTS, Layout, pack, padded_shape, required_layout, unpack
+
+GOLDEN = load_file(Path(__file__).parent / "data" / "tinygemm_layouts.safetensors")
+GPU_LAYOUTS = [Layout(kind, tiles) for kind in ("cuda", "rocm") for tiles in (2, 4, 8)]
+CPU_LAYOUTS = [Layout("cpu", variant=variant) for variant in CPU_VARIANTS]
+
+
+def random_codes(n, k, seed=0):
+    return torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def layout_of(key):
+    kind, _, detail = key.split(".")
+    return Layout("cpu", variant=detail) if kind == "cpu" else Layout(kind, int(detail.removeprefix("inner_k_tiles")))
+
+
+@pytest.mark.parametrize("key", sorted(key for key in GOLDEN if not key.startswith("codes")))
+def test_golden_vectors(key):
+    codes = GOLDEN[f"codes.{key.split('.')[1]}"].to(torch.uint8)
+    layout, golden = layout_of(key), GOLDEN[key].contiguous()
+    packed = pack(codes, layout)
+    assert packed.dtype == layout.packed_dtype
+    assert tuple(packed.shape) == layout.packed_shape(*codes.shape)
+    assert torch.equal(packed.view(-1).view(torch.uint8), golden.view(-1).view(torch.uint8))
+    assert torch.equal(unpack(packed, layout, *codes.shape), codes)
+
+
+def slow_gpu(codes, layout):
+    """Fill each nibble from its formula, one at a time."""
+    n, k = codes.shape
+    tiles = layout.inner_k_tiles
+    rows, lanes = (8, 32) if layout.kind == "cuda" else (16, 64)
+    words = []
+    for n_tile in range(n // rows):
+        for k_tile in range(k // (16 * tiles)):
+            for lane in range(lanes):
+                for word in range(tiles // 2):
+                    value = 0
+                    for a in range(2):
+                        for b in range(2):
+                            for p in range(2):
+                                base = 16 * tiles * k_tile + 32 * word
+                                if layout.kind == "cuda":
+                                    r = 2 * a + b
+                                    at_n, at_k, nibble = lane // 4, base + 8 * r + 2 * (lane % 4) + p, 4 * p + r
+                                else:
+                                    at_n, at_k = lane % 16, base + 16 * a + 4 * (lane // 16) + 2 * b + p
+                                    nibble = 4 * p + 2 * a + b
+                                value |= int(codes[rows * n_tile + at_n, at_k]) << (4 * nibble)
+                    words.append(value - 2**32 if value >= 2**31 else value)
+    return torch.tensor(words, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("layout", GPU_LAYOUTS, ids=str)
+def test_gpu_layouts_against_loops(layout):
+    codes = random_codes(16 * 3, 128 * 2)
+    packed = pack(codes, layout)
+    assert packed.shape == (6, 256 // (16 * layout.inner_k_tiles), 32, layout.inner_k_tiles // 2)
+    assert torch.equal(packed.view(-1), slow_gpu(codes, layout))
+
+
+def slow_cpu(codes, layout):
+    """Fill each byte of each block from the table, one at a time."""
+    n, k = codes.shape
+    size = {"avx512": 64, "avx2": 32, "default": 32, "neon": 16}[layout.variant]
+    flat = torch.zeros(n * k // 2, dtype=torch.uint8)
+    for start in range(0, n, size):
+        block = min(size, n - start)
+        halves = layout.variant in ("avx512", "avx2") and block == size
+        for at_k in range(k):
+            for j in range(block // 2):
+                low, high = (j, j + block // 2) if halves else (2 * j, 2 * j + 1)
+                byte = int(codes[start + low, at_k]) | int(codes[start + high, at_k]) << 4
+                flat[start * k // 2 + at_k * block // 2 + j] = byte
+    return flat.view(n, k // 2)
+
+
+@pytest.mark.parametrize("layout", CPU_LAYOUTS, ids=str)
+@pytest.mark.parametrize("n", [16, 32, 48, 64, 80, 96, 112, 128, 144])
+def test_cpu_layouts_against_loops(layout, n):
+    codes = random_codes(n, 34, seed=n)
+    assert torch.equal(pack(codes, layout), slow_cpu(codes, layout))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(GPU_LAYOUTS + CPU_LAYOUTS), st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**6))
+def test_unpack_is_the_inverse(layout, rows, columns, seed):
+    codes = random_codes(rows * layout.n_multiple, columns * layout.k_multiple, seed)
+    assert torch.equal(unpack(pack(codes, layout), layout, *codes.shape), codes)
+
+
+@pytest.mark.parametrize("layout", GPU_LAYOUTS + CPU_LAYOUTS, ids=str)
+def test_codes_need_not_be_contiguous(layout):
+    codes = random_codes(256, 128).t()
+    assert torch.equal(pack(codes, layout), pack(codes.contiguous(), layout))
+
+
+OP_CHECK = """
+import torch
+from workbench.packing import pack, required_layout
+layout = required_layout("cpu")
+for n in (16, 48, 64, 80, 112, 128, 336):
+    for k in (2, 32, 258):
+        codes = torch.randint(0, 16, (n, k), dtype=torch.uint8)
+        theirs = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
+        ours = pack(codes, layout)
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, (n, k, theirs.shape)
+        assert torch.equal(ours, theirs), (n, k)
+print(layout)
+"""
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_the_cpu_op_of_each_build_makes_the_same_bytes(capability):
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run(
+        [sys.executable, "-c", OP_CHECK], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.strip()
+    assert found in {str(layout) for layout in CPU_LAYOUTS}
+    best = str(required_layout("cpu"))
+    if best in ("cpu/avx512", f"cpu/{capability}"):  # a machine without AVX-512 falls back to what it has
+        assert found == f"cpu/{capability}"
+
+
+@pytest.mark.parametrize("layout", GPU_LAYOUTS + CPU_LAYOUTS, ids=str)
+@pytest.mark.parametrize("group_size", [32, 64, 128, 256])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 128), (17, 129), (700, 300), (4096, 11008)])
+def test_padded_shape_is_the_least_that_fits(layout, group_size, n, k):
+    rows, columns = padded_shape(n, k, group_size, layout)
+    assert rows % layout.n_multiple == 0 and 0 <= rows - n < layout.n_multiple
+    assert columns % group_size == 0 and columns % layout.k_multiple == 0
+    assert not any(c % group_size == 0 and c % layout.k_multiple == 0 for c in range(k, columns))
+
+
+@pytest.mark.parametrize("layout", [Layout("cuda", 8), Layout("rocm", 2), Layout("cpu", variant="avx512")], ids=str)
+def test_what_does_not_fit_is_refused(layout):
+    n, k = layout.n_multiple, layout.k_multiple
+    for shape in [(n + 1, k), (n, k + 1), (0, k), (n, 0)]:
+        with pytest.raises(KernelError, match="do not fill whole tiles"):
+            pack(torch.zeros(shape, dtype=torch.uint8), layout)
+    with pytest.raises(KernelError, match="uint8"):
+        pack(torch.zeros(n, k, dtype=torch.int32), layout)
+    with pytest.raises(KernelError, match="uint8"):
+        pack(torch.zeros(n, k, 1, dtype=torch.uint8), layout)
+    codes = torch.zeros(n, k, dtype=torch.uint8)
+    codes[3, 1] = 16
+    with pytest.raises(KernelError, match=r"\[3, 1\] is 16"):
+        pack(codes, layout)
+    packed = pack(torch.zeros(n, k, dtype=torch.uint8), layout)
+    with pytest.raises(KernelError, match="packed weight is"):
+        unpack(packed, layout, 2 * n, k)
+    with pytest.raises(KernelError, match="packed weight is"):
+        unpack(packed.float(), layout, n, k)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("cuda",), ("cuda", 3), ("cpu",), ("cpu", 8, "avx512"), ("cpu", None, "sse"), ("xpu", 8), ("cuda", 8, "avx2")],
+)
+def test_layouts_that_no_kernel_reads_are_refused(arguments):
+    with pytest.raises(KernelError, match="no layout of an int4 kernel"):
+        Layout(*arguments)
+
+
+def test_an_unknown_device_is_named_with_the_known_ones():
+    with pytest.raises(KernelError, match=r"'mps'.*cpu, cuda"):
+        required_layout("mps")
+
+
+def test_the_layout_of_this_process_multiplies_right():
+    """The probe's answer, judged by the op: the product with packed codes equals the product with dense weights."""
+    codes = random_codes(80, 64)
+    scales = torch.ones(2, 80, 2, dtype=torch.bfloat16)
+    scales[..., 1] = 0
+    x = torch.randn(3, 64, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(1))
+    layout = required_layout("cpu")
+    result = torch.ops.aten._weight_int4pack_mm_for_cpu(x, pack(codes, layout), 32, scales)
+    expected = x.double() @ (codes.double() - 8).t()
+    assert torch.allclose(result.double(), expected, rtol=0.01, atol=0.3)

@@ -1,0 +1,291 @@
+"""The tile layouts of the int4 kernels, packed and unpacked in plain torch on any machine.
+
+Codes are uint8 [N, K], 0..15. The formulas are those of PyTorch's own packing ops, which exist on the device only:
+
+CUDA, I = inner_k_tiles: int32 [N/8, K/(16 I), 32 lanes, I/2 words] with
+    n = 8 tile + lane//4,  k = 16 I ktile + 32 word + 8 r + 2 (lane%4) + p   in nibble 4p + r    (r 0..3, p 0..1)
+ROCm: the same shape over flat [N/16, K/(16 I), 64 lanes, I/2 words] with
+    n = 16 tile + lane%16, k = 16 I ktile + 32 word + 16 a + 4 (lane//16) + 2 b + p   in nibble 4p + 2a + b
+CPU: blocks of rows, then k, then bytes; a byte pairs two rows of the block (see `_CPU_BLOCKS`).
+
+Source of the formulas: aten/src/ATen/native/cuda/int4mm.cu and native/cpu/int4mm_kernel.cpp of PyTorch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workbench.config import INNER_K_TILES
+from workbench.errors import EnvironmentProblem, KernelError
+
+Kind = Literal["cuda", "rocm", "cpu"]
+CpuVariant = Literal["avx512", "avx2", "default", "neon"]
+CPU_VARIANTS: tuple[CpuVariant, ...] = ("avx512", "avx2", "default", "neon")
+
+# Rows in a block, and whether a full block's byte j pairs row j with row j + block/2 ("halves") or 2j with 2j+1.
+_CPU_BLOCKS: dict[CpuVariant, tuple[int, bool]] = {
+    "avx512": (64, True),
+    "avx2": (32, True),
+    "default": (32, False),
+    "neon": (16, False),
+}
+_CPU_N_MULTIPLE = 16
+_PROBE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One device layout.
+
+    Attributes:
+        kind: "cuda", "rocm" or "cpu".
+        inner_k_tiles: 2, 4 or 8 for "cuda" and "rocm"; None for "cpu".
+        variant: Instruction set of the CPU build: "avx512", "avx2", "default" or "neon"; None otherwise.
+
+    Raises:
+        KernelError: for a layout that no kernel reads.
+    """
+
+    kind: Kind
+    inner_k_tiles: int | None = None
+    variant: CpuVariant | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind == "cpu":
+            good = self.variant in CPU_VARIANTS and self.inner_k_tiles is None
+        else:
+            good = self.kind in ("cuda", "rocm") and self.inner_k_tiles in INNER_K_TILES and self.variant is None
+        if not good:
+            raise KernelError(
+                f"{self!r} is no layout of an int4 kernel.",
+                allowed="cuda or rocm with inner_k_tiles 2, 4 or 8; cpu with variant avx512, avx2, default or neon",
+            )
+
+    def __str__(self) -> str:
+        """Name the layout in a few words."""
+        return f"cpu/{self.variant}" if self.kind == "cpu" else f"{self.kind}/inner_k_tiles={self.inner_k_tiles}"
+
+    @property
+    def n_multiple(self) -> int:
+        """What N must be a multiple of."""
+        return 8 if self.kind == "cuda" else 16
+
+    @property
+    def k_multiple(self) -> int:
+        """What K must be a multiple of."""
+        return 2 if self.inner_k_tiles is None else 16 * self.inner_k_tiles
+
+    @property
+    def packed_dtype(self) -> torch.dtype:
+        """dtype of the packed tensor."""
+        return torch.uint8 if self.kind == "cpu" else torch.int32
+
+    def packed_shape(self, n: int, k: int) -> tuple[int, ...]:
+        """Shape of the packed tensor of codes [n, k]."""
+        if self.inner_k_tiles is None:
+            return (n, k // 2)
+        return (n // 8, k // (16 * self.inner_k_tiles), 32, self.inner_k_tiles // 2)
+
+
+def padded_shape(n: int, k: int, group_size: int, layout: Layout) -> tuple[int, int]:
+    """Return the least [N, K] that holds [n, k] in whole groups and whole tiles of `layout`."""
+    k_multiple = math.lcm(group_size, layout.k_multiple)
+    return -(-n // layout.n_multiple) * layout.n_multiple, -(-k // k_multiple) * k_multiple
+
+
+def pack(codes: Tensor, layout: Layout) -> Tensor:
+    """Pack codes into a device layout, on the device where they are.
+
+    Args:
+        codes: uint8 [N, K], 0..15; N and K multiples of what the layout asks (see `padded_shape`).
+        layout: Which layout to make; any layout can be made on any device.
+
+    Returns:
+        uint8 [N, K/2] for a CPU layout (the shape is nominal), int32 [N/8, K/(16 I), 32, I/2] for a GPU layout.
+
+    Raises:
+        KernelError: when dtype, shape or a code does not fit.
+    """
+    _check_codes(codes, layout)
+    if layout.kind == "cuda":
+        return _pack_cuda(codes, layout)
+    return _pack_rocm(codes, layout) if layout.kind == "rocm" else _pack_cpu(codes, layout)
+
+
+def unpack(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
+    """Return the exact codes, uint8 [n, k], of a packed tensor: the inverse of `pack`, by formula.
+
+    Raises:
+        KernelError: when dtype or shape does not fit.
+    """
+    _check_multiples(n, k, layout)
+    shape = layout.packed_shape(n, k)
+    if packed.dtype != layout.packed_dtype or tuple(packed.shape) != shape:
+        raise KernelError(
+            f"The packed weight is {packed.dtype} {list(packed.shape)}.",
+            allowed=f"{layout.packed_dtype} {list(shape)} for codes {[n, k]} in {layout}",
+        )
+    packed = packed.contiguous()
+    if layout.kind == "cuda":
+        return _unpack_cuda(packed, layout, n, k)
+    return _unpack_rocm(packed, layout, n, k) if layout.kind == "rocm" else _unpack_cpu(packed, layout, n, k)
+
+
+def required_layout(device: torch.device | str, inner_k_tiles: int = 8) -> Layout:
+    """Return the layout that the int4 op of `device` reads in this process.
+
+    Raises:
+        KernelError: for a device without an int4 op in PyTorch that the workbench knows.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return Layout("cuda" if torch.version.hip is None else "rocm", inner_k_tiles)
+    if device.type == "cpu":
+        return _cpu_layout()
+    raise KernelError(
+        f"There is no packed int4 layout for the device {str(device)!r}.",
+        allowed="cpu, cuda (ROCm included)",
+        mend="weights on other devices are dequantized at every call",
+    )
+
+
+@functools.cache
+def _cpu_layout() -> Layout:
+    """Find the layout of this process's CPU op by packing known blocks and looking.
+
+    64 rows of 2 columns tell all four apart, by block size and pairing; each row's number goes in as two nibbles.
+    """
+    probe = torch.arange(_PROBE_ROWS, dtype=torch.int32)
+    low, high = (probe % 16)[:, None].expand(-1, 2), (probe // 16)[:, None].expand(-1, 2)
+    try:
+        seen = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(part.contiguous(), 1) for part in (low, high)]
+    except (AttributeError, RuntimeError, NotImplementedError) as error:
+        raise EnvironmentProblem(
+            f"This PyTorch ({torch.__version__}) has no int4 packing op for the CPU ({error}).",
+            allowed="torch 2.11 or newer",
+            mend="pip install --upgrade torch",
+        ) from None
+    for variant in CPU_VARIANTS:
+        layout = Layout("cpu", variant=variant)
+        made = [pack(part.to(torch.uint8).contiguous(), layout) for part in (low, high)]
+        if all(torch.equal(ours.view(-1), theirs.view(-1)) for ours, theirs in zip(made, seen, strict=True)):
+            return layout
+    raise EnvironmentProblem(
+        f"PyTorch {torch.__version__} packs int4 weights for the CPU in a layout that is not known.",
+        allowed=", ".join(CPU_VARIANTS),
+        mend="report it with the CPU's name, and run the weights dequantized until then",
+    )
+
+
+# --- CUDA and ROCm --------------------------------------------------------------------------------------------------
+
+
+def _pack_cuda(codes: Tensor, layout: Layout) -> Tensor:
+    n, k = codes.shape
+    words = (layout.inner_k_tiles or 0) // 2
+    # n: tile, lane//4.   k: ktile, word, r//2, r%2, lane%4, p.
+    split = codes.reshape(n // 8, 8, k // (32 * words), words, 2, 2, 4, 2)
+    pairs = split[:, :, :, :, :, 0] | (split[:, :, :, :, :, 1] << 4)  # byte 2p + r//2 holds r even low, r odd high
+    # tile, lane//4, ktile, word, r//2, lane%4, p  ->  tile, ktile, lane//4, lane%4, word, p, r//2
+    return _as_words(pairs.permute(0, 2, 1, 5, 3, 6, 4), layout, n, k)
+
+
+def _unpack_cuda(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
+    words = (layout.inner_k_tiles or 0) // 2
+    split = packed.view(torch.uint8).view(n // 8, k // (32 * words), 8, 4, words, 2, 2)
+    pairs = split.permute(0, 2, 1, 4, 6, 3, 5)  # tile, lane//4, ktile, word, r//2, lane%4, p
+    return torch.stack((pairs & 15, pairs >> 4), dim=5).view(n, k)
+
+
+def _pack_rocm(codes: Tensor, layout: Layout) -> Tensor:
+    n, k = codes.shape
+    words = (layout.inner_k_tiles or 0) // 2
+    # n: tile, lane%16.   k: ktile, word, a, lane//16, b, p.
+    split = codes.reshape(n // 16, 16, k // (32 * words), words, 2, 4, 2, 2)
+    pairs = split[:, :, :, :, :, :, 0] | (split[:, :, :, :, :, :, 1] << 4)  # byte 2p + a holds b = 0 low, 1 high
+    # tile, lane%16, ktile, word, a, lane//16, p  ->  tile, ktile, lane//16, lane%16, word, p, a
+    return _as_words(pairs.permute(0, 2, 5, 1, 3, 6, 4), layout, n, k)
+
+
+def _unpack_rocm(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
+    words = (layout.inner_k_tiles or 0) // 2
+    split = packed.view(torch.uint8).view(n // 16, k // (32 * words), 4, 16, words, 2, 2)
+    pairs = split.permute(0, 3, 1, 4, 6, 2, 5)  # tile, lane%16, ktile, word, a, lane//16, p
+    return torch.stack((pairs & 15, pairs >> 4), dim=6).view(n, k)
+
+
+def _as_words(pairs: Tensor, layout: Layout, n: int, k: int) -> Tensor:
+    """View bytes in order as little-endian words of the packed shape."""
+    assert sys.byteorder == "little", "torch's int4 kernels run on little-endian machines only"
+    return pairs.contiguous().view(-1).view(torch.int32).view(layout.packed_shape(n, k))
+
+
+# --- CPU ------------------------------------------------------------------------------------------------------------
+
+
+def _pack_cpu(codes: Tensor, layout: Layout) -> Tensor:
+    n, k = codes.shape
+    packed = torch.empty(n * k // 2, dtype=torch.uint8, device=codes.device)
+    for start, rows, halves in _cpu_blocks(layout, n):
+        low, high = _paired(codes[start : start + rows], halves)
+        block = packed[start * k // 2 : (start + rows) * k // 2].view(k, rows // 2)
+        block.copy_((high << 4).bitwise_or_(low).t())
+    return packed.view(n, k // 2)
+
+
+def _unpack_cpu(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
+    codes = torch.empty(n, k, dtype=torch.uint8, device=packed.device)
+    flat = packed.view(-1)
+    for start, rows, halves in _cpu_blocks(layout, n):
+        pairs = flat[start * k // 2 : (start + rows) * k // 2].view(k, rows // 2).t().contiguous()
+        low, high = _paired(codes[start : start + rows], halves)
+        low.copy_(pairs & 15)
+        high.copy_(pairs >> 4)
+    return codes
+
+
+def _cpu_blocks(layout: Layout, n: int) -> list[tuple[int, int, bool]]:
+    """List (first row, rows, pairing) of each block of rows; the last can be a tail."""
+    assert layout.variant is not None
+    size, halves = _CPU_BLOCKS[layout.variant]
+    full = [(start, size, halves) for start in range(0, n - size + 1, size)]
+    tail = n % size
+    return [*full, (n - tail, tail, False)] if tail else full  # a tail always pairs neighbours
+
+
+def _paired(rows: Tensor, halves: bool) -> tuple[Tensor, Tensor]:
+    """Return views of the rows in the low and in the high nibbles."""
+    if halves:
+        middle = rows.shape[0] // 2
+        return rows[:middle], rows[middle:]
+    return rows[0::2], rows[1::2]
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _check_codes(codes: Tensor, layout: Layout) -> None:
+    if codes.dtype != torch.uint8 or codes.ndim != 2:
+        raise KernelError(f"The codes are {codes.dtype} {list(codes.shape)}.", allowed="uint8 [N, K]")
+    _check_multiples(codes.shape[0], codes.shape[1], layout)
+    if codes.numel() and not codes.is_meta and (highest := int(codes.max())) > 15:
+        row, column = (codes == highest).nonzero()[0].tolist()
+        raise KernelError(
+            f"The code at [{row}, {column}] is {highest}.", allowed="0 to 15", mend="clamp the codes to 4 bits"
+        )
+
+
+def _check_multiples(n: int, k: int, layout: Layout) -> None:
+    if n < 1 or k < 1 or n % layout.n_multiple or k % layout.k_multiple:
+        raise KernelError(
+            f"Codes of shape {[n, k]} do not fill whole tiles of {layout}.",
+            allowed=f"N a multiple of {layout.n_multiple}, K of {layout.k_multiple}",
+            mend="pad with code 8 to padded_shape(n, k, group_size, layout)",
+        )
