@@ -5,7 +5,9 @@
 Only this file must be readable by a Python that is too old, so it holds nothing but that check.
 """
 
+import os
 import shutil
+import subprocess
 import sys
 
 OLDEST = (3, 11)
@@ -33,11 +35,20 @@ def refusal(version: "tuple[int, ...]", executable: str, newer: "list[str]", goa
     )
 
 
+def runs(path: str) -> bool:
+    """Whether an interpreter starts: one that a version manager only names does not."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        return subprocess.call([path, "-c", ""], stdout=nowhere, stderr=nowhere) == 0
+
+
 def main() -> int:
     """Checks the Python and hands over to `bootstrap_steps`."""
     goal = sys.argv[1] if len(sys.argv) > 1 else "lab"
-    newer = [path for path in map(shutil.which, NEWER) if path]
-    problem = refusal(tuple(sys.version_info[:3]), sys.executable, newer, goal)
+    version = tuple(sys.version_info[:3])
+    newer = []
+    if version < OLDEST:
+        newer = [path for path in map(shutil.which, NEWER) if path and runs(path)]
+    problem = refusal(version, sys.executable, newer, goal)
     if problem:
         sys.stderr.write(problem + "\n")
         return 2

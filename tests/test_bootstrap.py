@@ -52,6 +52,14 @@ def test_new_enough_pythons_are_taken(version):
     assert bootstrap.refusal(version, "python", [], "lab") == ""
 
 
+def test_an_interpreter_that_does_not_start_is_no_mend(tmp_path):
+    shim = tmp_path / "python3.13"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    assert bootstrap.runs(sys.executable)
+    assert not bootstrap.runs(str(shim))
+
+
 def test_an_old_python_can_read_the_file_that_refuses_it():
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 7))
@@ -63,7 +71,12 @@ def test_an_old_python_can_read_the_file_that_refuses_it():
     ]
     assert all(isinstance(hint, ast.Constant | ast.Name) for hint in hints), "evaluated by an old Python"
     at_the_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    assert {alias.name for node in at_the_top for alias in node.names} == {"shutil", "sys"}
+    assert {alias.name for node in at_the_top for alias in node.names} == {
+        "os",
+        "shutil",
+        "subprocess",
+        "sys",
+    }
 
 
 def test_fresh_machine_gets_all_and_is_told_the_size_first():
