@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from workbench.errors import Cancelled, ConfigError
+from workbench.records import Progress
 
 State = Literal["waiting", "running", "cancelling", "done", "cancelled", "failed"]
 Work = Callable[[threading.Event], Iterator[Any]]
@@ -30,6 +31,7 @@ class Job:
         label: What a person calls it.
         number: Grows with every job of this process: a later job has a higher number.
         state: "waiting", "running", "cancelling", "done", "cancelled" or "failed".
+        progress: Where the work stands, when it says so.
         error: What went wrong, when the state is "failed".
         details: The traceback of `error`.
     """
@@ -40,6 +42,7 @@ class Job:
     on_change: Callable[[Job], None] = field(repr=False)
     number: int = field(default_factory=_NUMBERS.__next__)
     state: State = "waiting"
+    progress: Progress | None = None
     error: BaseException | None = None
     details: str = ""
     _cancel: threading.Event = field(default_factory=threading.Event, repr=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workbench.affine import QuantizedWeight, group_count, unpack_nibbles
-from workbench.config import GROUP_SIZES, Domain
+from workbench.config import GROUP_SIZES
 from workbench.errors import KernelError
 from workbench.packing import Layout, pack, padded_shape, required_layout, unpack
 
@@ -154,9 +154,9 @@ def int4_linear(x: Tensor, weight: PackedWeight) -> Tensor:
     Raises:
         KernelError: when a precondition of the op does not hold.
     """
+    _check_activation(x, weight)
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    _check_activation(x, weight)
     rows = x.reshape(-1, weight.in_features)
     if rows.shape[0] == 0:
         return x.new_zeros((*x.shape[:-1], weight.out_features)) + x.sum() * 0
@@ -289,16 +289,3 @@ def _finite_bf16(values: Tensor, name: str) -> Tensor:
 def _bad(name: str, tensor: Tensor, allowed: str, mend: str | None = None) -> KernelError:
     contiguous = "" if tensor.is_contiguous() else ", not contiguous"
     return KernelError(f"{name} is {tensor.dtype} {list(tensor.shape)}{contiguous}.", allowed=allowed, mend=mend)
-
-
-__all__ = [
-    "Domain",
-    "PackedWeight",
-    "check_op_arguments",
-    "device_note",
-    "has_kernel",
-    "int4_linear",
-    "kernel_layout",
-    "pack_weight",
-    "padding_note",
-]

@@ -1,0 +1,235 @@
+"""Kernels: against an fp64 oracle for every shape, group size, domain and dtype; and what they must refuse."""
+
+import pytest
+import torch
+
+import workbench.kernels as kernels
+from workbench.affine import QuantizedWeight, group_count
+from workbench.errors import KernelError
+from workbench.kernels import PackedWeight, check_op_arguments, int4_linear, pack_weight, padding_note
+from workbench.packing import Layout, pack, required_layout
+
+SHAPES = [(16, 32), (64, 256), (17, 33), (1, 1), (100, 300), (48, 512), (80, 250)]
+GROUP_SIZES = [32, 64, 128, 256]
+DOMAINS = ["float", "int", "symmetric"]
+
+
+def random_weight(n, k, group_size=64, domain="float", dtype=torch.bfloat16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    groups = (n, group_count(k, group_size))
+    codes = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=generator)
+    scale = (torch.rand(groups, generator=generator) * 0.02 + 0.001).to(dtype)
+    zero = {
+        "float": (torch.randn(groups, generator=generator) * 0.02).to(dtype),
+        "int": torch.randint(0, 16, groups, dtype=torch.uint8, generator=generator),
+        "symmetric": None,
+    }[domain]
+    return QuantizedWeight(codes, scale, zero, group_size, domain)
+
+
+def oracle_weight(weight):
+    """The weight as the kernel is told it, one element at a time in float64."""
+    n, k = weight.shape
+    scale = weight.scale.to(torch.bfloat16).double()
+    zero = weight.zero_in_weight_units().to(torch.bfloat16).double()
+    dense = torch.zeros(n, k, dtype=torch.float64)
+    for column in range(k):
+        group = column // weight.group_size
+        dense[:, column] = (weight.codes[:, column].double() - 8) * scale[:, group] + zero[:, group]
+    return dense
+
+
+def assert_close(result, x, dense):
+    """Within bf16 rounding of x and of the result, judged against the size of the sum's terms."""
+    exact = x.double() @ dense.t()
+    room = 0.01 * (x.double().abs() @ dense.abs().t()) + 1e-6
+    assert ((result.double() - exact).abs() <= room).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_against_the_oracle(shape, group_size, domain):
+    weight = random_weight(*shape, group_size, domain)
+    packed = pack_weight(weight, "cpu")
+    x = torch.randn(5, shape[1], generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    assert_close(int4_linear(x, packed), x, oracle_weight(weight))
+    assert torch.equal(packed.codes(), weight.codes)
+    assert torch.equal(packed.dequantize(torch.float64), packed.dequantize(torch.float32).double())
+    assert torch.allclose(packed.dequantize(torch.float32).double(), oracle_weight(weight), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [0, 1, 7, 16, 17, 64])
+def test_dtypes_and_batches(dtype, rows):
+    weight = random_weight(48, 100)
+    x = torch.randn(rows, 100, generator=torch.Generator().manual_seed(1)).to(dtype)
+    result = int4_linear(x, pack_weight(weight, "cpu"))
+    assert result.dtype == dtype
+    assert result.shape == (rows, 48)
+    assert_close(result, x, oracle_weight(weight))
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (2, 3), (2, 0, 3), (1, 1, 1, 4)])
+def test_batch_dimensions(lead):
+    packed = pack_weight(random_weight(32, 64), "cpu")
+    x = torch.randn(*lead, 64, dtype=torch.bfloat16)
+    result = int4_linear(x, packed)
+    assert result.shape == (*lead, 32)
+    flat = int4_linear(x.reshape(-1, 64), packed)
+    assert torch.equal(result.reshape(-1, 32), flat)
+
+
+def test_a_strided_activation():
+    packed = pack_weight(random_weight(32, 64), "cpu")
+    x = torch.randn(64, 6, dtype=torch.bfloat16).t()
+    assert torch.equal(int4_linear(x, packed), int4_linear(x.contiguous(), packed))
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (17, 100)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_gradient_for_x(shape, dtype):
+    weight = random_weight(*shape)
+    packed = pack_weight(weight, "cpu")
+    x = torch.randn(2, 3, shape[1], dtype=dtype, requires_grad=True)
+    upstream = torch.randn(2, 3, shape[0], dtype=dtype)
+    int4_linear(x, packed).backward(upstream)
+    exact = upstream.double() @ oracle_weight(weight)
+    assert x.grad.dtype == dtype
+    assert torch.allclose(x.grad.double(), exact, rtol=0.02, atol=0.02)
+    empty = torch.randn(0, shape[1], dtype=dtype, requires_grad=True)
+    int4_linear(empty, packed).sum().backward()
+    assert empty.grad.shape == empty.shape
+
+
+def test_autocast_gives_its_dtype():
+    packed = pack_weight(random_weight(32, 64), "cpu")
+    x = torch.randn(3, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert int4_linear(x, packed).dtype == torch.bfloat16
+    assert int4_linear(x, packed).dtype == torch.float32
+
+
+def test_nan_stays_in_its_row():
+    packed = pack_weight(random_weight(32, 64), "cpu")
+    x = torch.randn(3, 64, dtype=torch.bfloat16)
+    clean = int4_linear(x, packed)
+    x[1, 5] = float("nan")
+    dirty = int4_linear(x, packed)
+    assert dirty[1].isnan().all()
+    assert torch.equal(dirty[[0, 2]], clean[[0, 2]])
+
+
+def test_weights_beyond_32_bit_offsets_are_split(monkeypatch):
+    weight = random_weight(208, 128)
+    packed = pack_weight(weight, "cpu")
+    x = torch.randn(4, 128, dtype=torch.bfloat16)
+    whole = int4_linear(x, packed)
+    monkeypatch.setattr(kernels, "MAX_ELEMENTS_PER_CALL", 70 * 128)
+    assert torch.equal(int4_linear(x, packed), whole)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("shape", [(32, 64), (17, 99)])
+def test_a_device_without_an_op_dequantizes(monkeypatch, domain, shape):
+    weight = random_weight(*shape, 32, domain)
+    monkeypatch.setattr(kernels, "_OPS", {})
+    packed = pack_weight(weight, "cpu")
+    assert packed.layout is None
+    assert packed.packed.shape == (shape[0], (shape[1] + 1) // 2)
+    assert torch.equal(packed.codes(), weight.codes)
+    x = torch.randn(3, shape[1])
+    assert_close(int4_linear(x, packed), x, oracle_weight(weight))
+    assert "no int4 op" in kernels.device_note("cpu")
+    assert padding_note(*shape, 32, "cpu") == ""
+
+
+@pytest.mark.parametrize(
+    ("shape", "group_size", "note"),
+    [((16, 64), 64, ""), ((17, 64), 64, "N 17→32"), ((16, 65), 64, "K 65→128"), ((1, 1), 32, "N 1→16, K 1→32")],
+)
+def test_padding_is_said(shape, group_size, note):
+    assert padding_note(*shape, group_size, "cpu") == note
+
+
+def test_an_activation_that_does_not_fit_is_refused():
+    packed = pack_weight(random_weight(32, 64), "cpu")
+    with pytest.raises(KernelError, match=r"\[3, 65\].*\[\.\.\., 64\]"):
+        int4_linear(torch.randn(3, 65), packed)
+    with pytest.raises(KernelError, match=r"int64.*cast it"):
+        int4_linear(torch.zeros(3, 64, dtype=torch.int64), packed)
+    with pytest.raises(KernelError, match=r"activation is on meta"):
+        int4_linear(torch.randn(3, 64, device="meta"), packed)
+    with pytest.raises(KernelError, match="no elements"):
+        pack_weight(QuantizedWeight(*empty_parts(), 64, "float"), "cpu")
+
+
+def empty_parts():
+    return torch.zeros(0, 64, dtype=torch.uint8), torch.zeros(0, 1), torch.zeros(0, 1)
+
+
+def good_arguments():
+    layout = required_layout("cpu")
+    codes = torch.randint(0, 16, (64, 128), dtype=torch.uint8)
+    sz = torch.rand(2, 64, 2).to(torch.bfloat16)
+    return {
+        "x": torch.randn(3, 128, dtype=torch.bfloat16),
+        "packed": pack(codes, layout),
+        "scales_and_zeros": sz,
+        "group_size": 64,
+        "layout": layout,
+    }
+
+
+def other_cpu_layout():
+    return next(
+        Layout("cpu", variant=v) for v in ("avx512", "avx2") if Layout("cpu", variant=v) != required_layout("cpu")
+    )
+
+
+SZ = "scales_and_zeros"
+BAD_ARGUMENTS = [
+    ({"group_size": 48}, "group_size=48"),
+    ({"group_size": 0}, "group_size=0"),
+    ({"x": torch.randn(3, 128)}, "x is torch.float32"),
+    ({"x": torch.randn(3, 128, dtype=torch.bfloat16)[None]}, "x is"),
+    ({"x": torch.randn(128, 3, dtype=torch.bfloat16).t()}, "not contiguous"),
+    ({"x": torch.randn(0, 128, dtype=torch.bfloat16)}, "M >= 1"),
+    ({"x": torch.randn(3, 64, dtype=torch.bfloat16)}, "1 groups for K=64"),
+    ({SZ: torch.rand(2, 64, 2)}, "scales_and_zeros is torch.float32"),
+    ({SZ: torch.rand(1, 64, 2).bfloat16()}, "2 groups for K=128"),
+    ({SZ: torch.rand(0, 64, 2).bfloat16()}, "2 groups for K=128"),
+    ({SZ: torch.rand(3, 64, 2).bfloat16()}, "2 groups for K=128"),
+    ({SZ: torch.rand(2, 0, 2).bfloat16()}, "N >= 1"),
+    ({SZ: torch.rand(2, 64, 3).bfloat16()}, "scales_and_zeros is"),
+    ({SZ: torch.rand(2, 64).bfloat16()}, "scales_and_zeros is"),
+    ({SZ: torch.rand(64, 2, 2).bfloat16().transpose(0, 1)}, "not contiguous"),
+    ({SZ: torch.rand(2, 48, 2).bfloat16()}, r"packed is torch.uint8 \[64, 64\]"),
+    ({"packed": torch.zeros(64, 63, dtype=torch.uint8)}, "packed is"),
+    ({"packed": torch.zeros(64, 64, dtype=torch.int32)}, "packed is torch.int32"),
+    ({"packed": torch.zeros(64, 128, dtype=torch.uint8)[:, ::2]}, "not contiguous"),
+    ({"packed": torch.zeros(64, 64, dtype=torch.uint8, device="meta")}, "one device"),
+    ({"layout": other_cpu_layout()}, "but this process reads"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_ARGUMENTS)
+def test_what_the_op_leaves_unchecked_is_refused_before_it_runs(change, message):
+    check_op_arguments(**good_arguments())
+    with pytest.raises(KernelError, match=message):
+        check_op_arguments(**{**good_arguments(), **change})
+
+
+def test_values_that_bfloat16_cannot_hold_are_refused():
+    weight = random_weight(16, 64, dtype=torch.float32)
+    weight.scale[3, 0] = 3.4e38
+    with pytest.raises(KernelError, match=r"scale\[3, 0\].*not finite in bfloat16"):
+        pack_weight(weight, "cpu")
+
+
+def test_a_packed_weight_of_another_build_is_refused():
+    packed = pack_weight(random_weight(64, 128), "cpu")
+    layout = other_cpu_layout()
+    foreign = PackedWeight(pack(packed.codes(), layout), packed.scales_and_zeros, layout, 64, 128, 64)
+    with pytest.raises(KernelError, match=r"packed for cpu/.*but this process reads cpu/.*load the checkpoint again"):
+        int4_linear(torch.randn(1, 128), foreign)
