@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; nested records become dictionaries."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+        return {key: _plain(value) for key, value in dataclasses.asdict(self).items()}  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -33,7 +34,22 @@ class Record:
                 f"{cls.__name__}: fields {sorted(set(data) ^ names)} are missing or unknown.",
                 allowed=", ".join(sorted(names)),
             )
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        return cls(**{key: _from_plain(value) for key, value in data.items()})
+
+
+def _plain(value: Any) -> Any:
+    """Bytes become base64 behind a key of their own; infinities become text."""
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode("ascii")}
+    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"base64"}:
+        return base64.b64decode(value["base64"])
+    if isinstance(value, str) and value in ("inf", "-inf"):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def write_json(path: Path | str, data: Any) -> None:
@@ -139,3 +155,123 @@ class LayerResult(Record):
     mean_abs_error: float
     rtn_mean_abs_error: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class ErrorSummary(Record):
+    """The error of a whole weight.
+
+    Attributes:
+        mse: Mean squared error, in squared weight units.
+        rmse: Its root, in weight units.
+        mean_abs: Mean |error|, in weight units.
+        max_abs: Largest |error|, in weight units.
+        max_at: (row, column) of the largest |error|.
+        sqnr_db: Signal to quantization noise, 10 log10(sum w^2 / sum e^2), in dB; infinite for no error.
+        relative_rmse: RMS error over RMS weight.
+        bits_per_weight: Bits per weight, scales and zero points included.
+        count: Number of weights.
+    """
+
+    mse: float
+    rmse: float
+    mean_abs: float
+    max_abs: float
+    max_at: tuple[int, int]
+    sqnr_db: float
+    relative_rmse: float
+    bits_per_weight: float
+    count: int
+
+
+@dataclass(frozen=True)
+class ErrorMap(Record):
+    """A picture of a weight at screen size.
+
+    A code c stands for lo + (hi - lo) c/255, or, if log, for lo (hi/lo)^(c/255).
+
+    Attributes:
+        values: uint8 codes, rows x cols bytes, row by row.
+        rows: Rows of the picture.
+        cols: Columns of the picture.
+        lo: Value of code 0, in `unit`.
+        hi: Value of code 255, in `unit`.
+        unit: What the values are.
+        log: Whether the codes are logarithmic.
+        row_span: Original rows a cell stands for.
+        col_span: Original columns (groups, for all but the weights themselves) a cell stands for.
+        total_rows: Original rows.
+        total_cols: Original columns or groups.
+        reduce: "max", "mean", or "none" where nothing was reduced.
+        metric: What is shown.
+    """
+
+    values: bytes
+    rows: int
+    cols: int
+    lo: float
+    hi: float
+    unit: str
+    log: bool
+    row_span: int
+    col_span: int
+    total_rows: int
+    total_cols: int
+    reduce: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Histogram(Record):
+    """Counts of weights and of errors, each in even bins over [-limit, limit].
+
+    Attributes:
+        bins: Number of bins.
+        limit: Largest |weight|.
+        counts: Weights in each bin.
+        error_limit: Largest |error|.
+        error_counts: Errors in each bin.
+    """
+
+    bins: int
+    limit: float
+    counts: tuple[int, ...]
+    error_limit: float
+    error_counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SpeedPoint(Record):
+    """One measured time of a linear layer. Estimates are never stored in this record.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        device_name: Name of the processor or GPU.
+        path: "int4" (our layer), "int4_op" (the bare kernel) or "dense".
+        dtype: dtype of the activations.
+        n: out_features.
+        k: in_features.
+        group_size: Weights per group.
+        batch: Rows of the activation.
+        time_ms: Median time of a call, in milliseconds.
+        p10_ms: 10th percentile, in milliseconds.
+        p90_ms: 90th percentile, in milliseconds.
+        runs: Timed calls.
+        gb_per_s: Bytes of weights and activations moved per second, in 1e9 bytes.
+        gflop_per_s: Multiplications and additions per second, in 1e9.
+    """
+
+    device: str
+    device_name: str
+    path: str
+    dtype: str
+    n: int
+    k: int
+    group_size: int
+    batch: int
+    time_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+    gb_per_s: float
+    gflop_per_s: float

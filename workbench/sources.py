@@ -7,7 +7,7 @@ on a model in memory and on a checkpoint far larger than memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -91,7 +91,7 @@ class SafetensorsFolder:
         self._dtypes: dict[str, str] = {}
         for file in shard_files(self.path):
             with self._open(file) as shard:
-                for name in shard.keys():  # noqa: SIM118 (a safetensors handle is no dict)
+                for name in shard.keys():
                     piece = shard.get_slice(name)
                     if name in self._file_of:
                         raise ModelError(f"{name!r} stands in both {self._file_of[name]!r} and {file!r}.")
@@ -155,28 +155,37 @@ class SafetensorsFolder:
 class FolderSource:
     """The weights of a safetensors folder, for a model whose layers are known from its configuration."""
 
-    def __init__(self, path: Path | str, records: Sequence[LayerRecord]) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        records: Sequence[LayerRecord],
+        folder: SafetensorsFolder | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
         """Read from `path`; `records` list the layers (made from a model without memory)."""
         self.path = Path(path)
-        self.folder = SafetensorsFolder(path)
-        self._records = list(records)
+        self.folder = folder or SafetensorsFolder(path)
+        self._name = name or str(path)
+        self._records = [self._as_stored(record) for record in records]
+        self._ties = {record.name: record.tied_to for record in records if record.tied_to is not None}
 
     @property
     def name(self) -> str:
-        """The folder."""
-        return str(self.path)
+        """The folder, or what the person called it."""
+        return self._name
 
     def records(self) -> list[LayerRecord]:
         """List every weight of the model, with the dtype that its file has."""
-        return [self._as_stored(record) for record in self._records]
+        return self._records
 
     def weight(self, name: str) -> Tensor:
         """Read one weight."""
-        return self.folder.read(self._tensor(name))
+        return self.folder.read(self._tensor(self._ties.get(name, name)))
 
     def missing(self, name: str) -> str:
         """A weight that transformers converts while loading stands under another name on disk."""
-        if self._tensor(name) in self.folder:
+        if self._tensor(self._ties.get(name, name)) in self.folder:
             return ""
         return "stored under another name: load the model with wb.load_model and quantize it in memory"
 

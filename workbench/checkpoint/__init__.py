@@ -1,0 +1,1 @@
+"""The native checkpoint: portable codes in sharded safetensors, written atomically, with a hash of everything."""

@@ -1,0 +1,140 @@
+"""What stands in a native checkpoint: the `quantization_config` of config.json and the tensors of each module.
+
+Codes are `<m>.weight` uint8 [N, ceil(K/2)] (even k in the low nibble), `<m>.weight_scale` [N, ceil(K/g)] and, by
+domain, `<m>.weight_zero` like the scale or `<m>.weight_zp` uint8 [N, ceil(K/g)]. No device layout is ever stored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from workbench.affine import QuantizedWeight, group_count
+from workbench.config import DOMAINS, GROUP_SIZES, Domain
+from workbench.errors import CheckpointError
+from workbench.portable import portable_names
+from workbench.recipe import Recipe
+
+QUANT_METHOD = "int4_workbench"
+FORMAT_VERSION = "1.0"
+CODE_LAYOUT = "row_major_even_k_low_nibble"
+PRODUCER = "int4-workbench 0.1.0"
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_MAX_SIDE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ModuleFormat:
+    """How one module's weight is stored.
+
+    Attributes:
+        out_features: N.
+        in_features: K, before any padding.
+        group_size: Weights per group along K.
+        domain: Where the zero point lives.
+        scale_dtype: "bfloat16" or "float32".
+    """
+
+    out_features: int
+    in_features: int
+    group_size: int
+    domain: Domain
+    scale_dtype: str
+
+    @classmethod
+    def of(cls, weight: QuantizedWeight) -> ModuleFormat:
+        """Describe a quantized weight."""
+        n, k = weight.shape
+        return cls(n, k, weight.group_size, weight.domain, str(weight.scale.dtype).removeprefix("torch."))
+
+    def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, int]]]:
+        """Return name → (dtype, shape) of each tensor of the module on disk."""
+        groups = (self.out_features, group_count(self.in_features, self.group_size))
+        scale = _DTYPES[self.scale_dtype]
+        codes = (torch.uint8, (self.out_features, (self.in_features + 1) // 2))
+        zero = (torch.uint8 if self.domain == "int" else scale, groups)
+        return dict(zip(portable_names(self.domain), (codes, (scale, groups), zero), strict=False))
+
+
+def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: Recipe | None) -> dict[str, Any]:
+    """Return the `quantization_config` of a model.
+
+    Args:
+        modules: Module path → how its weight is stored.
+        dense: Module paths of linear layers that are not quantized.
+        recipe: What the user asked for, kept for reference.
+    """
+    common = Counter((m.group_size, m.domain, m.scale_dtype) for m in modules.values()).most_common(1)
+    usual = common[0][0] if common else (128, "float", "bfloat16")
+    keys = ("group_size", "zero_point_domain", "scale_dtype")
+    described = {}
+    for name, module in modules.items():
+        own = (module.group_size, module.domain, module.scale_dtype)
+        overrides = {key: value for key, value, other in zip(keys, own, usual, strict=True) if value != other}
+        described[name] = {"shape": [module.out_features, module.in_features], **overrides}
+    return {
+        "quant_method": QUANT_METHOD,
+        "format_version": FORMAT_VERSION,
+        "bits": 4,
+        "code_layout": CODE_LAYOUT,
+        **dict(zip(keys, usual, strict=True)),
+        "modules": described,
+        "modules_to_not_convert": list(dense),
+        "producer": PRODUCER,
+        "recipe": None if recipe is None else recipe.to_json(),
+    }
+
+
+def parse(config: Mapping[str, Any]) -> dict[str, ModuleFormat]:
+    """Read a `quantization_config`: module path → how its weight is stored. Unknown keys are ignored.
+
+    Raises:
+        CheckpointError: for another method, an unknown major version or code layout, or values out of range.
+    """
+    if config.get("quant_method") != QUANT_METHOD:
+        raise CheckpointError(f"quant_method {config.get('quant_method')!r}.", allowed=repr(QUANT_METHOD))
+    version = config.get("format_version")
+    if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise CheckpointError(
+            f"The checkpoint has format_version {version!r}.",
+            allowed=f"{FORMAT_VERSION.split('.')[0]}.x",
+            mend="update int4-workbench",
+        )
+    if config.get("code_layout") != CODE_LAYOUT or config.get("bits") != 4:
+        raise CheckpointError(
+            f"The checkpoint has code_layout {config.get('code_layout')!r} with {config.get('bits')!r} bits.",
+            allowed=f"{CODE_LAYOUT!r} with 4 bits",
+            mend="update int4-workbench, or export the checkpoint again",
+        )
+    modules = config.get("modules")
+    if not isinstance(modules, Mapping):
+        raise CheckpointError("The quantization_config lists no modules.", mend="the file is damaged")
+    return {str(name): _module(str(name), {**config, **_as_mapping(name, own)}) for name, own in modules.items()}
+
+
+def _module(name: str, settings: Mapping[str, Any]) -> ModuleFormat:
+    shape, group_size = settings.get("shape"), settings.get("group_size")
+    domain, scale_dtype = settings.get("zero_point_domain"), settings.get("scale_dtype")
+    good_shape = (
+        isinstance(shape, list | tuple) and len(shape) == 2 and all(type(s) is int and 0 < s < _MAX_SIDE for s in shape)
+    )
+    if not good_shape:
+        raise CheckpointError(f"{name}: shape {shape!r}.", allowed="[out_features, in_features]")
+    if type(group_size) is not int or group_size not in GROUP_SIZES:
+        raise CheckpointError(f"{name}: group_size {group_size!r}.", allowed="256, 128, 64 or 32")
+    if domain not in DOMAINS:
+        raise CheckpointError(f"{name}: zero_point_domain {domain!r}.", allowed=", ".join(DOMAINS))
+    if scale_dtype not in _DTYPES:
+        raise CheckpointError(f"{name}: scale_dtype {scale_dtype!r}.", allowed=", ".join(_DTYPES))
+    n, k = cast(Sequence[int], shape)
+    return ModuleFormat(n, k, group_size, domain, cast(str, scale_dtype))
+
+
+def _as_mapping(name: object, own: object) -> Mapping[str, Any]:
+    if not isinstance(own, Mapping):
+        raise CheckpointError(f"{name}: settings {own!r}.", allowed="a JSON object")
+    return own

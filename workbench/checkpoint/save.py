@@ -1,0 +1,202 @@
+"""Save a quantized model, or quantize a source straight into a checkpoint, one layer at a time."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from workbench.checkpoint.native import ModuleFormat, describe
+from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, new_directory, write_manifest
+from workbench.errors import CheckpointError
+from workbench.layers import QUANTIZABLE_KINDS, layer_records
+from workbench.linear import Int4Linear
+from workbench.portable import portable_tensors
+from workbench.preflight import Coverage
+from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
+from workbench.recipe import Recipe
+from workbench.sources import FolderSource, ModelSource, Source
+
+CONFIG_FILE = "config.json"
+# Files that make a model folder whole besides config and weights; code and pickles are never copied.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
+
+def save_checkpoint(
+    model: nn.Module,
+    directory: Path | str,
+    *,
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Save a quantized model as a native checkpoint, atomically.
+
+    Args:
+        model: A model with `Int4Linear` layers.
+        directory: The folder to make.
+        tokenizer: Saved beside the model when given.
+        overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
+        max_shard_bytes: Most bytes of a shard.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: when the model has no int4 layer, or the folder exists or cannot be written.
+    """
+    int4 = {name: module for name, module in model.named_modules() if isinstance(module, Int4Linear)}
+    if not int4:
+        raise CheckpointError("The model has no int4 layer.", mend="quantize it first: wb.quantize_(model, cfg)")
+    formats: dict[str, ModuleFormat] = {}
+    with new_directory(directory, overwrite=overwrite) as folder:
+        writer = ShardWriter(folder, max_shard_bytes)
+        for name, tensors in _model_tensors(model):
+            if name in int4:
+                weight = int4[name].quantized_weight()
+                formats[name] = ModuleFormat.of(weight)
+                tensors = {**portable_tensors(weight, f"{name}."), **tensors}
+            if tensors:
+                writer.add(tensors)
+        hashes = writer.finish()
+        dense = [record.name for record in layer_records(model) if record.kind in QUANTIZABLE_KINDS]
+        quantization = describe(formats, dense, getattr(model, RECIPE_ATTRIBUTE, None))
+        _write_model_files(model, tokenizer, folder)
+        _patch_config(folder, quantization, untied=getattr(model.config, "tie_word_embeddings", None) is False)
+        write_manifest(folder, hashes)
+    return Path(directory)
+
+
+def iter_write_quantized(
+    source: Source,
+    coverage: Coverage,
+    recipe: Recipe,
+    directory: Path | str,
+    *,
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    cancel: threading.Event | None = None,
+) -> Iterator[SolvedLayer]:
+    """Quantize a source straight into a checkpoint; yields each layer, and the folder appears after the last.
+
+    Raises:
+        CheckpointError: when the folder exists or cannot be written.
+        Cancelled: when `cancel` was set; nothing is left behind.
+        WeightError: when a weight holds NaN or infinity; nothing is left behind.
+    """
+    formats: dict[str, ModuleFormat] = {}
+    with new_directory(directory, overwrite=overwrite) as folder:
+        writer = ShardWriter(folder, max_shard_bytes)
+        int4 = set(coverage.configs)
+        rest: dict[str, dict[str, Tensor]] = {}
+        for name, tensors in _dense_tensors(source, int4):
+            if name in int4:
+                rest[name] = tensors  # a bias, which goes beside its codes
+            else:
+                writer.add(tensors)
+        for step in iter_quantize(source, coverage, cancel=cancel):
+            name = step.result.name
+            formats[name] = ModuleFormat.of(step.weight)
+            writer.add({**portable_tensors(step.weight, f"{name}."), **rest.pop(name, {})})
+            yield step
+        hashes = writer.finish()
+        dense = [row.name for row in coverage.rows if row.kind in QUANTIZABLE_KINDS and row.decision == "dense"]
+        tied = {record.name for record in source.records() if record.tied_to is not None}
+        if isinstance(source, FolderSource):
+            _copy_model_files(source.path, folder)
+        elif isinstance(source, ModelSource):
+            _write_model_files(source.model, tokenizer, folder)
+        _patch_config(folder, describe(formats, dense, recipe), untied=bool(tied & int4))
+        write_manifest(folder, hashes)
+
+
+def _model_tensors(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield (module path, its own parameters and persistent buffers), declared ties once."""
+    declared = _declared_ties(model)
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        transient = module._non_persistent_buffers_set
+        own |= {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in transient}
+        prefix = f"{path}." if path else ""
+        tensors = {prefix + name: tensor.detach() for name, tensor in own.items() if prefix + name not in declared}
+        if tensors or isinstance(module, Int4Linear):
+            yield path, tensors
+
+
+def _declared_ties(model: nn.Module) -> set[str]:
+    """Names that transformers ties again after loading, where they share storage now."""
+    ties: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {name for name, other in ties.items() if parameters.get(name) is parameters.get(other, object())}
+
+
+def _dense_tensors(source: Source, int4: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield everything of a source but the weights that become int4, grouped by module where it is one of those."""
+    if isinstance(source, FolderSource):
+        for name in source.folder.names():
+            module, _, parameter = name.rpartition(".")
+            if not (module in int4 and parameter == "weight"):
+                yield module, {name: source.folder.read(name)}
+        return
+    if not isinstance(source, ModelSource):
+        raise CheckpointError(f"{type(source).__name__} cannot be written.", allowed="a live model or a model folder")
+    for module, tensors in _model_tensors(source.model):
+        kept = {name: tensor for name, tensor in tensors.items() if module not in int4 or not name.endswith(".weight")}
+        if kept:
+            yield module, kept
+
+
+def _write_model_files(model: nn.Module, tokenizer: Any, folder: Path) -> None:
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(config, "save_pretrained"):
+        raise CheckpointError(
+            f"{type(model).__name__} has no transformers configuration.",
+            mend="save a transformers model, or keep model.state_dict() yourself",
+        )
+    config.save_pretrained(folder)
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    data = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    data["architectures"] = [type(model).__name__]
+    dtype = getattr(model, "dtype", None)
+    if dtype is not None:
+        data["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_model_files(source: Path, folder: Path) -> None:
+    for name in (CONFIG_FILE, *_COMPANIONS):
+        if (source / name).is_file():
+            (folder / name).write_bytes((source / name).read_bytes())
+
+
+def _patch_config(folder: Path, quantization: dict[str, Any], *, untied: bool) -> None:
+    path = folder / CONFIG_FILE
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["quantization_config"] = quantization
+    if untied:
+        data["tie_word_embeddings"] = False
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,336 @@
+"""The only importer of transformers: load models, read their skeletons, and load int4 checkpoints.
+
+Importing this module registers the quantizer, so that `AutoModelForCausalLM.from_pretrained` loads a native
+checkpoint. There is one loader: `load_checkpoint` calls the same `from_pretrained`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from workbench.checkpoint.integrity import check_headers, read_json, read_quantization, verify_checkpoint
+from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, parse
+from workbench.demo import demo_path
+from workbench.errors import CheckpointError, ModelError, WorkbenchError
+from workbench.layers import get_layer, layer_records, swap_layer
+from workbench.linear import Int4Linear
+from workbench.portable import quantized_from_portable
+from workbench.quantize import RECIPE_ATTRIBUTE
+from workbench.recipe import Recipe
+from workbench.sources import FolderSource, SafetensorsFolder
+
+DEMO = "demo"
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def load_model(
+    path_or_name: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
+) -> tuple[Any, Any]:
+    """Load a transformers model and its tokenizer (None when it has none); safetensors only, no remote code.
+
+    Args:
+        path_or_name: A model folder, a hub name, or "demo".
+        dtype: dtype of the weights; "auto" is what the checkpoint says.
+        device: Where to put the model.
+
+    Raises:
+        ModelError: when the model cannot be found, read or built.
+    """
+    folder = local_folder(path_or_name)
+    model = _from_pretrained(folder, dtype=dtype, device=device)
+    return model, _tokenizer(folder)
+
+
+def demo_model() -> tuple[Any, Any]:
+    """Return the embedded demo model and its tokenizer; no download."""
+    return load_model(demo_path())
+
+
+def open_source(path_or_name: str | Path) -> FolderSource:
+    """Open a model folder by configuration and headers; no weight is read.
+
+    Raises:
+        ModelError: when the folder is missing, damaged, of an unknown architecture, or holds int4 weights already.
+    """
+    folder = local_folder(path_or_name)
+    if read_config(folder).get("quantization_config"):
+        raise ModelError(
+            f"The model {str(path_or_name)!r} is quantized already.",
+            mend="open the model that it was made from (workbench inspect shows what this one holds)",
+        )
+    stored = SafetensorsFolder(folder)
+    return FolderSource(folder, layer_records(skeleton(folder)), stored, name=_display_name(path_or_name))
+
+
+def skeleton(folder: Path) -> nn.Module:
+    """Build a model on the meta device from its configuration: every module, no memory.
+
+    Raises:
+        ModelError: when transformers cannot build it.
+    """
+    config = _config(folder)
+    model_class = _model_class(config)
+    try:
+        with torch.device("meta"):
+            return model_class._from_config(config)  # type: ignore[no-any-return]
+    except WorkbenchError:
+        raise
+    except Exception as error:  # whatever an architecture raises, the person needs the model and the reason
+        raise ModelError(
+            f"The model {str(folder)!r} cannot be built: {error}.", mend="check its config.json"
+        ) from error
+
+
+def local_folder(path_or_name: str | Path) -> Path:
+    """Return the folder of a model: a path as it is, "demo", or a hub name's snapshot (downloaded when needed).
+
+    Raises:
+        ModelError: when there is no such model.
+    """
+    if str(path_or_name) == DEMO:
+        return demo_path()
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(f"{str(path)!r} is a file.", allowed="a folder with config.json and safetensors")
+    name = str(path_or_name)
+    if isinstance(path_or_name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ModelError(
+            f"The model {name!r} does not exist.",
+            allowed="a model folder, a hub name such as 'org/name', or 'demo'",
+            mend="check the path",
+        )
+    return _snapshot(name)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's config.json.
+
+    Raises:
+        ModelError: when there is none, or it is damaged.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"The folder {str(folder)!r} has no config.json.",
+            allowed="a folder as save_pretrained writes it",
+            mend="name the folder that holds config.json",
+        )
+    try:
+        return read_json(folder / "config.json")
+    except CheckpointError as error:
+        raise ModelError(error.what, mend=error.mend) from None
+
+
+def _from_pretrained(folder: Path, *, dtype: str | torch.dtype = "auto", device: Any = None) -> Any:
+    read_config(folder)
+    config = _config(folder)
+    model_class = _model_class(config)
+    SafetensorsFolder(folder)  # a missing, truncated or foreign shard is named here, before anything is built
+    try:
+        model = model_class.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        )
+    except WorkbenchError:
+        raise
+    except Exception as error:  # transformers raises many kinds; the person needs the model and the reason
+        raise ModelError(f"The model {str(folder)!r} cannot be loaded: {error}", mend="check its files") from error
+    return model if device is None else model.to(device)
+
+
+def _config(folder: Path) -> Any:
+    read_config(folder)
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"transformers {transformers.__version__} does not know the model in {str(folder)!r}: {error}",
+            allowed="architectures that transformers has itself (code of a checkpoint is never run)",
+            mend="update transformers",
+        ) from error
+
+
+def _model_class(config: Any) -> Any:
+    for name in config.architectures or ():
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    for auto in (transformers.AutoModelForCausalLM, transformers.AutoModel):
+        if type(config) in auto._model_mapping:
+            return auto._model_mapping[type(config)]
+    raise ModelError(f"No model class for {config.architectures or type(config).__name__}.", mend="update transformers")
+
+
+def _tokenizer(folder: Path) -> Any:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+        return None
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"The tokenizer in {str(folder)!r} cannot be loaded: {error}.") from error
+
+
+def _snapshot(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:
+        raise ModelError(
+            f"The model {name!r} is no folder here, and the hub did not give it ({type(error).__name__}).",
+            allowed="a model folder, a hub name such as 'org/name', or 'demo'",
+            mend="check the name and the network, or download the model and name its folder",
+        ) from None
+
+
+def _display_name(path_or_name: str | Path) -> str:
+    return str(path_or_name)
+
+
+# --- int4 checkpoints -----------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(
+    directory: str | Path, *, verify: bool = False, device: str | torch.device | None = None
+) -> tuple[Any, Any]:
+    """Load a native checkpoint; returns (model, tokenizer or None).
+
+    Args:
+        directory: A folder that `save_checkpoint` or `workbench quantize` made.
+        verify: Check every hash first.
+        device: Where to put the model; its layout is made there.
+
+    Raises:
+        CheckpointError: when the checkpoint is damaged, of another format, or of a newer version.
+    """
+    folder = Path(directory)
+    parse(read_quantization(folder))
+    if verify:
+        verify_checkpoint(folder)
+    try:
+        model = _from_pretrained(folder, device=device)
+        return model, _tokenizer(folder)
+    except ModelError as error:
+        raise CheckpointError(error.what, allowed=error.allowed, mend=error.mend) from error
+
+
+@register_quantization_config(QUANT_METHOD)
+class Int4WorkbenchConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The `quantization_config` of a native checkpoint, as transformers carries it."""
+
+    quant_method = QUANT_METHOD
+
+    def __init__(self, **settings: Any) -> None:
+        """Keep the settings as they stand in the file; they are checked when the model is built."""
+        self.settings = dict(settings, quant_method=QUANT_METHOD)
+
+    @property
+    def modules_to_not_convert(self) -> list[str]:
+        """Linear layers that are dense in the checkpoint."""
+        return list(self.settings.get("modules_to_not_convert") or [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they stand in the file."""
+        return dict(self.settings)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Build from the dictionary in config.json."""
+        config = cls(**config_dict)
+        return (config, kwargs) if return_unused_kwargs else config
+
+
+class PortableLinear(nn.Module):
+    """Holds a module's tensors while transformers fills them in; it becomes an `Int4Linear` afterwards.
+
+    Attributes:
+        form: How the weight is stored.
+        weight: uint8 [N, ceil(K/2)], and beside it the scale and, by domain, the zero point.
+        bias: Parameter [N] or None.
+    """
+
+    def __init__(self, form: ModuleFormat, dense: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.form = form
+        self.dtype = dtype
+        for name, (tensor_dtype, shape) in form.tensors().items():
+            self.register_buffer(name, torch.empty(shape, dtype=tensor_dtype, device=dense.weight.device))
+        self.bias = dense.bias
+
+    def finished(self, name: str) -> Int4Linear:
+        """Return the int4 layer.
+
+        Raises:
+            CheckpointError: when a value is out of range.
+        """
+        tensors: dict[str, Tensor] = {suffix: getattr(self, suffix) for suffix in self.form.tensors()}
+        try:
+            weight = quantized_from_portable(
+                tensors,
+                in_features=self.form.in_features,
+                group_size=self.form.group_size,
+                domain=self.form.domain,
+            )
+        except WorkbenchError as error:
+            raise CheckpointError(f"{name}: {error.what}", allowed=error.allowed, mend=error.mend) from None
+        return Int4Linear(weight, self.bias, dtype=self.dtype)
+
+
+@register_quantizer(QUANT_METHOD)
+class Int4WorkbenchQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Builds `Int4Linear` layers while transformers loads a native checkpoint; never a dense copy of one."""
+
+    requires_calibration = True
+
+    def is_serializable(self) -> bool:
+        """`save_pretrained` writes the portable tensors through the layers' state dict."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters over the int4 layers can be trained; the codes cannot."""
+        return True
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        modules = parse(self.quantization_config.to_dict())
+        files = kwargs.get("checkpoint_files") or []
+        if files:
+            check_headers(Path(os.fspath(files[0])).parent, modules)
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        for name, form in modules.items():
+            swap_layer(model, name, PortableLinear(form, _dense_layer(model, name, form), dtype))
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, PortableLinear)]
+        for name, module in waiting:
+            swap_layer(model, name, module.finished(name))
+        recipe = self.quantization_config.to_dict().get("recipe")
+        if isinstance(recipe, dict):
+            object.__setattr__(model, RECIPE_ATTRIBUTE, Recipe.from_json(recipe))
+        return model
+
+
+def _dense_layer(model: nn.Module, name: str, form: ModuleFormat) -> nn.Linear:
+    try:
+        layer = get_layer(model, name)
+    except ModelError as error:
+        raise CheckpointError(f"The checkpoint quantizes {name!r}, which the model does not have.") from error
+    if not isinstance(layer, nn.Linear) or layer.weight.shape != (form.out_features, form.in_features):
+        shape = list(layer.weight.shape) if isinstance(layer, nn.Linear) else type(layer).__name__
+        raise CheckpointError(
+            f"The checkpoint's {name!r} is [{form.out_features}, {form.in_features}], the model's {shape}.",
+            mend="config.json does not belong to these weights",
+        )
+    return layer

@@ -1,0 +1,1 @@
+"""Measurements: errors, speed (and later quality), as pure functions to records."""

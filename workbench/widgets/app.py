@@ -1,0 +1,178 @@
+"""`Workbench`: the app in a notebook. Panels over one session; a bare `app` shows them all."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import traitlets
+from torch import nn
+
+from workbench.errors import WorkbenchError
+from workbench.jobs import Job
+from workbench.recipe import Recipe
+from workbench.session import Event, Session, open_session
+from workbench.widgets.commands import Command, Commands
+from workbench.widgets.configure_panel import ConfigurePanel
+from workbench.widgets.errors_panel import ErrorsPanel
+from workbench.widgets.export_panel import ExportPanel
+from workbench.widgets.layers_panel import LayersPanel
+from workbench.widgets.speed_panel import SpeedPanel
+from workbench.widgets.status import Status
+
+_COLUMNS = "minmax(0, 1fr) minmax(0, 1.15fr)"
+
+
+class Workbench(ipywidgets.VBox):
+    """The int4 workbench over a model: layers, settings, errors, speed and export, all linked.
+
+    Args:
+        model_or_path: A live model (not changed), a model folder (read by header and slice), or None: the demo model.
+        tokenizer: Saved beside an exported checkpoint of a live model.
+        device: Device that will run the layers.
+
+    Attributes:
+        session: The state behind the view; everything that a click does is one of its methods.
+        layers: The panel with the layer table.
+        configure: The panel with the settings.
+        errors: The panel with the heatmap and its numbers.
+        speed: The panel with the speedup chart.
+        export: The panel that writes a checkpoint.
+        status: The running job, and what went wrong.
+
+    Traits:
+        recipe: The recipe; set it to change every panel.
+        selection: Names of the selected layers; set it to select.
+        view: The newest view of a layer's errors, or None.
+
+    Raises:
+        ModelError: when the model cannot be read.
+    """
+
+    recipe = traitlets.Instance(Recipe)
+    selection = traitlets.List(traitlets.Unicode())
+    view = traitlets.Any(None, allow_none=True)
+
+    def __init__(
+        self, model_or_path: nn.Module | str | Path | None = None, tokenizer: Any = None, *, device: str = "cpu"
+    ) -> None:
+        self.session: Session = open_session(_source(model_or_path, tokenizer), device=device)
+        self.status = Status(on_error=self._on_error)
+        self.layers = LayersPanel(self.session, self._on_error)
+        self.configure = ConfigurePanel(self.session, self._on_error)
+        self.errors = ErrorsPanel(self.session, self._on_error)
+        self.speed = SpeedPanel(self.session, self._on_error)
+        self.export = ExportPanel(self.session, self._on_error)
+        self.commands = Commands(
+            [
+                Command("cancel", "Cancel", "Stop what runs at its next block", kind="danger"),
+                Command("undo", "Undo", "Go back to the recipe before the last change"),
+                Command("redo", "Redo", "Take back the last undo"),
+                Command("sweep", "Measure all layers", "Solve every int4 layer and fill the table's error column"),
+            ],
+            on_error=self._on_error,
+        )
+        self.commands.on_command(self._on_command)
+        left = _column(self.layers, self.configure)
+        right = _column(self.errors)
+        below = ipywidgets.GridBox(
+            [self.speed, self.export], layout={"grid_template_columns": _COLUMNS, "grid_gap": "12px", "width": "100%"}
+        )
+        above = ipywidgets.GridBox(
+            [left, right], layout={"grid_template_columns": _COLUMNS, "grid_gap": "12px", "width": "100%"}
+        )
+        super().__init__(
+            [self.layers.verdict, above, below, self.commands, self.status],
+            layout={"width": "100%", "overflow": "hidden"},
+        )
+        self.recipe = self.session.recipe
+        self.selection = self.session.selection
+        self._forget = self.session.listen(self._on_event)
+        self.observe(self._recipe_set, names="recipe")
+        self.observe(self._selection_set, names="selection")
+        self.session.refresh()
+
+    def __repr__(self) -> str:
+        """Name the model and the coverage without serialising a widget."""
+        return f"Workbench({self.session.source.name!r}, {self.session.coverage.verdict()})"
+
+    def cancel(self) -> None:
+        """Stop what runs at its next block."""
+        self.session.cancel()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until nothing runs; False when `timeout_s` seconds passed first."""
+        return self.session.wait(timeout_s)
+
+    def close(self) -> None:
+        """Stop what runs and close every panel's channel."""
+        self._forget()
+        self.session.cancel()
+        for panel in (self.layers, self.configure, self.errors, self.speed, self.export):
+            panel.close_all()
+        self.commands.close()
+        self.status.close()
+        super().close()
+
+    def _on_event(self, event: Event) -> None:
+        try:
+            self._show(event)
+        except Exception as error:  # an event must reach the other panels and the person, whatever one panel does
+            self._on_error(error, f"showing {event.kind}")
+
+    def _show(self, event: Event) -> None:
+        for panel in (self.layers, self.configure, self.errors, self.speed, self.export):
+            panel.on_event(event)
+        if event.kind == "coverage":
+            self.recipe = self.session.recipe
+        elif event.kind == "selection":
+            self.selection = list(self.session.selection)
+        elif event.kind == "view":
+            self.view = event.data
+        elif event.kind == "job":
+            self._show_job(event.data)
+        elif event.kind == "problem":
+            job = event.job
+            self.status.show_problem(event.data, job.label if job else "", job.details if job else "")
+
+    def _show_job(self, job: Job) -> None:
+        preview = job is self.session.previews.current or job.label.startswith("Errors of model")
+        if not preview or job.state == "failed":
+            self.status.show_job(job)
+
+    def _on_command(self, command: str) -> str:
+        if command == "cancel":
+            busy = self.session.work.busy or self.session.previews.busy
+            self.session.cancel()
+            return "stopping at the next block" if busy else "nothing runs"
+        if command == "undo":
+            return "undone" if self.session.undo() else "nothing to undo"
+        if command == "redo":
+            return "done again" if self.session.redo() else "nothing to redo"
+        self.session.sweep_errors()
+        return ""
+
+    def _recipe_set(self, change: Any) -> None:
+        self.session.set_recipe(change["new"])
+
+    def _selection_set(self, change: Any) -> None:
+        if list(change["new"]) != self.session.selection:
+            self.session.select(change["new"])
+
+    def _on_error(self, error: Exception, where: str) -> None:
+        details = "".join(traceback.format_exception(error))
+        self.status.show_problem(error, where if not isinstance(error, WorkbenchError) else "", details)
+
+
+def _source(model: nn.Module | str | Path | None, tokenizer: Any) -> Any:
+    if isinstance(model, nn.Module):
+        return model
+    from workbench.hf import open_source
+
+    return open_source("demo" if model is None else model)
+
+
+def _column(*children: ipywidgets.Widget) -> ipywidgets.VBox:
+    return ipywidgets.VBox(list(children), layout={"width": "100%", "min_width": "0", "grid_gap": "12px"})

@@ -1,0 +1,151 @@
+// A form of labelled controls. A change goes to the kernel at once; until the kernel has answered the newest one,
+// values that it sends (answers to older moves) are not shown.
+
+class FormView {
+  constructor(model, el) {
+    this.model = model;
+    this.root = card(el, "wb-form");
+    this.turn = 0;
+    this.answered = 0;
+    this.controls = new Map();
+    this.title = make("h3", { class: "wb-title" });
+    this.grid = make("div", { class: "wb-fields" });
+    this.notes = make("ul", { class: "wb-notes" });
+    this.root.append(make("div", { class: "wb-head" }, this.title), this.grid, this.notes);
+    this.stops = [followTheme(this.root, () => {})];
+    model.on("change:title", () => this.drawTitle());
+    model.on("change:fields", () => this.draw());
+    model.on("change:values", () => this.showValues());
+    model.on("change:disabled", () => this.showDisabled());
+    model.on("change:notes", () => this.drawNotes());
+    model.on("msg:custom", (message) => this.receive(message));
+    this.drawTitle();
+    this.draw();
+    this.drawNotes();
+  }
+
+  drawTitle() {
+    this.title.textContent = this.model.get("title");
+    this.title.parentNode.hidden = !this.model.get("title");
+  }
+
+  drawNotes() {
+    const notes = this.model.get("notes");
+    this.notes.hidden = notes.length === 0;
+    this.notes.replaceChildren(...notes.map((note) => make("li", { text: note })));
+  }
+
+  draw() {
+    this.controls.clear();
+    const rows = this.model.get("fields").map((field) => {
+      const key = `wb-${Math.random().toString(36).slice(2)}`;
+      const control = CONTROLS[field.kind](field, key, (value) => this.change(field.id, value));
+      this.controls.set(field.id, control);
+      const label = make("label", { class: "wb-field-label", for: key, id: `${key}-label`, text: field.label });
+      return make(
+        "div",
+        { class: "wb-field", "data-field": field.id, "data-kind": field.kind, "data-wide": field.wide, title: field.help || null },
+        label,
+        control.node,
+      );
+    });
+    this.grid.replaceChildren(...rows);
+    this.showValues();
+    this.showDisabled();
+  }
+
+  showValues() {
+    if (this.answered < this.turn) return;
+    for (const [id, value] of Object.entries(this.model.get("values"))) this.controls.get(id)?.show(value);
+  }
+
+  showDisabled() {
+    const disabled = new Set(this.model.get("disabled"));
+    for (const [id, control] of this.controls) {
+      const off = disabled.has(id);
+      control.node.closest(".wb-field").dataset.off = off;
+      for (const input of control.node.matches("input, select") ? [control.node] : control.node.querySelectorAll("input, select")) input.disabled = off;
+    }
+  }
+
+  change(id, value) {
+    this.turn += 1;
+    this.root.dataset.turn = this.turn;
+    this.model.send({ type: "change", id, value, turn: this.turn });
+  }
+
+  receive(message) {
+    if (message.type !== "ack") return;
+    this.answered = Math.max(this.answered, message.turn ?? 0);
+    this.root.dataset.answered = this.answered;
+    this.showValues();
+  }
+
+  stop() {
+    this.stops.forEach((stop) => stop());
+    this.root.remove();
+  }
+}
+
+const CONTROLS = {
+  slider(field, key, changed) {
+    const input = make("input", { type: "range", id: key, min: 0, max: field.options.length - 1, step: 1 });
+    const output = make("output", { for: key });
+    const ticks = make("div", { class: "wb-ticks", "aria-hidden": "true" }, ...field.options.map(([, text]) => make("span", { text })));
+    let at = -1;
+    const say = () => {
+      const text = field.options[at][1];
+      output.textContent = text;
+      input.setAttribute("aria-valuetext", text);
+      [...ticks.children].forEach((tick, i) => tick.toggleAttribute("data-on", i === at));
+    };
+    const move = (to) => {
+      if (to === at) return;
+      at = to;
+      input.value = at;
+      say();
+      changed(field.options[at][0]);
+    };
+    input.addEventListener("input", () => move(Number(input.value)));
+    [...ticks.children].forEach((tick, i) => tick.addEventListener("click", () => !input.disabled && move(i)));
+    const show = (value) => {
+      at = Math.max(0, field.options.findIndex(([choice]) => choice === value));
+      input.value = at;
+      say();
+    };
+    return { node: make("div", { class: "wb-slider" }, make("div", { class: "wb-track" }, input, ticks), output), show };
+  },
+
+  segments(field, key, changed) {
+    const inputs = field.options.map(([value, text], i) => {
+      const id = i === 0 ? key : `${key}-${i}`;
+      const input = make("input", { type: "radio", name: key, id, onchange: () => changed(value) });
+      return { value, input, node: make("label", { for: id }, input, make("span", { text })) };
+    });
+    const node = make("div", { class: "wb-segments", role: "radiogroup", "aria-labelledby": `${key}-label` }, ...inputs.map((one) => one.node));
+    return { node, show: (value) => inputs.forEach((one) => (one.input.checked = one.value === value)) };
+  },
+
+  menu(field, key, changed) {
+    const options = field.options.map(([, text], i) => make("option", { value: i, text }));
+    const node = make("select", { class: "wb-select", id: key, onchange: () => changed(field.options[Number(node.value)][0]) }, ...options);
+    return { node, show: (value) => (node.value = field.options.findIndex(([choice]) => choice === value)) };
+  },
+
+  switch(field, key, changed) {
+    const input = make("input", { type: "checkbox", role: "switch", id: key, onchange: () => changed(input.checked) });
+    return { node: make("span", { class: "wb-switch" }, input, make("i", { "aria-hidden": "true" })), show: (value) => (input.checked = value) };
+  },
+
+  text(field, key, changed) {
+    const node = make("input", { type: "text", class: "wb-input", id: key, spellcheck: "false", onchange: () => changed(node.value) });
+    return { node, show: (value) => document.activeElement !== node && (node.value = value) };
+  },
+};
+
+export default {
+  render({ model, el }) {
+    const view = new FormView(model, el);
+    return () => view.stop();
+  },
+};

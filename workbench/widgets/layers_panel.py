@@ -1,0 +1,74 @@
+"""The layer table with the coverage, and the line that sums it up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.preflight import Coverage, size
+from workbench.session import Event, Session
+from workbench.views import LayerView
+from workbench.widgets.component import ErrorHandler
+from workbench.widgets.facts import Fact, Facts
+from workbench.widgets.layer_table import LayerTable
+from workbench.widgets.panel import Panel
+
+
+class LayersPanel(Panel):
+    """Pick layers: one to look at, any number to configure."""
+
+    def __init__(self, session: Session, on_error: ErrorHandler) -> None:
+        self.verdict = Facts(on_error=on_error, title="Int4 Workbench")
+        self.table = LayerTable(on_error=on_error, height=300, error_label="relative error (RMS)")
+        super().__init__(session, on_error, [self.table])
+        self._told: tuple[tuple[str, ...], str] = ((), "")
+        self._show_coverage(session.coverage)
+        self._show_selection()
+        self.table.observe(self._picked, names=["selected", "current"])
+
+    def on_event(self, event: Event) -> None:
+        """Show a new coverage, a selection, or a layer's error."""
+        if event.kind == "coverage":
+            self._show_coverage(event.data)
+        elif event.kind == "selection":
+            self._show_selection()
+        elif event.kind in ("view", "error") and event.data.exact:
+            self._show_error(event.data)
+
+    def close_all(self) -> None:
+        """Close the verdict too, which stands above the panels."""
+        self.verdict.close()
+        super().close_all()
+
+    def _show_coverage(self, coverage: Coverage) -> None:
+        self.table.show(coverage.rows)
+        self._told = (tuple(self.table.selected), self.table.current)
+        known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
+        if known:
+            self.table.update(list(known), error=[view.summary.relative_rmse for view in known.values()])
+        ratio = coverage.before_bytes / max(1, coverage.after_bytes)
+        self.verdict.show(
+            [
+                Fact("Size", f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}", f"{ratio:.2f}× smaller"),
+                Fact("In int4", f"{coverage.share:.1%}", "of the model's bytes"),
+                Fact("Linear layers", f"{coverage.linear_share:.1%}", "of their bytes in int4"),
+                Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
+            ],
+            verdict=f"{self.session.source.name}: {coverage.verdict()}.",
+        )
+
+    def _show_selection(self) -> None:
+        self._told = (tuple(self.session.selection), self.session.current)
+        with self.table.hold_sync():
+            self.table.selected = list(self.session.selection)
+            self.table.current = self.session.current
+
+    def _show_error(self, view: LayerView) -> None:
+        if self.session.coverage.configs.get(view.name) == view.config:
+            self.table.update([view.name], error=[view.summary.relative_rmse])
+
+    def _picked(self, _change: Any) -> None:
+        now = (tuple(self.table.selected), self.table.current)
+        if now == self._told:
+            return
+        self._told = now
+        self.session.select(list(now[0]), now[1] or None)

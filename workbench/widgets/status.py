@@ -1,0 +1,85 @@
+"""What runs now and how far it is, and what went wrong, under the view."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import traitlets
+
+from workbench.errors import WorkbenchError
+from workbench.jobs import Job
+from workbench.widgets.component import Component, bundle
+
+MAX_PROBLEMS = 20
+MIN_INTERVAL_S = 0.1  # progress is sent at most ten times a second
+
+
+class Status(Component):
+    """A line for the running job and a list of problems.
+
+    Traits:
+        job: The job on show as a dictionary: label, state, fraction (0 to 1, or None), text; {} for none.
+        problems: What went wrong, newest first: title, text, details.
+    """
+
+    _esm = bundle("shared.js", "status.js")
+    _css = bundle("theme.css", "status.css")
+    job = traitlets.Dict().tag(sync=True)
+    problems = traitlets.List(traitlets.Dict()).tag(sync=True)
+
+    def __init__(self, **traits: Any) -> None:
+        self._lock = threading.Lock()
+        self._sent_at = 0.0
+        self._sent: tuple[int, str] = (0, "")
+        super().__init__(**traits)
+
+    def show_job(self, job: Job) -> None:
+        """Show where a job stands (any thread), at most ten times a second but for changes of state."""
+        with self._lock:
+            now = time.monotonic()
+            if (job.number, job.state) == self._sent and now - self._sent_at < MIN_INTERVAL_S:
+                return
+            self._sent_at, self._sent = now, (job.number, job.state)
+        self.job = describe(job)
+
+    def show_problem(self, error: BaseException, title: str = "", details: str = "") -> None:
+        """Put an error in front of the others."""
+        known = isinstance(error, WorkbenchError)
+        problem = {
+            "title": title or type(error).__name__,
+            "text": str(error) if known else f"{type(error).__name__}: {error}",
+            "details": "" if known else details,
+        }
+        with self._lock:
+            self.problems = [problem, *self.problems][:MAX_PROBLEMS]
+
+    def clear_problems(self) -> None:
+        """Forget what went wrong."""
+        self.problems = []
+
+    def _receive(self, content: Any, buffers: Any) -> None:
+        if isinstance(content, dict) and content.get("type") == "dismiss":
+            self.clear_problems()
+
+    def _summary(self) -> str:
+        return f"{self.job.get('label', 'idle')} {self.job.get('state', '')}, {len(self.problems)} problems"
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """Say where a job stands: label, state, fraction and a line of text."""
+    progress = job.progress
+    fraction = None
+    parts = [job.state]
+    if progress is not None:
+        if progress.total:
+            fraction = min(1.0, progress.done / progress.total)
+            parts.append(f"{fraction:.0%}")
+        parts.append(progress.label)
+        parts.append(f"{progress.elapsed_s:.1f} s")
+        if progress.remaining_s is not None and not job.finished:
+            parts.append(f"about {progress.remaining_s:.0f} s left")
+    if job.state == "done":
+        fraction = 1.0
+    return {"label": job.label, "state": job.state, "fraction": fraction, "text": " · ".join(parts)}
