@@ -29,6 +29,7 @@ class Job:
 
     Attributes:
         label: What a person calls it.
+        quiet: Whether it is too short to be worth a progress bar.
         number: Grows with every job of this process: a later job has a higher number.
         state: "waiting", "running", "cancelling", "done", "cancelled" or "failed".
         progress: Where the work stands, when it says so.
@@ -40,6 +41,7 @@ class Job:
     work: Work = field(repr=False)
     on_item: Callable[[Job, Any], None] = field(repr=False)
     on_change: Callable[[Job], None] = field(repr=False)
+    quiet: bool = False
     number: int = field(default_factory=_NUMBERS.__next__)
     state: State = "waiting"
     progress: Progress | None = None

@@ -105,7 +105,12 @@ class Session:
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event, on the thread where it happens; returns a function that stops it."""
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def forget() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return forget
 
     def layer_rows(self) -> list[CoverageRow]:
         """Rows of the linear layers, int4 or not."""
@@ -248,7 +253,7 @@ class Session:
             )
             return self._in_turn(found)
 
-        return self.previews.submit(Job(f"Errors of {name}", views, self._on_view, self._on_job))
+        return self.previews.submit(Job(f"Errors of {name}", views, self._on_view, self._on_job, quiet=True))
 
     def sweep_errors(self) -> Job:
         """Solve every int4 layer under the recipe and record its errors."""

@@ -7,6 +7,7 @@ on a model in memory and on a checkpoint far larger than memory.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -116,6 +117,10 @@ class SafetensorsFolder:
         """Dtype in the header, for instance "BF16"."""
         return self._dtypes[name]
 
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a tensor, from its header."""
+        return math.prod(self._shapes[name]) * _ITEM_BYTES.get(self._dtypes[name], 1)
+
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
         with self._open(self._file_of[name]) as shard:
@@ -222,6 +227,8 @@ _DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+
+_ITEM_BYTES = {name: dtype.itemsize for name, dtype in _DTYPES.items()}
 
 
 def shard_files(folder: Path) -> list[str]:

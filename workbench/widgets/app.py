@@ -138,8 +138,7 @@ class Workbench(ipywidgets.VBox):
             self.status.show_problem(event.data, job.label if job else "", job.details if job else "")
 
     def _show_job(self, job: Job) -> None:
-        preview = job is self.session.previews.current or job.label.startswith("Errors of model")
-        if not preview or job.state == "failed":
+        if not job.quiet or job.state == "failed":
             self.status.show_job(job)
 
     def _on_command(self, command: str) -> str:

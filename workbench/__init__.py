@@ -1,0 +1,74 @@
+"""Int4 Workbench: int4 weight-only quantization for PyTorch's tinygemm kernels, seen while it is chosen.
+
+Names are imported when they are first asked for, so that `import workbench` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "HqqOptions": "config",
+    "Int4Linear": "linear",
+    "Int4WeightOnlyConfig": "config",
+    "MappingType": "config",
+    "QuantizedWeight": "affine",
+    "Recipe": "recipe",
+    "TensorCoreTiledLayout": "config",
+    "Workbench": "widgets.app",
+    "WorkbenchError": "errors",
+    "ZeroPointDomain": "config",
+    "bench_linear": "measure.speed",
+    "choose_qparams_affine": "affine",
+    "demo_model": "hf",
+    "dequantize_affine": "affine",
+    "load_checkpoint": "hf",
+    "load_model": "hf",
+    "preflight": "api",
+    "quantize_": "quantize",
+    "quantize_affine": "affine",
+    "quantize_weight": "solvers",
+    "save_checkpoint": "checkpoint.save",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+if TYPE_CHECKING:
+    from workbench.affine import QuantizedWeight as QuantizedWeight
+    from workbench.affine import choose_qparams_affine as choose_qparams_affine
+    from workbench.affine import dequantize_affine as dequantize_affine
+    from workbench.affine import quantize_affine as quantize_affine
+    from workbench.api import preflight as preflight
+    from workbench.checkpoint.save import save_checkpoint as save_checkpoint
+    from workbench.config import HqqOptions as HqqOptions
+    from workbench.config import Int4WeightOnlyConfig as Int4WeightOnlyConfig
+    from workbench.config import MappingType as MappingType
+    from workbench.config import TensorCoreTiledLayout as TensorCoreTiledLayout
+    from workbench.config import ZeroPointDomain as ZeroPointDomain
+    from workbench.errors import WorkbenchError as WorkbenchError
+    from workbench.hf import demo_model as demo_model
+    from workbench.hf import load_checkpoint as load_checkpoint
+    from workbench.hf import load_model as load_model
+    from workbench.linear import Int4Linear as Int4Linear
+    from workbench.measure.speed import bench_linear as bench_linear
+    from workbench.quantize import quantize_ as quantize_
+    from workbench.recipe import Recipe as Recipe
+    from workbench.solvers import quantize_weight as quantize_weight
+    from workbench.widgets.app import Workbench as Workbench
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module that holds `name` on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)

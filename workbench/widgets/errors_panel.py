@@ -1,0 +1,127 @@
+"""The heatmap of the current layer and the numbers of its error."""
+
+from __future__ import annotations
+
+from workbench.records import ErrorSummary
+from workbench.session import METRICS, Event, Session
+from workbench.views import LayerView
+from workbench.widgets.component import ErrorHandler
+from workbench.widgets.facts import Fact, Facts
+from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.heatmap import Heatmap, HeatPayload
+from workbench.widgets.panel import Panel
+
+_METRIC_NAMES = {
+    "rmse": "RMS error",
+    "max": "largest |error|",
+    "mean_abs": "mean |error|",
+    "relative": "relative error",
+    "scale": "scale of each group",
+    "zero": "zero of each group",
+    "original": "original weight",
+    "dequantized": "dequantized weight",
+}
+FIELDS = (
+    Field("metric", "Show", "menu", tuple((m, _METRIC_NAMES[m]) for m in METRICS), "What a cell's colour stands for"),
+    Field("reduce", "Reduce to screen by", "segments", (("max", "max"), ("mean", "mean")), "The mean hides outliers"),
+)
+
+
+class ErrorsPanel(Panel):
+    """Rows x groups of the current layer."""
+
+    def __init__(self, session: Session, on_error: ErrorHandler) -> None:
+        self.heatmap = Heatmap(on_error=on_error, height=400)
+        self.form = Form(FIELDS, {"metric": session.metric, "reduce": session.reduce}, on_error=on_error)
+        self.numbers = Facts(on_error=on_error)
+        super().__init__(session, on_error, [self.heatmap, self.numbers, self.form])
+        self.form.on_change(self._changed)
+
+    def on_event(self, event: Event) -> None:
+        """Show a view; newer ones win."""
+        if event.kind == "view":
+            self._show(event.data, event.job.number if event.job else 0)
+        elif event.kind in ("coverage", "selection"):
+            self.heatmap.busy = self.session.previews.busy
+        elif event.kind == "job" and event.data.finished:
+            self.heatmap.busy = self.session.previews.busy
+
+    def _show(self, view: LayerView, number: int) -> None:
+        seq = 2 * number + int(view.exact)
+        if not self.heatmap.show(payload_of(view, seq)):
+            return
+        self.numbers.show(facts_of(view), title=view.name, badge=view.badge, notes=[_described(view)])
+
+    def _changed(self, field: str, value: Value) -> None:
+        self.session.show(**{field: value})  # type: ignore[arg-type]
+
+
+def payload_of(view: LayerView, seq: int) -> HeatPayload:
+    """Return the heatmap's payload of a view."""
+    picture = view.map
+    weights = picture.metric in ("original", "dequantized")
+    return HeatPayload(
+        values=picture.values,
+        rows=picture.rows,
+        cols=picture.cols,
+        lo=picture.lo,
+        hi=picture.hi,
+        unit=picture.unit,
+        log=picture.log,
+        row_span=picture.row_span,
+        col_span=picture.col_span,
+        total_rows=picture.total_rows,
+        total_cols=picture.total_cols,
+        title=view.name,
+        badge=view.badge,
+        seq=seq,
+        reduce=picture.reduce,  # type: ignore[arg-type]
+        row_name="output feature" if view.exact else "sampled output feature",
+        col_name="input feature" if weights else "group",
+        group_size=None if weights else view.group_size,
+        total_in=None if weights else view.in_features,
+    )
+
+
+def facts_of(view: LayerView) -> list[Fact]:
+    """Return the numbers of a view, against round-to-nearest."""
+    now, rtn = view.summary, view.rtn
+    return [
+        Fact("MSE", f"{now.mse:.3g}", _against(now.mse, rtn.mse, view), _tone(now.mse, rtn.mse)),
+        Fact(
+            "Mean |error|",
+            f"{now.mean_abs:.3g}",
+            _against(now.mean_abs, rtn.mean_abs, view),
+            _tone(now.mean_abs, rtn.mean_abs),
+        ),
+        Fact("SQNR", f"{now.sqnr_db:.2f} dB", _gain(now, rtn, view)),
+        Fact(
+            "Largest |error|",
+            f"{now.max_abs:.3g}",
+            f"at {now.max_at[0]}, {now.max_at[1]}" if view.exact else "of the sampled rows",
+        ),
+        Fact("Relative error", f"{now.relative_rmse:.2%}", "RMS error / RMS weight"),
+        Fact("Bits per weight", f"{now.bits_per_weight:.2f}", "scales and zeros included"),
+    ]
+
+
+def _against(value: float, rtn: float, view: LayerView) -> str:
+    if view.config.solver == "rtn":
+        return "round-to-nearest"
+    return f"{value / rtn:.3f}× round-to-nearest" if rtn > 0 else "round-to-nearest is exact"
+
+
+def _gain(now: ErrorSummary, rtn: ErrorSummary, view: LayerView) -> str:
+    if view.config.solver == "rtn" or now.mse == 0 or rtn.mse == 0:
+        return "signal to error"
+    return f"{now.sqnr_db - rtn.sqnr_db:+.2f} dB over round-to-nearest"
+
+
+def _tone(value: float, rtn: float) -> str:
+    return "good" if value < rtn else ""
+
+
+def _described(view: LayerView) -> str:
+    config = view.config
+    zero = "0 is kept exact" if config.preserve_zero else "0 need not be exact"
+    return f"group size {config.group_size}, {config.domain} zero point, {config.solver}, {zero}"
