@@ -16,8 +16,8 @@ TORCH_LINUX = (
 )
 TORCH_ELSEWHERE = "PyTorch, new: about 0.1 GB to download, 0.5 GB on disk"
 PACKAGES: dict[Goal, str] = {
-    "lab": "transformers, JupyterLab and what they need: about 0.2 GB to download, 0.7 GB on disk",
-    "test": "transformers, JupyterLab, test tools, what they need: about 0.25 GB to download, 0.9 GB on disk",
+    "lab": "transformers, JupyterLab and what they need: about 0.1 GB to download, 0.7 GB on disk",
+    "test": "transformers, JupyterLab, test tools, what they need: about 0.2 GB to download, 0.9 GB on disk",
 }
 
 

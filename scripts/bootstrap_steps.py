@@ -137,18 +137,22 @@ def _create_venv(decided: Plan) -> None:
 
 def _install(decided: Plan) -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    torch_pin = "".join(line for line in pins.splitlines(keepends=True) if line.startswith("torch=="))
     constraints = VENV / "int4-workbench-constraints.txt"
-    constraints.write_text(constraints_for(decided, pins), encoding="utf-8")
-    mend = "read pip's last lines above; check the network and the free disk space, then try again"
-    command = pip_command(decided, constraints)
-    try:
-        _run(command, mend)
-    except SetUpProblem:
-        if os.environ.get("CI"):
-            raise
-        print("pip failed with the tested versions of constraints.txt: trying the newest allowed ones.")
-        constraints.write_text(constraints_for(decided, ""), encoding="utf-8")
-        _run(command, mend)
+    levels = [
+        ("the tested versions", pins),
+        ("the tested PyTorch only", torch_pin),
+        ("the newest versions", ""),
+    ]
+    for number, (name, kept) in enumerate(levels):
+        constraints.write_text(constraints_for(decided, kept), encoding="utf-8")
+        try:
+            _run(pip_command(decided, constraints), "check the network and the free disk space, then try again")
+            return
+        except SetUpProblem:
+            if os.environ.get("CI") or number + 1 == len(levels):
+                raise
+            print(f"pip failed with {name}, see above: trying {levels[number + 1][0]}.", flush=True)
 
 
 def _install_chromium_with_apt() -> None:

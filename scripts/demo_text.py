@@ -90,9 +90,7 @@ def _held_out_names(documents: dict[str, str]) -> list[str]:
     """Whole files of moderate length, in the order of their names' SHA-256, up to enough characters."""
     low, high = EVAL_FILE_CHARACTERS
     names = [
-        name
-        for name, text in documents.items()
-        if name.split("/")[0] in EVAL_SECTIONS and low <= len(text) <= high
+        name for name, text in documents.items() if name.split("/")[0] in EVAL_SECTIONS and low <= len(text) <= high
     ]
     chosen, characters = [], 0
     for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):

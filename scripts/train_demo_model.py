@@ -170,9 +170,7 @@ def _step(model: LlamaForCausalLM, optimizers: Optimizers, rows: torch.Tensor, f
     return float(loss.item())
 
 
-def _keep(
-    model: LlamaForCausalLM, optimizers: Optimizers, checkpoint: Path, step: int, spent_s: float
-) -> None:
+def _keep(model: LlamaForCausalLM, optimizers: Optimizers, checkpoint: Path, step: int, spent_s: float) -> None:
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     states = [optimizer.state_dict() for optimizer in optimizers]
     state = {"model": model.state_dict(), "optimizers": states, "step": step, "spent_s": spent_s}
@@ -203,9 +201,7 @@ def write(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
             file.chmod(0o644)
             shutil.move(file, out / file.name)
     vocabulary = out / "tokenizer.json"
-    compact = json.dumps(
-        json.loads(vocabulary.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":")
-    )
+    compact = json.dumps(json.loads(vocabulary.read_text(encoding="utf-8")), ensure_ascii=False, separators=(",", ":"))
     vocabulary.write_text(compact + "\n", encoding="utf-8", newline="\n")
     (out / "eval.txt").write_text(text.evaluation, encoding="utf-8", newline="\n")
 
@@ -214,9 +210,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--docs", type=Path, help="folder of .rst.txt files (found where Debian puts it)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "workbench" / "demo_model")
-    parser.add_argument(
-        "--checkpoints", type=Path, default=Path(tempfile.gettempdir()) / "int4-workbench-demo"
-    )
+    parser.add_argument("--checkpoints", type=Path, default=Path(tempfile.gettempdir()) / "int4-workbench-demo")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     torch.manual_seed(SEED)

@@ -64,10 +64,7 @@ def test_an_old_python_can_read_the_file_that_refuses_it():
     source = Path(bootstrap.__file__).read_text(encoding="utf-8")
     tree = ast.parse(source, feature_version=(3, 7))
     hints = [
-        argument.annotation
-        for node in ast.walk(tree)
-        if isinstance(node, ast.arguments)
-        for argument in node.args
+        argument.annotation for node in ast.walk(tree) if isinstance(node, ast.arguments) for argument in node.args
     ]
     assert all(isinstance(hint, ast.Constant | ast.Name) for hint in hints), "evaluated by an old Python"
     at_the_top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
@@ -176,26 +173,39 @@ def test_pip_installs_the_goals_extra(goal, extra):
     assert command[command.index("--constraint") + 1] == "pins.txt"
 
 
-def test_failing_pins_do_not_block_a_user_but_do_block_ci(monkeypatch, tmp_path, capsys):
-    (tmp_path / "constraints.txt").write_text("torch==0.0\nnumpy==9.9\n")
+@pytest.mark.parametrize(("admits", "tries"), [("torch==2.13.0\n", 2), ("", 3)])
+def test_failing_pins_do_not_block_a_user_but_do_block_ci(monkeypatch, tmp_path, capsys, admits, tries):
+    pins = "numpy==9.9\ntorch==2.13.0\n"
+    (tmp_path / "constraints.txt").write_text(pins)
     monkeypatch.setattr(bootstrap_steps, "ROOT", tmp_path)
     monkeypatch.setattr(bootstrap_steps, "VENV", tmp_path)
     tried = []
 
     def run(command, mend):
-        tried.append((tmp_path / "int4-workbench-constraints.txt").read_text())
-        if "numpy" in tried[-1]:
+        tried.append(Path(command[command.index("--constraint") + 1]).read_text())
+        if tried[-1] != admits:
             raise SetUpProblem("no matching distribution")
 
     monkeypatch.setattr(bootstrap_steps, "_run", run)
-    decided = plan("lab", replace(FRESH, base_torch="2.12.0"), MINIMUM)
+    decided = plan("lab", FRESH, MINIMUM)
     monkeypatch.setenv("CI", "true")
     with pytest.raises(SetUpProblem, match="no matching distribution"):
         bootstrap_steps._install(decided)
+    assert tried == [pins]
     monkeypatch.delenv("CI")
     bootstrap_steps._install(decided)
-    assert tried[-1] == "\ntorch==2.12.0\n".lstrip()
-    assert "trying the newest allowed ones" in capsys.readouterr().out
+    assert tried[1:] == [pins, "torch==2.13.0\n", ""][:tries]
+    assert "trying the tested PyTorch only" in capsys.readouterr().out
+
+
+def test_pip_that_always_fails_is_said(monkeypatch, tmp_path):
+    (tmp_path / "constraints.txt").write_text("")
+    monkeypatch.setattr(bootstrap_steps, "ROOT", tmp_path)
+    monkeypatch.setattr(bootstrap_steps, "VENV", tmp_path)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(bootstrap_steps, "PYTHON", Path(sys.executable).with_name("no-such-python"))
+    with pytest.raises(SetUpProblem, match="check the network"):
+        bootstrap_steps._install(plan("lab", FRESH, MINIMUM))
 
 
 def test_stamp_is_void_once_the_requirements_change(monkeypatch, tmp_path):
@@ -245,7 +255,5 @@ def test_failed_step_is_named_with_the_mend_and_exit_code_2(monkeypatch, capsys)
 
 
 def test_probe_reports_the_pytorch_of_an_interpreter():
-    answer = subprocess.run(
-        [sys.executable, "-c", bootstrap_steps.PROBE], capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run([sys.executable, "-c", bootstrap_steps.PROBE], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout).startswith("2.")

@@ -46,9 +46,7 @@ def test_shape_has_k_of_256_and_768_and_grouped_query_attention(model):
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["tie_word_embeddings"] is True
     assert config["num_key_value_heads"] < config["num_attention_heads"]
-    linears = {
-        name: module for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)
-    }
+    linears = {name: module for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert {module.in_features for module in linears.values()} == {256, 768}
     assert 5_000_000 <= sum(parameter.numel() for parameter in model.parameters()) <= 6_000_000
     assert model.dtype == torch.bfloat16

@@ -16,6 +16,19 @@ from torch import Tensor
 
 from workbench.config import DOMAINS, GROUP_SIZES, SCALE_DTYPES, Domain
 from workbench.errors import ConfigError, WeightError
+from workbench.primitives import choose_qparams_affine, dequantize_affine, quantize_affine
+
+__all__ = [
+    "MID_POINT",
+    "QUANT_MAX",
+    "QUANT_MIN",
+    "QuantizedWeight",
+    "choose_qparams_affine",
+    "dequantize_affine",
+    "group_count",
+    "quantize_affine",
+    "unpack_nibbles",
+]
 
 QUANT_MIN = 0
 QUANT_MAX = 15

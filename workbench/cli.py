@@ -103,8 +103,8 @@ def inspect(arguments: argparse.Namespace) -> int:
         print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype}")
     total = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     print(
-        f"{config.get('architectures', ['?'])[0]}, format {quantization['format_version']}, {len(modules)} int4 modules, "
-        f"{len(stored.names())} tensors, {size(total)}; made by {quantization.get('producer', 'unknown')}"
+        f"{config.get('architectures', ['?'])[0]}, format {quantization['format_version']}, "
+        f"{len(modules)} int4 modules, {len(stored.names())} tensors, {size(total)}; made by {quantization.get('producer', 'unknown')}"
     )
     return 0
 

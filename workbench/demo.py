@@ -45,9 +45,7 @@ def notebooks_path() -> Path:
 def _shipped(folder: str, expected: str) -> Path:
     resource = files("workbench") / folder
     if not isinstance(resource, Path):
-        raise EnvironmentProblem(
-            f"{folder} lies in an archive: {resource}", mend=f"unpack it or {_REINSTALL}"
-        )
+        raise EnvironmentProblem(f"{folder} lies in an archive: {resource}", mend=f"unpack it or {_REINSTALL}")
     if not any(resource.glob(expected)):
         raise EnvironmentProblem(f"the installed package lacks {expected} in {resource}", mend=_REINSTALL)
     return resource

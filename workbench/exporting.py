@@ -76,7 +76,7 @@ def iter_export(
         yield step.progress
     checked, sample = "", ""
     if verify:
-        total = coverage.int4_rows and sum(row.parameters for row in coverage.int4_rows) or 1
+        total = (coverage.int4_rows and sum(row.parameters for row in coverage.int4_rows)) or 1
         yield Progress(total, total, "verifying", time.monotonic() - start, None)
         count = verify_checkpoint(directory)
         if cancel is not None and cancel.is_set():

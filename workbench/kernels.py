@@ -251,9 +251,10 @@ def check_op_arguments(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, grou
             allowed="one device for all three",
             mend="move the layer with .to(device), which repacks it",
         )
-    if layout != required_layout(x.device, layout.inner_k_tiles):
+    readable = required_layout(x.device, layout.inner_k_tiles)
+    if layout != readable:
         raise KernelError(
-            f"The weight is packed for {layout}, but this process reads {required_layout(x.device, layout.inner_k_tiles)}.",
+            f"The weight is packed for {layout}, but this process reads {readable}.",
             mend="load the checkpoint again (its codes are portable) or move the layer with .to(device)",
         )
     shape, dtype = layout.packed_shape(n, m_k), layout.packed_dtype

@@ -84,7 +84,7 @@ class Layout:
 
     @property
     def packed_dtype(self) -> torch.dtype:
-        """dtype of the packed tensor."""
+        """Dtype of the packed tensor."""
         return torch.uint8 if self.kind == "cpu" else torch.int32
 
     def packed_shape(self, n: int, k: int) -> tuple[int, ...]:

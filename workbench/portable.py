@@ -23,7 +23,11 @@ def portable_tensors(weight: QuantizedWeight, prefix: str = "") -> dict[str, Ten
     `weight_zero` like the scale or `weight_zp` uint8 [N, ceil(K/g)].
     """
     values = (weight.packed_codes(), weight.scale, weight.zero)
-    return {prefix + name: value for name, value in zip(portable_names(weight.domain), values) if value is not None}
+    return {
+        prefix + name: value
+        for name, value in zip(portable_names(weight.domain), values, strict=False)
+        if value is not None
+    }
 
 
 def quantized_from_portable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -56,9 +57,7 @@ def chromium_path(playwright_default: str) -> str:
             return path
     if Path(playwright_default).exists():
         return playwright_default
-    raise FileNotFoundError(
-        "No Chromium: install it with apt, or run `python -m playwright install chromium`."
-    )
+    raise FileNotFoundError("No Chromium: install it with apt, or run `python -m playwright install chromium`.")
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ class NotebookPage:
         while time.monotonic() < deadline:
             state = self.page.evaluate(script)
             if "failed" in state:
-                raise AssertionError(f"A cell failed:\n{state['failed']}")
+                raise AssertionError(f"A cell failed:\n{_plain(state['failed'])}")
             if state["done"]:
                 return
             self.page.wait_for_timeout(50)
@@ -247,7 +246,7 @@ class NotebookPage:
         """
         self.page.wait_for_function("() => window.lastRun.done", timeout=timeout_s * 1000)
         run: dict[str, Any] = self.page.evaluate("() => window.lastRun")
-        assert run["error"] is None, run["error"]
+        assert run["error"] is None, _plain(run["error"])
         return str(run["text"]).strip()
 
     def run_code(self, code: str, timeout_s: float = 30) -> str:
@@ -257,9 +256,7 @@ class NotebookPage:
 
     def set_theme(self, name: str) -> None:
         """Switch JupyterLab to its "light" or "dark" theme."""
-        self.page.evaluate(
-            "theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}) }", THEMES[name]
-        )
+        self.page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}) }", THEMES[name])
         light = "true" if name == "light" else "false"
         self.page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
         self.page.wait_for_timeout(300)
@@ -278,6 +275,10 @@ class NotebookPage:
         else:
             self.page.locator(selector).first.screenshot(path=path)
         return path
+
+
+def _plain(traceback: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", traceback)
 
 
 def _free_port() -> int:

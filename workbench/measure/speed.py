@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import csv
 import io
+import itertools
 import platform
 import threading
 import time
@@ -203,7 +204,7 @@ def crossover(ratios: Mapping[int, float]) -> float | None:
     batches = sorted(ratios)
     if batches and ratios[batches[0]] < 1:
         return float(batches[0])
-    for low, high in zip(batches, batches[1:], strict=False):
+    for low, high in itertools.pairwise(batches):
         if ratios[low] >= 1 > ratios[high]:
             share = (ratios[low] - 1) / (ratios[low] - ratios[high])
             return float(low * (high / low) ** share)

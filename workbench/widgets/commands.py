@@ -55,9 +55,7 @@ class Commands(Component):
     buttons = traitlets.List(traitlets.Dict()).tag(sync=True)
     ready = traitlets.Bool(False)
 
-    def __init__(
-        self, buttons: Sequence[Command] = (), *, on_error: ErrorHandler | None = None, **traits: Any
-    ) -> None:
+    def __init__(self, buttons: Sequence[Command] = (), *, on_error: ErrorHandler | None = None, **traits: Any) -> None:
         self._callbacks: list[Callable[[str], str | None]] = []
         super().__init__(on_error=on_error, buttons=_plain(buttons), **traits)
 
@@ -75,9 +73,7 @@ class Commands(Component):
         strange = sorted(set(enabled) - set(known))
         if strange:
             raise ConfigError(f"There is no button {strange[0]!r}.", allowed=", ".join(known))
-        self.buttons = [
-            {**button, "enabled": enabled.get(button["id"], button["enabled"])} for button in self.buttons
-        ]
+        self.buttons = [{**button, "enabled": enabled.get(button["id"], button["enabled"])} for button in self.buttons]
 
     def on_command(self, callback: Callable[[str], str | None]) -> None:
         """Call `callback` with the id of each clicked button; the text it returns is shown beside them."""

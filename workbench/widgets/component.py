@@ -14,6 +14,10 @@ from workbench.errors import ConfigError
 
 ErrorHandler = Callable[[Exception, str], None]
 
+# For traits that the page writes: the page is told nothing of its own changes, so that a late echo of one keystroke
+# cannot undo the next.
+SYNC_FROM_PAGE = {"sync": True, "echo_update": False}
+
 _HERE = Path(__file__).parent
 _LOG = logging.getLogger("workbench.widgets")
 
@@ -31,10 +35,11 @@ def log_error(error: Exception, where: str) -> None:
 class Component(anywidget.AnyWidget):
     """Base of the components: no exception of a handler is ever lost, and clicks arrive while a cell runs.
 
-    ipykernel 7.3 and later hand a comm's messages to the subshell that last published on it, and whatever a cell
-    or a worker sends resets that to the main shell, where clicks wait for the running cell. So each component
-    forgets it after every send: the front end's choice holds, in JupyterLab 4.4 and later a subshell, and handlers
-    run on that subshell's thread beside the running cell. Without subshells they wait for it, never for a worker.
+    ipykernel 7.3 and later hand a comm's messages to the subshell that last published on it, and whatever a
+    cell or a worker sends resets that to the main shell, where clicks wait for the running cell. So each
+    component forgets it after every send: the front end's choice holds (JupyterLab 4.4 and later: a subshell),
+    and handlers run on its thread, beside the running cell. Without subshells, clicks wait for the cell, but
+    never for a worker.
 
     Args:
         on_error: Called as (exception, where) for each error of a handler or callback; logged by default.
@@ -48,9 +53,7 @@ class Component(anywidget.AnyWidget):
         unknown = sorted(set(traits) - set(self.trait_names()))
         if unknown:
             known = ", ".join(n for n in sorted(self.traits(sync=True)) if not n.startswith("_"))
-            raise ConfigError(
-                f"{type(self).__name__} has no trait named {', '.join(unknown)}.", allowed=known
-            )
+            raise ConfigError(f"{type(self).__name__} has no trait named {', '.join(unknown)}.", allowed=known)
         self.on_error: ErrorHandler = on_error or log_error
         super().__init__(**traits)
 

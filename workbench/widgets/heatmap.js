@@ -46,15 +46,15 @@ class HeatView {
     this.plot.append(this.tip);
     this.value = make("b");
     this.where = make("span");
-    const hint = "Drag to zoom · double-click to reset · click a cell to select it";
-    this.line = make("p", { class: "wb-value" }, this.value, this.where, make("span", { class: "wb-hint", text: hint }));
+    this.line = make("p", { class: "wb-value" }, this.value, this.where);
     this.live = make("div", { class: "wb-hidden", "aria-live": "polite" });
     this.table = make("table");
     this.details = make("details", { ontoggle: () => this.listLargest() }, make("summary", { text: "Largest cells" }), this.table);
     this.busy = make("div", { class: "wb-busy", hidden: true });
     const tools = make("div", { class: "wb-tools" }, make("label", { class: "wb-label" }, "Colours", this.colors), this.reset);
-    const head = make("div", { class: "wb-head" }, this.title, this.badge, tools);
-    this.root.append(this.busy, head, this.sub, this.plot, this.line, this.live, this.details);
+    this.foot = make("div", { class: "wb-foot" }, this.details, tools);
+    const head = make("div", { class: "wb-head" }, this.title, this.badge);
+    this.root.append(this.busy, head, this.sub, this.plot, this.line, this.foot, this.live);
     this.listen();
   }
 
@@ -83,6 +83,7 @@ class HeatView {
     this.badge.textContent = p?.badge ?? "";
     this.badge.dataset.kind = p?.badge?.startsWith("exact") ? "good" : "warn";
     this.sub.textContent = p ? reductionText(p) : "";
+    for (const part of [this.sub, this.line, this.foot]) part.hidden = !p;
     this.empty.textContent = message || (p ? "" : "Nothing to show yet.");
     this.empty.hidden = Boolean(p) && !message;
     this.canvas.style.opacity = message ? "0.15" : "";
@@ -177,7 +178,7 @@ class HeatView {
       parts.push(make("svg:line", { class: "wb-tick", x1: -5, x2: -1, y1: y, y2: y }));
       parts.push(make("svg:text", { x: -8, y, dy: "0.35em", "text-anchor": "end", text: String(row) }));
     }
-    for (const col of whole(c0, c1, Math.max(2, width / 64))) {
+    for (const col of whole(c0, c1, Math.max(2, width / 48))) {
       const x = ((col + 0.5 - c0) / (c1 - c0)) * width;
       parts.push(make("svg:line", { class: "wb-tick", x1: x, x2: x, y1: height + 1, y2: height + 5 }));
       parts.push(make("svg:text", { x, y: height + 17, "text-anchor": "middle", text: String(col) }));
@@ -230,7 +231,7 @@ class HeatView {
     const at = this.hover ?? this.cursor ?? this.model.get("selected");
     if (!at) {
       this.value.textContent = "";
-      this.where.textContent = "Point at a cell, or focus the map and use the arrow keys.";
+      this.where.textContent = "Point at a cell to read it, click to select it, drag to zoom, double-click to reset.";
       return;
     }
     const cell = cellAt(p, ...at);
@@ -240,7 +241,6 @@ class HeatView {
 
   listLargest() {
     const p = this.payload;
-    this.details.hidden = !p;
     if (!p || !this.details.open) return;
     const head = ["Value", p.row_name, p.col_name].map((text) => make("th", { scope: "col", text }));
     const rows = largestCells(p, 8).map((cell) => {

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import traitlets
 
 from workbench.errors import ConfigError
-from workbench.widgets.component import Component, ErrorHandler, bundle
+from workbench.widgets.component import SYNC_FROM_PAGE, Component, ErrorHandler, bundle
 
 MAX_SIDE = 512
 Reduce = Literal["none", "max", "mean", "sample"]
@@ -87,9 +87,7 @@ class HeatPayload:
             if span < 1 or cells != -(-total // span):
                 raise ConfigError(f"{cells} cells of {span} cannot cover {total} original rows or columns.")
         if not (math.isfinite(self.lo) and math.isfinite(self.hi) and self.lo < self.hi):
-            raise ConfigError(
-                f"The value scale {self.lo} to {self.hi} has no extent.", allowed="finite lo < hi"
-            )
+            raise ConfigError(f"The value scale {self.lo} to {self.hi} has no extent.", allowed="finite lo < hi")
         if self.log and self.lo <= 0:
             raise ConfigError(f"A logarithmic scale cannot start at {self.lo}.", allowed="lo > 0")
         if self.reduce not in ("none", "max", "mean", "sample"):
@@ -100,12 +98,9 @@ class HeatPayload:
         i = min(max(row // self.row_span, 0), self.rows - 1)
         j = min(max(group // self.col_span, 0), self.cols - 1)
         fraction = self.values[i * self.cols + j] / 255
-        value = (
-            self.lo * (self.hi / self.lo) ** fraction
-            if self.log
-            else self.lo + (self.hi - self.lo) * fraction
-        )
-        row_stop = min(self.total_rows, (i + 1) * self.row_span)
+        value = self.lo * (self.hi / self.lo) ** fraction if self.log else self.lo + (self.hi - self.lo) * fraction
+        rows = 1 if self.reduce == "sample" else self.row_span
+        row_stop = min(self.total_rows, i * self.row_span + rows)
         group_stop = min(self.total_cols, (j + 1) * self.col_span)
         return HeatCell(i * self.row_span, row_stop, j * self.col_span, group_stop, value, self.seq)
 
@@ -135,7 +130,7 @@ class Heatmap(Component):
     """A heat map with legend, limits, threshold, zoom, hover, a cell cursor and a selection.
 
     Traits:
-        selected: (row, group) where the selected cell starts, in the original, or None; both sides may set it.
+        selected: (row, group) where the selected cell starts, in the original, or None; both sides set it.
         colormap: "auto" (diverging where the scale has both signs), "viridis", "magma" or "diverging".
         height: Height of the picture in CSS pixels.
         busy: Whether a newer picture is being computed (a moving line at the top).
@@ -149,10 +144,10 @@ class Heatmap(Component):
     _esm = bundle("shared.js", "colormaps.js", "heatmap_legend.js", "heatmap_cells.js", "heatmap.js")
     _css = bundle("theme.css", "heatmap.css")
     _payload = traitlets.Dict().tag(sync=True)
-    selected = traitlets.Tuple(
-        traitlets.Int(min=0), traitlets.Int(min=0), default_value=None, allow_none=True
-    ).tag(sync=True)
-    colormap = traitlets.Enum(COLORMAPS, default_value="auto").tag(sync=True)
+    selected = traitlets.Tuple(traitlets.Int(min=0), traitlets.Int(min=0), default_value=None, allow_none=True).tag(
+        **SYNC_FROM_PAGE
+    )
+    colormap = traitlets.Enum(COLORMAPS, default_value="auto").tag(**SYNC_FROM_PAGE)
     height = traitlets.Int(320, min=120, max=2000).tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
     message = traitlets.Unicode("").tag(sync=True)
@@ -162,7 +157,7 @@ class Heatmap(Component):
         self._shown: HeatPayload | None = None
         self._on_select: list[Callable[[HeatCell], None]] = []
         super().__init__(on_error=on_error, **traits)
-        self.observe(self._selected_changed, names="selected")
+        self.observe(self._tell_selection, names="selected")
 
     @property
     def payload(self) -> HeatPayload | None:
@@ -192,9 +187,7 @@ class Heatmap(Component):
             ):
                 self.selected = None
             with self.hold_sync():
-                self._payload = {
-                    field.name: getattr(payload, field.name) for field in dataclasses.fields(payload)
-                }
+                self._payload = {field.name: getattr(payload, field.name) for field in dataclasses.fields(payload)}
                 self.message = ""
             return True
 
@@ -211,14 +204,10 @@ class Heatmap(Component):
         """Call `callback` with each newly selected cell."""
         self._on_select.append(callback)
 
-    def _selected_changed(self, _change: Any) -> None:
+    def _tell_selection(self, _change: Any) -> None:
         if self.cell is not None:
             self._call_each(self._on_select, self.cell)
 
     def _summary(self) -> str:
         shown = self._shown
-        return (
-            "empty"
-            if shown is None
-            else f"{shown.title!r}, {shown.rows} x {shown.cols} cells, seq {shown.seq}"
-        )
+        return "empty" if shown is None else f"{shown.title!r}, {shown.rows} x {shown.cols} cells, seq {shown.seq}"

@@ -23,7 +23,8 @@ function makeLegend(change) {
       const width = count === 0 ? 0 : Math.max(1, (Math.sqrt(count) / most) * LEGEND.hist);
       const top = view.height - (i + 1) * step;
       const [r, g, b] = view.colors[Math.min(255, Math.round(((i + 0.5) * 256) / bins))];
-      const fill = `rgb(${r | 0},${g | 0},${b | 0})`;
+      // The middle of a diverging map is the page's own colour, so its bars are grey.
+      const fill = view.scale.signed ? "var(--wb-fg3)" : `rgb(${r | 0},${g | 0},${b | 0})`;
       return make("svg:rect", { x: LEGEND.hist + 10 - width, y: top, width, height: Math.max(0.5, step - 0.5), fill });
     });
   }

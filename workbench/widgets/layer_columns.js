@@ -42,31 +42,34 @@ function statusCell(data, i) {
   return make("span", { class: "wb-status", "data-kind": kind, title: text, text });
 }
 
-/** `rank`: the lower, the longer a column stays as the table gets narrower. */
+/** `rank`: the lower, the longer a column stays as the table gets narrower; `small`: its width in a narrow table. */
 const LAYER_COLUMNS = [
-  { id: "name", label: "Layer", width: 236, rank: 0, cell: nameCell },
+  { id: "name", label: "Layer", width: 236, small: 176, rank: 0, cell: nameCell },
   { id: "kind", label: "Kind", width: 92, rank: 8, cell: (d, i) => d.kind[i] },
   { id: "shape", label: "Shape", width: 124, rank: 5, right: true, cell: (d, i) => d.shape[i].join(" × "), by: (d, i) => d.parameters[i] },
   { id: "parameters", label: "Params", width: 78, rank: 9, right: true, cell: (d, i) => compactCount(d.parameters[i]) },
   { id: "before_bytes", label: "Before", width: 76, rank: 6, right: true, cell: (d, i) => formatBytes(d.before_bytes[i]) },
-  { id: "after_bytes", label: "After", width: 76, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]) },
-  { id: "decision", label: "Decision", width: 160, rank: 1, cell: decisionCell, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}` },
+  { id: "after_bytes", label: "After", width: 76, small: 72, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]) },
+  { id: "decision", label: "Decision", width: 160, small: 76, rank: 1, cell: decisionCell, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}` },
   { id: "bits_per_weight", label: "Bits", title: "Bits per weight", width: 58, rank: 7, right: true, cell: (d, i) => (d.bits_per_weight[i] ?? NaN).toFixed(2).replace("NaN", "–") },
-  { id: "error", label: "Error", width: 126, rank: 2, cell: errorCell },
+  { id: "error", label: "Error", width: 126, small: 96, rank: 2, cell: errorCell },
   { id: "status", label: "Status", width: 92, rank: 4, cell: statusCell },
 ];
 
-/** The columns that have data and fit into `width`, in their order. */
+const NARROW = 620;
+
+/** The columns that have data and fit into `width`, in their order, with the width of each. */
 function fittingColumns(data, width) {
   const known = LAYER_COLUMNS.filter((column) => data[column.id] !== undefined && isUsed(data, column.id));
+  const room = (column) => (width < NARROW && column.small) || column.width;
   const chosen = new Set();
   let left = width;
   for (const column of [...known].sort((a, b) => a.rank - b.rank)) {
-    if (column.rank > 0 && left < column.width) break;
+    if (column.rank > 0 && left < room(column)) break;
     chosen.add(column);
-    left -= column.width;
+    left -= room(column);
   }
-  return known.filter((column) => chosen.has(column));
+  return known.filter((column) => chosen.has(column)).map((column) => ({ ...column, width: room(column) }));
 }
 
 const isUsed = (data, id) => !["error", "status", "kind", "bits_per_weight"].includes(id) || data[id].some((value) => value !== null && value !== "");

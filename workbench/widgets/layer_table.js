@@ -1,7 +1,7 @@
 // The layer table: only the rows in view are in the page, whatever the model's size.
 
 const ROW = 28;
-const GROWING = { name: "minmax(0, 3fr)", decision: "minmax(160px, 2fr)" };
+const GROWING = { name: "3fr", decision: "2fr" };
 let tableCount = 0;
 
 class TableView {
@@ -124,7 +124,7 @@ class TableView {
     this.rows.style.height = `${this.order.length * ROW}px`;
     this.columns = this.names.length ? fittingColumns(this.data, width - 24) : [];
     this.grid.setAttribute("aria-colcount", this.columns.length);
-    const sizes = this.columns.map((column) => GROWING[column.id] ?? `${column.width}px`);
+    const sizes = this.columns.map((column) => `minmax(${column.width}px, ${GROWING[column.id] ?? "0fr"})`);
     this.grid.style.setProperty("--wb-columns", sizes.join(" "));
     this.grid.style.setProperty("--wb-bar-room", `${this.body.offsetWidth - width}px`);
     this.empty.textContent = this.names.length ? "No layer matches the filter." : "No layers to show yet.";
@@ -151,10 +151,10 @@ class TableView {
     const cells = this.columns.map((column) => {
       const active = column.id === sorted;
       const arrow = make("span", { class: "wb-arrow", "aria-hidden": "true", text: direction === "ascending" ? "▲" : "▼" });
-      const label = column.id === "error" ? this.model.get("error_label") : column.label;
-      const text = label.charAt(0).toUpperCase() + label.slice(1);
-      const title = `${column.title ?? text}: click to sort`;
-      const button = make("button", { type: "button", title, onclick: () => this.sortBy(column) }, make("span", { text }), active ? arrow : null);
+      const long = column.id === "error" ? this.model.get("error_label") : (column.title ?? column.label);
+      const text = column.id === "error" && 7.5 * long.length < column.width - 14 ? long : column.label;
+      const title = `${long.charAt(0).toUpperCase()}${long.slice(1)}: click to sort`;
+      const button = make("button", { type: "button", title, onclick: () => this.sortBy(column) }, make("span", { text: text.charAt(0).toUpperCase() + text.slice(1) }), active ? arrow : null);
       const sort = active ? direction : "none";
       return make("div", { role: "columnheader", class: column.right ? "wb-cell wb-right" : "wb-cell", "aria-sort": sort }, button);
     });
@@ -228,7 +228,7 @@ class TableView {
     const all = totalsOf(this.data, this.names.map((_, i) => i));
     const picked = totalsOf(this.data, [...this.selection]);
     const hidden = [...this.selection].filter((i) => !this.place.has(i)).length;
-    const percent = (share) => `${(100 * share).toFixed(1)} %`;
+    const percent = (share) => `${(Math.floor(1000 * share) / 10).toFixed(1)} %`; // 100 % only when all is covered
     const counts = [plural(all.count, "layer")];
     if (this.order.length < all.count) counts.push(`${formatCount(this.order.length)} shown`);
     if (picked.count) counts.push(`${formatCount(picked.count)} selected${hidden ? ` (${hidden} hidden)` : ""}, ${formatBytes(picked.before)} → ${formatBytes(picked.after)}`);

@@ -11,7 +11,7 @@ import traitlets
 
 from workbench.errors import ConfigError
 from workbench.records import CoverageRow
-from workbench.widgets.component import Component, bundle
+from workbench.widgets.component import SYNC_FROM_PAGE, Component, bundle
 
 REQUIRED = ("name", "shape", "parameters", "decision", "reason", "before_bytes", "after_bytes")
 OPTIONAL = ("kind", "bits_per_weight", "padding", "error", "status")
@@ -41,10 +41,10 @@ class LayerTable(Component):
     _esm = bundle("shared.js", "layer_filter.js", "layer_columns.js", "layer_table.js")
     _css = bundle("theme.css", "layer_table.css")
     columns = traitlets.Dict().tag(sync=True)
-    selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    current = traitlets.Unicode("").tag(sync=True)
-    filter = traitlets.Unicode("").tag(sync=True)
-    sort = traitlets.List(traitlets.Unicode(), maxlen=2).tag(sync=True)
+    selected = traitlets.List(traitlets.Unicode()).tag(**SYNC_FROM_PAGE)
+    current = traitlets.Unicode("").tag(**SYNC_FROM_PAGE)
+    filter = traitlets.Unicode("").tag(**SYNC_FROM_PAGE)
+    sort = traitlets.List(traitlets.Unicode(), maxlen=2).tag(**SYNC_FROM_PAGE)
     height = traitlets.Int(336, min=84, max=4000).tag(sync=True)
     error_label = traitlets.Unicode("relative error").tag(sync=True)
     show_totals = traitlets.Bool(True).tag(sync=True)
@@ -79,9 +79,7 @@ class LayerTable(Component):
         rows = {name: index for index, name in enumerate(self.columns.get("name", ()))}
         strange = [name for name in names if name not in rows]
         if strange:
-            raise ConfigError(
-                f"The table has no layer {strange[0]!r}.", mend="show the rows before updating them"
-            )
+            raise ConfigError(f"The table has no layer {strange[0]!r}.", mend="show the rows before updating them")
         for column, cells in values.items():
             if column not in UPDATABLE:
                 raise ConfigError(f"Column {column!r} cannot be updated.", allowed=", ".join(UPDATABLE))

@@ -112,7 +112,8 @@ class ChartView {
 
   gridParts(left, right, top, bottom) {
     const { chart } = this;
-    const parts = this.y.ticks.flatMap((value) => [
+    const ticks = this.empty.hidden ? this.y.ticks : [];
+    const parts = ticks.flatMap((value) => [
       make("svg:line", { class: "wb-gridline", x1: left, x2: right, y1: this.y.at(value), y2: this.y.at(value) }),
       make("svg:text", { x: left - 8, y: this.y.at(value), dy: "0.35em", "text-anchor": "end", text: this.format(value) }),
     ]);
@@ -129,7 +130,7 @@ class ChartView {
 
   referenceParts(left, right) {
     const { reference, reference_label: label } = this.chart;
-    if (reference === null) return [];
+    if (reference === null || !this.empty.hidden) return [];
     const y = this.y.at(reference);
     return [
       make("svg:line", { class: "wb-reference", x1: left, x2: right, y1: y, y2: y }),

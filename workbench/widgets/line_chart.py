@@ -48,9 +48,7 @@ class Series:
         for name in ("y", "low", "high", "detail"):
             values = getattr(self, name)
             if len(values) != len(self.x) and (name == "y" or values):
-                raise ConfigError(
-                    f"Series {self.name!r}: {len(values)} values of {name} for {len(self.x)} of x."
-                )
+                raise ConfigError(f"Series {self.name!r}: {len(values)} values of {name} for {len(self.x)} of x.")
         for name in ("x", "y", "low", "high"):
             bad = [value for value in getattr(self, name) if value is not None and not math.isfinite(value)]
             if bad:
@@ -114,9 +112,7 @@ class Chart:
         """
         names = [series.name for series in self.series]
         if len(names) > MAX_SERIES or len(set(names)) < len(names):
-            raise ConfigError(
-                f"A chart cannot show the series {names}.", allowed=f"up to {MAX_SERIES}, names unique"
-            )
+            raise ConfigError(f"A chart cannot show the series {names}.", allowed=f"up to {MAX_SERIES}, names unique")
         xs = [*self.x_ticks, *(x for series in self.series for x in series.x)]
         ys = [y for series in self.series for y in (*series.y, *series.low, *series.high) if y is not None]
         ys += [] if self.reference is None else [self.reference]
@@ -178,8 +174,7 @@ class LineChart(Component):
         if series not in names:
             raise ConfigError(f"There is no series {series!r}.", allowed=", ".join(names))
         lines = tuple(
-            line.with_point(x, y, low, high, detail) if line.name == series else line
-            for line in self._shown.series
+            line.with_point(x, y, low, high, detail) if line.name == series else line for line in self._shown.series
         )
         self.show(dataclasses.replace(self._shown, series=lines))
 

@@ -41,7 +41,9 @@ function followTheme(root, changed) {
   const check = () => {
     const now = isDark(root);
     root.dataset.theme = now ? "dark" : "light";
-    if (now !== dark) changed((dark = now));
+    if (now === dark) return;
+    dark = now;
+    requestAnimationFrame(() => changed(dark));
   };
   const observer = new MutationObserver(check);
   const options = { attributes: true, attributeFilter: ["class", "style", "data-jp-theme-light", "data-jp-theme-name"] };
@@ -55,12 +57,14 @@ function followTheme(root, changed) {
   };
 }
 
-/** Call `resized` whenever the element's width changes, and once it has one; return the way to stop. */
+/** Call `resized` when the element gets another width or is shown again; return the way to stop. */
 function followWidth(node, resized) {
   let last = 0;
   const observer = new ResizeObserver(() => {
     const width = Math.floor(node.clientWidth);
-    if (width > 0 && width !== last) resized((last = width));
+    const before = last;
+    last = width; // 0 while hidden (also for a moment of JupyterLab's change of theme), where nothing can be drawn
+    if (width > 0 && width !== before) resized(width);
   });
   observer.observe(node);
   return () => observer.disconnect();
@@ -88,7 +92,7 @@ function formatNumber(value, digits = 3) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   const text = size < 1e-3 || size >= 1e6 ? value.toExponential(digits - 1) : String(Number(value.toPrecision(digits)));
-  return text.replace(/-/g, "−").replace("e+", "e");
+  return text.replace(/\.?0+e/, "e").replace(/-/g, "−").replace("e+", "e");
 }
 
 const formatCount = (value) => Math.round(value).toLocaleString("en-US");

@@ -1,0 +1,147 @@
+"""The components on a bare page, without JupyterLab's colours: light and dark, at several widths."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from workbench.records import CoverageRow
+from workbench.widgets.commands import Command, Commands
+from workbench.widgets.component import Component
+from workbench.widgets.heatmap import Heatmap, HeatPayload
+from workbench.widgets.layer_table import LayerTable
+from workbench.widgets.line_chart import Chart, LineChart, Series
+
+HERE = Path(__file__).parent
+LOW_CONTRAST = (HERE / "low_contrast.js").read_text(encoding="utf-8")
+# The least of anywidget's model that a module may rely on.
+MOUNT = """async ({esm, css, state, bytes}) => {
+    document.head.append(Object.assign(document.createElement("style"), {textContent: css}));
+    const el = document.body.appendChild(document.createElement("div"));
+    for (const [path, text] of Object.entries(bytes)) {
+        const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+        const [trait, key] = path.split(".");
+        state[trait][key] = new DataView(raw.buffer);
+    }
+    const listeners = [];
+    const model = {
+        get: (name) => state[name],
+        set: (name, value) => {
+            state[name] = value;
+            for (const [events, call] of listeners) if (events.split(" ").includes(`change:${name}`)) call();
+        },
+        on: (events, call) => listeners.push([events, call]),
+        off: () => {},
+        save_changes: () => {},
+        send: () => {},
+    };
+    const url = URL.createObjectURL(new Blob([esm], {type: "text/javascript"}));
+    const widget = (await import(url)).default;
+    await widget.initialize?.({model});
+    window.cleanUps = [...(window.cleanUps ?? []), await widget.render({model, el})];
+}"""
+
+
+def mount(page: Page, component: Component) -> None:
+    """Show a component's present state."""
+    state = {key: value for key, value in component.get_state().items() if key != "layout"}
+    payload = dict(state.get("_payload") or {})
+    files = {}
+    if payload:
+        files["_payload.values"] = base64.b64encode(payload.pop("values")).decode()
+        state["_payload"] = payload
+    esm, css = state.pop("_esm"), state.pop("_css")
+    plain: dict[str, Any] = json.loads(json.dumps(state, default=str))
+    page.evaluate(MOUNT, {"esm": esm, "css": css, "state": plain, "bytes": files})
+
+
+def components() -> list[Component]:
+    heat = Heatmap()
+    codes = bytes((i * 7 + i // 48) % 256 for i in range(96 * 48))
+    title = "model.layers.10.self_attn.q_proj: mean squared error"
+    fields = {"row_span": 4, "col_span": 1, "total_rows": 384, "total_cols": 48, "group_size": 16}
+    heat.show(HeatPayload(codes, 96, 48, 1e-6, 1e-2, "MSE", True, title=title, badge="exact", seq=3, **fields))
+    table = LayerTable(height=196)
+    rows = []
+    for i in range(40):
+        leaf = ("q_proj", "k_proj", "o_proj", "norm")[i % 4]
+        dense = leaf == "norm"
+        size = 2 * 512 * 512
+        decision = ("dense", "not a matrix") if dense else ("int4", "group 64, float zero, hqq")
+        rows.append(
+            CoverageRow(f"model.layers.{i // 4}.{leaf}", "linear", (512, 512), size // 2, *decision, size, size, 16.0)
+        )
+    table.show(rows)
+    table.update([row.name for row in rows[:8]], error=[0.01 * i for i in range(8)], status=["done"] * 8)
+    table.selected = [rows[1].name]
+    line = Series("int4", (1, 2, 4), (3.0, 2.7, 2.1))
+    guess = Series("H100", (1, 2, 4), (3.4, 3.2, 3.1), style="estimated")
+    chart = LineChart(Chart((line, guess), "Speedup", "2 threads", "batch size", "speedup", reference=1.0))
+    empty = LineChart(Chart(title="Perplexity"))
+    commands = Commands([Command("go", "Quantize", kind="primary"), Command("cancel", "Cancel", kind="danger")])
+    return [heat, table, chart, empty, commands, Heatmap()]
+
+
+@pytest.fixture
+def bare(new_page: Callable[..., Page]) -> Iterator[Page]:
+    page = new_page(1000, 1800)
+    page.goto("about:blank")
+    page.set_content("<body style='margin: 16px; display: grid; gap: 16px'></body>")
+    yield page
+    page.context.close()
+
+
+@pytest.mark.parametrize(("theme", "paper"), [("light", "#ffffff"), ("dark", "#101214")])
+@pytest.mark.parametrize("width", [460, 1000])
+def test_readable_and_unclipped_on_any_page(bare: Page, theme: str, paper: str, width: int) -> None:
+    errors: list[str] = []
+    bare.on("pageerror", lambda error: errors.append(str(error)))
+    bare.evaluate("paper => { document.body.style.background = paper }", paper)
+    bare.set_viewport_size({"width": width, "height": 1900})
+    shown = components()
+    for component in shown:
+        mount(bare, component)
+    expect(bare.locator("canvas").first).to_have_attribute("data-seq", "3")
+    for root in bare.locator(".wb").all():
+        expect(root).to_have_attribute("data-theme", theme)
+        assert root.evaluate(LOW_CONTRAST) == []
+        assert root.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+        clipped = root.evaluate(
+            """root => [...root.querySelectorAll('svg text')].filter((text) => {
+                const [inner, outer] = [text.getBoundingClientRect(), root.getBoundingClientRect()];
+                return inner.left < outer.left || inner.right > outer.right || inner.bottom > outer.bottom;
+            }).map((text) => text.textContent)"""
+        )
+        assert clipped == []
+    bare.screenshot(path=HERE.parent / "screenshots" / f"outside-lab-{theme}-{width}.png", full_page=True)
+    assert errors == []
+
+
+def test_clean_up_removes_everything(bare: Page) -> None:
+    for component in components():
+        mount(bare, component)
+    expect(bare.locator(".wb")).to_have_count(6)
+    bare.evaluate("() => window.cleanUps.forEach((cleanUp) => cleanUp())")
+    expect(bare.locator(".wb")).to_have_count(0)
+
+
+def test_a_page_that_turns_dark_is_followed(bare: Page) -> None:
+    mount(bare, components()[0])
+    expect(bare.locator(".wb")).to_have_attribute("data-theme", "light")
+    bare.evaluate("() => { document.body.style.background = '#111111' }")
+    expect(bare.locator(".wb")).to_have_attribute("data-theme", "dark")
+
+
+def test_no_asset_comes_from_a_network(bare: Page) -> None:
+    asked: list[str] = []
+    bare.on("request", lambda request: asked.append(request.url))
+    for component in components():
+        mount(bare, component)
+    bare.wait_for_timeout(100)
+    assert [url for url in asked if not url.startswith(("blob:", "data:", "about:"))] == []
