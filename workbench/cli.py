@@ -102,9 +102,10 @@ def inspect(arguments: argparse.Namespace) -> int:
         shape = f"{form.out_features}x{form.in_features}"
         print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype}")
     total = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    producer = quantization.get("producer", "unknown")
     print(
         f"{config.get('architectures', ['?'])[0]}, format {quantization['format_version']}, "
-        f"{len(modules)} int4 modules, {len(stored.names())} tensors, {size(total)}; made by {quantization.get('producer', 'unknown')}"
+        f"{len(modules)} int4 modules, {len(stored.names())} tensors, {size(total)}; made by {producer}"
     )
     return 0
 

@@ -1,59 +1,217 @@
-"""PLACEHOLDER by the lead, not committed: the solver owner overwrites this file.
+"""Weight in, `QuantizedWeight` and error trace out: round-to-nearest and the half-quadratic solver.
 
-Contract used by quantize.py: SolveResult.weight, SolveResult.trace.mean_abs_error, .rtn_mean_abs_error.
+All arithmetic is float32, block by block of rows, so that the working set stays in cache and one layer of any size
+needs little memory beside its result. A group's result depends on its own weights only.
 """
 
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from workbench.affine import QuantizedWeight, group_count
-from workbench.errors import WeightError
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, SolverName
+from workbench.errors import Cancelled, ConfigError, WeightError
+from workbench.solvers.hqq import improve
+from workbench.solvers.rtn import HUGE, GroupParams, nearest_codes, nearest_params, steps_from_zero
+
+# Weights solved at a time: three float32 copies of them fit the second-level caches of two cores, or fill a GPU.
+_BLOCK_WEIGHTS = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
 @dataclass(frozen=True)
 class ErrorTrace:
-    mean_abs_error: float
-    rtn_mean_abs_error: float
+    """How a solver came to its result: mean |w - w_r| over all weights, in weight units, as stored.
+
+    Attributes:
+        mean_abs_errors: Best so far: round-to-nearest first, then after each iteration of the solver (none for
+            round-to-nearest itself).
+        groups: Number of groups.
+        improved_groups: Groups whose result is better than round-to-nearest.
+    """
+
+    mean_abs_errors: tuple[float, ...]
+    groups: int
+    improved_groups: int
+
+    @property
+    def rtn_mean_abs_error(self) -> float:
+        """Mean |error| of round-to-nearest, rounded as it is stored."""
+        return self.mean_abs_errors[0]
+
+    @property
+    def mean_abs_error(self) -> float:
+        """Mean |error| of the result."""
+        return self.mean_abs_errors[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SolveResult:
+    """A solved weight and how the solver came to it."""
+
     weight: QuantizedWeight
     trace: ErrorTrace
 
 
-def solve(weight, resolved, *, name="weight", cancel=None, progress=None):
-    w = weight.detach().float()
-    if not torch.isfinite(w).all():
-        at = (~torch.isfinite(w)).nonzero()[0].tolist()
-        raise WeightError(f"{name}: weight{at} is {w[tuple(at)].item()}.", allowed="finite values")
-    n, k = w.shape
-    g = resolved.group_size
-    G = group_count(k, g)
-    pad = G * g - k
-    wp = torch.nn.functional.pad(w, (0, pad)) if not pad else torch.cat([w, w[:, -1:].expand(n, pad)], 1)
-    wg = wp.view(n, G, g)
-    lo, hi = wg.amin(-1), wg.amax(-1)
-    if resolved.preserve_zero:
-        lo, hi = lo.clamp(max=0), hi.clamp(min=0)
-    if resolved.domain == "symmetric":
-        s = (torch.maximum(-lo, hi) / 7.5).clamp(min=1e-6).to(resolved.scale_dtype)
-        q = ((wg / s.float()[..., None]).round() + 8).clamp(0, 15)
-        z = None
-    elif resolved.domain == "int":
-        s = ((hi - lo) / 15).clamp(min=1e-6).to(resolved.scale_dtype)
-        zp = (-(lo / s.float()).round()).clamp(0, 15)
-        z = zp.to(torch.uint8)
-        q = ((wg / s.float()[..., None]).round() + zp[..., None]).clamp(0, 15)
-    else:
-        s = ((hi - lo) / 15).clamp(min=1e-6).to(resolved.scale_dtype)
-        z = (lo + 8 * s.float()).to(resolved.scale_dtype)
-        q = (((wg - z.float()[..., None]) / s.float()[..., None]).round() + 8).clamp(0, 15)
-    qw = QuantizedWeight(q.to(torch.uint8).view(n, -1)[:, :k].contiguous(), s, z, g, resolved.domain)
-    e = float((qw.dequantize() - w).abs().mean())
-    return SolveResult(qw, ErrorTrace(e, e))
+def quantize_weight(
+    weight: Tensor,
+    cfg: Int4WeightOnlyConfig | None = None,
+    solver: SolverName | None = None,
+    domain: Domain | None = None,
+    statistics: object = None,
+) -> QuantizedWeight:
+    """Quantize one weight to int4.
+
+    Args:
+        weight: Any float dtype [N, K] = [out_features, in_features]; group_size need not divide K.
+        cfg: The configuration; the default one when not given.
+        solver: "rtn" or "hqq"; None follows `cfg.use_hqq`.
+        domain: "float", "int" or "symmetric"; None follows the configuration.
+        statistics: Must be None: no solver of this version uses activation statistics.
+
+    Returns:
+        Codes, scales and zero points on the weight's device.
+
+    Raises:
+        WeightError: for a weight that is not 2-D and floating, or holds NaN or infinity (with its position).
+        ConfigError: for settings that contradict each other.
+    """
+    if statistics is not None:
+        raise ConfigError("No solver of this version uses activation statistics.", allowed="statistics=None")
+    settled = (cfg or Int4WeightOnlyConfig()).resolved(weight.device, solver=solver, domain=domain)
+    return solve(weight, settled).weight
 
 
-def quantize_weight(weight, cfg, solver=None, domain=None, statistics=None):
-    return solve(weight, cfg.resolved(weight.device, solver=solver, domain=domain)).weight
+@torch.no_grad()
+def solve(
+    weight: Tensor,
+    config: ResolvedConfig,
+    *,
+    name: str = "weight",
+    cancel: threading.Event | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> SolveResult:
+    """Quantize one weight and say how the error fell on the way.
+
+    Args:
+        weight: Any float dtype [N, K].
+        config: Everything resolved.
+        name: What the weight is called in errors.
+        cancel: Set it to stop between blocks of rows.
+        progress: Called with the share of rows done, 0 to 1, after each block.
+
+    Raises:
+        WeightError: for a weight that is not 2-D and floating, or holds NaN or infinity (with its position).
+        Cancelled: when `cancel` was set.
+    """
+    _check_weight(weight, name)
+    n, k = weight.shape
+    sink = _Sink(weight, config)
+    whole = k - k % config.group_size
+    rows = max(1, _BLOCK_WEIGHTS.get(weight.device.type, 1 << 18) // max(1, k))
+    for start in range(0, n, rows):
+        if cancel is not None and cancel.is_set():
+            raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
+        block = weight.detach()[start : start + rows].float()
+        for first, last in ((0, whole), (whole, k)):
+            if last > first:
+                length = min(config.group_size, last - first)
+                groups = block[:, first:last].reshape(-1, length)
+                sink.add(_solve_groups(groups, block, start, name, config), start, first, last)
+        if progress is not None:
+            progress(min(1.0, (start + rows) / n))
+    return sink.result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """Groups solved: codes float32 [C, L], their parameters, and the errors on the way (sums in weight units)."""
+
+    codes: Tensor
+    params: GroupParams
+    history: list[float]
+    improved: int
+
+
+def _solve_groups(groups: Tensor, block: Tensor, start: int, name: str, config: ResolvedConfig) -> _Solved:
+    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+    extremes = torch.maximum(-low, high)
+    largest = float(extremes.max())
+    if not largest < float("inf"):
+        raise _not_finite(block, start, name)
+    params = nearest_params(low, high, config.domain, config.preserve_zero, config.scale_dtype)
+    steps = steps_from_zero(groups, params, config.domain, largest > HUGE)
+    history: list[float] = []
+    improved = 0
+    if config.solver == "hqq":
+        better = improve(steps, extremes, params, config.domain, config.scale_dtype, config.hqq)
+        improved = better.improved
+        params, history = GroupParams(params.scale, better.zero), better.history
+        steps = steps_from_zero(groups, params, config.domain, largest > HUGE)
+    codes = nearest_codes(steps, params, config.domain)
+    if not history:
+        history = [_absolute_error(steps, codes, params, config.domain)]
+    return _Solved(codes, params, history, improved)
+
+
+def _absolute_error(steps: Tensor, codes: Tensor, params: GroupParams, domain: Domain) -> float:
+    """Return the sum of |w - w_r| in weight units; uses up `steps`."""
+    offset = params.zero if domain == "int" and params.zero is not None else 8
+    error = steps.add_(offset).sub_(codes).abs_().sum(1, keepdim=True)
+    return float((error.double() * params.scale).sum())
+
+
+class _Sink:
+    """Collects solved blocks into one weight and one trace."""
+
+    def __init__(self, weight: Tensor, config: ResolvedConfig) -> None:
+        n, k = weight.shape
+        count = group_count(k, config.group_size)
+        zero_dtype = torch.uint8 if config.domain == "int" else config.scale_dtype
+        self.config = config
+        self.codes = torch.empty(n, k, dtype=torch.uint8, device=weight.device)
+        self.scale = torch.empty(n, count, dtype=config.scale_dtype, device=weight.device)
+        has_zero = config.domain != "symmetric"
+        self.zero = torch.empty(n, count, dtype=zero_dtype, device=weight.device) if has_zero else None
+        iterations = config.hqq.iters if config.solver == "hqq" else 0
+        self.history = [0.0] * (iterations + 1)
+        self.improved = 0
+
+    def add(self, solved: _Solved, start: int, first: int, last: int) -> None:
+        """Store the groups of columns first to last of a block of rows that begins at `start`."""
+        size = self.config.group_size
+        count = solved.codes.numel() // (last - first)
+        rows, groups = slice(start, start + count), slice(first // size, -(-last // size))
+        self.codes[rows, first:last] = solved.codes.view(count, last - first)
+        self.scale[rows, groups] = solved.params.scale.view(count, -1).to(self.scale.dtype)
+        if self.zero is not None and solved.params.zero is not None:
+            self.zero[rows, groups] = solved.params.zero.view(count, -1).to(self.zero.dtype)
+        self.history = [total + part for total, part in zip(self.history, solved.history, strict=True)]
+        self.improved += solved.improved
+
+    def result(self) -> SolveResult:
+        weight = QuantizedWeight(self.codes, self.scale, self.zero, self.config.group_size, self.config.domain)
+        count = max(1, self.codes.numel())
+        errors = tuple(total / count for total in self.history)
+        return SolveResult(weight, ErrorTrace(errors, self.scale.numel(), self.improved))
+
+
+def _check_weight(weight: Tensor, name: str) -> None:
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise WeightError(
+            f"{name} is {weight.dtype} {list(weight.shape)}.",
+            allowed="a floating-point weight [out_features, in_features]",
+        )
+
+
+def _not_finite(block: Tensor, start: int, name: str) -> WeightError:
+    row, column = torch.nonzero(~torch.isfinite(block))[0].tolist()
+    return WeightError(
+        f"{name}[{start + row}, {column}] is {block[row, column].item()}.",
+        allowed="finite weights",
+        mend="repair the weight, or leave the layer dense with an exclude pattern",
+    )

@@ -1,0 +1,107 @@
+"""Round-to-nearest, judged as it is stored: scale and zero point are rounded first, the codes are found against them.
+
+Formulas of torchao 0.11's primitives on groups of g weights, in float32, with these differences, each for groups where
+the formula as it stands loses what could be kept:
+
+- the scale has no epsilon but the smallest normal number, so that groups of tiny weights keep their shape;
+- a range that the float32 dequantization would overflow is narrowed by up to 1 %;
+- a float zero point that its storage dtype moves by more than `_REFIT_STEPS` codes gets a scale that reaches the
+  group's weights from where the zero point landed, so that a constant group stays (nearly) constant;
+- a constant group in the int and symmetric domains is one code away from zero, exact when its value is storable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.affine import MID_POINT, QUANT_MAX
+from workbench.config import Domain
+
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+_FLOAT32_MAX = torch.finfo(torch.float32).max
+_LARGEST_SCALE = torch.finfo(torch.bfloat16).max / 8  # 8 codes below the zero point stay finite
+_RANGE_LIMIT = _FLOAT32_MAX * (1 - 2**-7)  # room for the rounding of scale and zero point
+_CONSTANT_LIMIT = _FLOAT32_MAX * (1 - 2**-15)
+_REFIT_STEPS = 4
+HUGE = 2.0**120  # beyond it the arithmetic of a group takes care of overflow
+
+
+@dataclass(frozen=True, eq=False)
+class GroupParams:
+    """Scale and zero point of groups, already rounded to what is stored.
+
+    Attributes:
+        scale: float32 [C, 1], weight units per code.
+        zero: float32 [C, 1]: float domain: the value of code 8 in weight units; int domain: a whole number 0..15;
+            symmetric: None.
+    """
+
+    scale: Tensor
+    zero: Tensor | None
+
+
+def nearest_params(low: Tensor, high: Tensor, domain: Domain, preserve_zero: bool, dtype: torch.dtype) -> GroupParams:
+    """Return scale and zero point of groups from their extremes.
+
+    Args:
+        low: Smallest weight of each group, finite float32 [C, 1].
+        high: Largest weight of each group, finite float32 [C, 1].
+        domain: "float", "int" or "symmetric".
+        preserve_zero: Widen each range to contain 0; the int domain, whose zero point is a code, always does.
+        dtype: Storage dtype of the scale, and of a float zero point.
+    """
+    constant = low == high
+    only = low.clamp(-_CONSTANT_LIMIT, _CONSTANT_LIMIT)
+    low, high = low.clamp(min=-_RANGE_LIMIT), high.clamp(max=_RANGE_LIMIT)
+    if preserve_zero or domain == "int":
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    if domain == "float":
+        if preserve_zero:
+            return _float_params(low, high, dtype)
+        return _float_params(torch.where(constant, only, low), torch.where(constant, only, high), dtype)
+    span = torch.maximum(-low, high) / 7.5 if domain == "symmetric" else high / 15 - low / 15
+    scale = stored(torch.where(constant, only.abs(), span).clamp(SMALLEST_SCALE, None), dtype)
+    if domain == "symmetric":
+        return GroupParams(torch.where(constant, scale, scale.clamp(max=_LARGEST_SCALE)), None)
+    zero = (-torch.round(low / scale)).clamp(0, QUANT_MAX)
+    return GroupParams(scale, torch.where(constant, torch.full_like(zero, MID_POINT), zero))
+
+
+def _float_params(low: Tensor, high: Tensor, dtype: torch.dtype) -> GroupParams:
+    span = high / 15 - low / 15
+    scale = stored(span.clamp(SMALLEST_SCALE, _LARGEST_SCALE), dtype)
+    middle = low / 2 + high / 2
+    exact_zero = torch.where(span < SMALLEST_SCALE, middle, middle + scale / 2)
+    zero = stored(exact_zero, dtype)
+    reach = torch.maximum((high - zero) / 7, (zero - low) / MID_POINT).clamp(SMALLEST_SCALE, _LARGEST_SCALE)
+    moved = (zero - exact_zero).abs() > _REFIT_STEPS * span
+    return GroupParams(torch.where(moved, stored(reach, dtype), scale), zero)
+
+
+def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round float32 values to what `dtype` holds, the largest finite number instead of infinity."""
+    if dtype == torch.float32:
+        return values
+    largest = torch.finfo(dtype).max
+    return values.clamp(-largest, largest).to(dtype).float()
+
+
+def steps_from_zero(groups: Tensor, params: GroupParams, domain: Domain, huge: bool) -> Tensor:
+    """Return each weight's distance from the zero point in codes, float32 [C, L]: (w - zero) / s, or w / s.
+
+    `huge` halves before subtracting, so that the difference of two huge numbers stays finite.
+    """
+    if domain != "float" or params.zero is None:
+        return groups / params.scale
+    if huge:
+        return (groups / 2 - params.zero / 2).div_(params.scale).mul_(2)
+    return (groups - params.zero).div_(params.scale)
+
+
+def nearest_codes(steps: Tensor, params: GroupParams, domain: Domain) -> Tensor:
+    """Return the codes nearest to weights given in `steps_from_zero`, float32 [C, L] with whole numbers 0..15."""
+    offset = params.zero if domain == "int" and params.zero is not None else MID_POINT
+    return torch.round(steps).add_(offset).clamp_(0, QUANT_MAX)
