@@ -10,7 +10,7 @@ from torch import nn
 
 from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
 from workbench.hf import open_source
-from workbench.preflight import Coverage, preflight_source
+from workbench.coverage import Coverage, preflight_source
 from workbench.quantize import model_device
 from workbench.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource, Source

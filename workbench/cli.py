@@ -42,7 +42,7 @@ def quantize(arguments: argparse.Namespace) -> int:
     """Quantize a model folder into a checkpoint, layer by layer."""
     from workbench.checkpoint.save import iter_write_quantized
     from workbench.hf import open_source
-    from workbench.preflight import preflight_source, size
+    from workbench.coverage import preflight_source, size
 
     recipe = _recipe(arguments)
     source = open_source(arguments.model)
@@ -80,7 +80,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     from workbench.checkpoint.integrity import check_headers, read_quantization
     from workbench.checkpoint.native import QUANT_METHOD, parse
     from workbench.hf import local_folder, open_source, read_config
-    from workbench.preflight import preflight_source, size
+    from workbench.coverage import preflight_source, size
 
     folder = local_folder(arguments.directory)
     config = read_config(folder)

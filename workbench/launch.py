@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workbench.demo import notebooks_path
 from workbench.errors import EnvironmentProblem
-from workbench.preflight import size
+from workbench.coverage import size
 from workbench.sources import SafetensorsFolder
 
 FIRST_NOTEBOOK = "01_workbench.ipynb"

@@ -19,7 +19,7 @@ from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
 from workbench.errors import Cancelled, ConfigError
 from workbench.layers import get_layer, swap_layer, untie_embeddings
 from workbench.linear import Int4Linear
-from workbench.preflight import Coverage, preflight_source
+from workbench.coverage import Coverage, preflight_source
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import LayerResult, Progress
 from workbench.solvers import solve

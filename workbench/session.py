@@ -23,7 +23,7 @@ from workbench.exporting import ExportResult, iter_export
 from workbench.jobs import Job, Lane
 from workbench.layers import QUANTIZABLE_KINDS
 from workbench.measure.speed import SpeedPoint, iter_bench_linear
-from workbench.preflight import Coverage, preflight_source
+from workbench.coverage import Coverage, preflight_source
 from workbench.recipe import Choice, Recipe, matches
 from workbench.records import CoverageRow, Progress
 from workbench.sources import ModelSource, Source

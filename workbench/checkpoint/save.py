@@ -16,7 +16,7 @@ from workbench.errors import CheckpointError
 from workbench.layers import QUANTIZABLE_KINDS, layer_records
 from workbench.linear import Int4Linear
 from workbench.portable import portable_tensors
-from workbench.preflight import Coverage
+from workbench.coverage import Coverage
 from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
 from workbench.recipe import Recipe
 from workbench.sources import FolderSource, ModelSource, Source

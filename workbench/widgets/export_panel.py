@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.exporting import ExportResult
-from workbench.preflight import size
+from workbench.coverage import size
 from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler

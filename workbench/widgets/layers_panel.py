@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.preflight import Coverage, size
+from workbench.coverage import Coverage, size
 from workbench.session import Event, Session
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
