@@ -7,6 +7,7 @@ import torch
 
 from tests.solvers.oracles import nearest
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
+from workbench.kernels import pack_weight
 from workbench.solvers import solve
 
 DOMAINS = ["float", "int", "symmetric"]
@@ -80,6 +81,26 @@ def test_denormal_and_huge_groups_are_finite_and_near(magnitude, domain):
     assert torch.all(result.scale.float() > 0)
     step = max(2 * magnitude / 15, 2.0**-126)
     assert float((values.double() - weight.double()).abs().max()) <= 1.2 * step
+
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+@pytest.mark.parametrize("preserve_zero", [None, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_the_largest_weights_stay_finite_wherever_the_zero_point_falls(domain, dtype, preserve_zero):
+    """All ratios of the two ends, so that the zero point is rounded up and down at every code."""
+    share = torch.cat((torch.linspace(0, 1, 601), 1 - torch.logspace(-7, -1, 61)))[:, None]
+    inside = torch.rand(len(share), 30, generator=torch.Generator().manual_seed(0))
+    for low, high in ((share, torch.ones_like(share)), (torch.ones_like(share), share), (share, share)):
+        weight = torch.cat((-low, high, torch.lerp(-low, high, inside)), 1) * LARGEST
+        result = solved(weight, domain, preserve_zero=preserve_zero, scale_dtype=dtype).weight
+        for values in (result.dequantize(), result.minimum(), result.zero_in_weight_units().bfloat16()):
+            assert torch.isfinite(values).all()
+        assert torch.isfinite(pack_weight(result, "cpu").dequantize(torch.float32)).all()
+        in_steps = (result.dequantize().double() - weight.double()).abs() / result.scale.double()
+        assert float(in_steps.max()) <= 1.1
 
 
 @pytest.mark.parametrize("offset", [1.0, 100.0, -7e4, 1e30])

@@ -120,8 +120,10 @@ def error_map(
         raise ConfigError(f"metric={metric!r}.", allowed=", ".join(METRICS))
     if reduce not in ("max", "mean"):
         raise ConfigError(f"reduce={reduce!r}.", allowed="'max' or 'mean'")
-    if metric in ("original", "dequantized"):
-        values = weight.float() if metric == "original" else quantized.dequantize()
+    if metric == "original":
+        values = weight.float()
+    elif metric == "dequantized":
+        values = quantized.dequantize()
     else:
         values = group_errors(weight, quantized, metric)
     signed = metric in ("zero", "original", "dequantized")

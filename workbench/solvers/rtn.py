@@ -4,7 +4,8 @@ Formulas of torchao 0.11's primitives on groups of g weights, in float32, with t
 the formula as it stands loses what could be kept:
 
 - the scale has no epsilon but the smallest normal number, so that groups of tiny weights keep their shape;
-- a range that the float32 dequantization would overflow is narrowed by up to 1 %;
+- a range that bfloat16, in which the kernels dequantize, would overflow is narrowed: by up to 1 %, in the int and
+  symmetric domains by up to half a code more, because their grid begins and ends where the zero point lets it;
 - a float zero point that its storage dtype moves by more than `_REFIT_STEPS` codes gets a scale that reaches the
   group's weights from where the zero point landed, so that a constant group stays (nearly) constant;
 - a constant group in the int and symmetric domains is one code away from zero, exact when its value is storable.
@@ -22,7 +23,8 @@ from workbench.config import Domain
 
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 _FLOAT32_MAX = torch.finfo(torch.float32).max
-_LARGEST_SCALE = torch.finfo(torch.bfloat16).max / 8  # 8 codes below the zero point stay finite
+_BFLOAT16_MAX = torch.finfo(torch.bfloat16).max
+_LARGEST_SCALE = _BFLOAT16_MAX / 8  # 8 codes below the zero point stay finite
 _RANGE_LIMIT = _FLOAT32_MAX * (1 - 2**-7)  # room for the rounding of scale and zero point
 _CONSTANT_LIMIT = _FLOAT32_MAX * (1 - 2**-15)
 _REFIT_STEPS = 4
@@ -67,7 +69,16 @@ def nearest_params(low: Tensor, high: Tensor, domain: Domain, preserve_zero: boo
     if domain == "symmetric":
         return GroupParams(torch.where(constant, scale, scale.clamp(max=_LARGEST_SCALE)), None)
     zero = (-torch.round(low / scale)).clamp(0, QUANT_MAX)
-    return GroupParams(scale, torch.where(constant, torch.full_like(zero, MID_POINT), zero))
+    zero = torch.where(constant, torch.full_like(zero, MID_POINT), zero)
+    return GroupParams(torch.where(constant, scale, torch.minimum(scale, _largest_scale(zero, dtype))), zero)
+
+
+def _largest_scale(zero: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the scale under which both ends of the grid, -zero * s and (15 - zero) * s, are finite in bfloat16.
+
+    The zero point is rounded to a code, so an end can lie half a code beyond the weights, and so beyond all numbers.
+    """
+    return stored(_BFLOAT16_MAX * (1 - 2**-8) / torch.maximum(zero, QUANT_MAX - zero), dtype)
 
 
 def _float_params(low: Tensor, high: Tensor, dtype: torch.dtype) -> GroupParams:
@@ -82,11 +93,9 @@ def _float_params(low: Tensor, high: Tensor, dtype: torch.dtype) -> GroupParams:
 
 
 def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round float32 values to what `dtype` holds, the largest finite number instead of infinity."""
-    if dtype == torch.float32:
-        return values
-    largest = torch.finfo(dtype).max
-    return values.clamp(-largest, largest).to(dtype).float()
+    """Round float32 values to what `dtype` holds, clamped to what is finite in bfloat16, which the kernels run."""
+    clamped = values.clamp(-_BFLOAT16_MAX, _BFLOAT16_MAX)
+    return clamped if dtype == torch.float32 else clamped.to(dtype).float()
 
 
 def steps_from_zero(groups: Tensor, params: GroupParams, domain: Domain, huge: bool) -> Tensor:
