@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 from workbench.config import DOMAINS, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.coverage import Coverage, preflight_source
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.exporting import ExportResult, iter_export
 from workbench.jobs import Job, Lane
 from workbench.layers import QUANTIZABLE_KINDS
-from workbench.measure.speed import SpeedPoint, iter_bench_linear
-from workbench.coverage import Coverage, preflight_source
+from workbench.measure.speed import iter_bench_linear
 from workbench.recipe import Choice, Recipe, matches
-from workbench.records import CoverageRow, Progress
+from workbench.records import CoverageRow, Progress, SpeedPoint
 from workbench.sources import ModelSource, Source
 from workbench.views import LayerView, ViewCache, iter_layer_views
 
