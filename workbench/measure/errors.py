@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from workbench.affine import QuantizedWeight, group_count
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WeightError
 from workbench.records import ErrorMap, ErrorSummary, Histogram
 
 GroupMetric = Literal["rmse", "max", "mean_abs", "relative", "scale", "zero"]
 Metric = Literal["rmse", "max", "mean_abs", "relative", "scale", "zero", "original", "dequantized"]
-METRICS: tuple[Metric, ...] = (
-    "rmse",
-    "max",
-    "mean_abs",
-    "relative",
-    "scale",
-    "zero",
-    "original",
-    "dequantized",
-)
+METRICS: tuple[Metric, ...] = get_args(Metric)
+GROUP_METRICS: tuple[GroupMetric, ...] = get_args(GroupMetric)
 MAX_SIDE = 512
 _BLOCK_ELEMENTS = 1 << 20  # dense float32 held at a time: 4 MiB a tensor
 _LOG_RANGE = 1e4  # a log scale spans at most four decades below its top
@@ -37,8 +29,12 @@ def error_summary(weight: Tensor, quantized: QuantizedWeight) -> ErrorSummary:
     Args:
         weight: float [N, K], the original.
         quantized: What is stored for it.
+
+    Raises:
+        ConfigError: when the shapes differ.
+        WeightError: when there are no weights, or one of them is NaN or infinite.
     """
-    _same_shape(weight, quantized)
+    _check_pair(weight, quantized)
     square = absolute = signal = 0.0
     worst, worst_at = -1.0, (0, 0)
     for start, original, error in _blocks(weight, quantized):
@@ -49,16 +45,15 @@ def error_summary(weight: Tensor, quantized: QuantizedWeight) -> ErrorSummary:
         value = float(error.flatten()[flat].abs())
         if value > worst:
             worst, worst_at = value, (start + flat // error.shape[1], flat % error.shape[1])
-    count = max(1, weight.numel())
-    mse = square / count
+    mse = square / weight.numel()
     return ErrorSummary(
         mse=mse,
         rmse=math.sqrt(mse),
-        mean_abs=absolute / count,
-        max_abs=max(worst, 0.0),
+        mean_abs=absolute / weight.numel(),
+        max_abs=worst,
         max_at=worst_at,
-        sqnr_db=10 * math.log10(signal / square) if square > 0 and signal > 0 else math.inf,
-        relative_rmse=math.sqrt(square / signal) if signal > 0 else 0.0,
+        sqnr_db=_decibels(signal, square),
+        relative_rmse=math.sqrt(square / signal) if signal > 0 else (math.inf if square > 0 else 0.0),
         bits_per_weight=quantized.bits_per_weight,
         count=weight.numel(),
     )
@@ -72,8 +67,14 @@ def group_errors(weight: Tensor, quantized: QuantizedWeight, metric: GroupMetric
         quantized: What is stored for it.
         metric: "rmse", "max" and "mean_abs" in weight units; "relative" is the RMS error over the RMS of the group's
             weights; "scale" and "zero" (the value of code 8) are what is stored.
+
+    Raises:
+        ConfigError: for an unknown metric, or when the shapes differ.
+        WeightError: when there are no weights, or one of them is NaN or infinite.
     """
-    _same_shape(weight, quantized)
+    if metric not in GROUP_METRICS:
+        raise ConfigError(f"metric={metric!r}.", allowed=", ".join(GROUP_METRICS))
+    _check_pair(weight, quantized)
     if metric == "scale":
         return quantized.scale.float()
     if metric == "zero":
@@ -89,7 +90,7 @@ def group_errors(weight: Tensor, quantized: QuantizedWeight, metric: GroupMetric
         if metric == "max":
             result[rows] = grouped.abs().amax(-1)
         elif metric == "mean_abs":
-            result[rows] = grouped.abs().sum(-1) / lengths
+            result[rows] = (grouped.abs().sum(-1, dtype=torch.float64) / lengths).float()
         else:
             rmse = (grouped.double().square().sum(-1) / lengths).sqrt()
             if metric == "relative":
@@ -114,12 +115,16 @@ def error_map(
     metrics, sign kept) or by mean; codes are uint8 on a linear or logarithmic scale that holds the true extremes.
 
     Raises:
-        ConfigError: for an unknown metric or reduction.
+        ConfigError: for an unknown metric or reduction, a picture without cells, or shapes that differ.
+        WeightError: when there are no weights, or one of them is NaN or infinite.
     """
     if metric not in METRICS:
         raise ConfigError(f"metric={metric!r}.", allowed=", ".join(METRICS))
     if reduce not in ("max", "mean"):
         raise ConfigError(f"reduce={reduce!r}.", allowed="'max' or 'mean'")
+    if max_rows < 1 or max_cols < 1:
+        raise ConfigError(f"A picture of at most {max_rows} x {max_cols} cells.", allowed="1 or more each way")
+    _check_pair(weight, quantized)
     if metric == "original":
         values = weight.float()
     elif metric == "dequantized":
@@ -188,16 +193,23 @@ def sampled_rows(n: int, limit: int = 256) -> Tensor:
 
 
 def histogram(weight: Tensor, quantized: QuantizedWeight, bins: int = 64) -> Histogram:
-    """Count the weights and their errors in even bins over their own ranges."""
-    _same_shape(weight, quantized)
-    extreme = float(weight.float().abs().max()) if weight.numel() else 0.0
-    error_extreme = max((float(e.abs().max()) for _, _, e in _blocks(weight, quantized)), default=0.0)
+    """Count the weights and their errors in even bins over their own ranges.
+
+    Raises:
+        ConfigError: when the shapes differ, or for less than one bin.
+        WeightError: when there are no weights, or one of them is NaN or infinite.
+    """
+    if bins < 1:
+        raise ConfigError(f"bins={bins!r}.", allowed="1 or more")
+    _check_pair(weight, quantized)
+    extreme = float(weight.float().abs().max())
+    error_extreme = max(float(error.abs().max()) for _, _, error in _blocks(weight, quantized))
     limit, error_limit = extreme or 1.0, error_extreme or 1.0
     counts = torch.zeros(bins, dtype=torch.float64)
     error_counts = torch.zeros(bins, dtype=torch.float64)
     for _, original, error in _blocks(weight, quantized):
-        counts += torch.histc(original.cpu(), bins, -limit, limit).double()
-        error_counts += torch.histc(error.cpu(), bins, -error_limit, error_limit).double()
+        counts += torch.histc(original.cpu().double(), bins, -limit, limit)
+        error_counts += torch.histc(error.cpu().double(), bins, -error_limit, error_limit)
     return Histogram(bins, limit, tuple(int(c) for c in counts), error_limit, tuple(int(c) for c in error_counts))
 
 
@@ -215,6 +227,12 @@ def _blocks(weight: Tensor, quantized: QuantizedWeight) -> Iterator[tuple[int, T
         yield start, original, part.dequantize() - original
 
 
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
 def _grouped(values: Tensor, group_size: int) -> Tensor:
     """View [R, K] as [R, G, group_size], a short last group padded with zeros."""
     missing = -values.shape[1] % group_size
@@ -225,7 +243,7 @@ def _grouped(values: Tensor, group_size: int) -> Tensor:
 
 def _coded(values: Tensor, *, signed: bool, log: bool) -> tuple[bytes, float, float, bool]:
     """Turn values into uint8 codes on a scale that holds their extremes; signed scales are even around zero."""
-    finite = values.float().cpu()
+    finite = values.double().cpu()
     low, high = float(finite.min()), float(finite.max())
     if signed:
         extreme = max(abs(low), abs(high)) or 1.0
@@ -246,8 +264,14 @@ def _bytes(codes: Tensor) -> bytes:
     return codes.round_().clamp_(0, 255).to(torch.uint8).contiguous().numpy().tobytes()
 
 
-def _same_shape(weight: Tensor, quantized: QuantizedWeight) -> None:
+def _check_pair(weight: Tensor, quantized: QuantizedWeight) -> None:
     if weight.shape != quantized.shape:
         raise ConfigError(
             f"The weight is {list(weight.shape)}, the quantized one {list(quantized.shape)}.", allowed="one shape"
         )
+    if weight.numel() == 0:
+        raise WeightError(f"A weight of shape {list(weight.shape)} has no elements.", mend="leave this layer out")
+    low, high = torch.aminmax(weight)  # NaN comes through; no copy is made
+    if not bool(torch.isfinite(torch.stack((low, high)).float()).all()):
+        at = torch.nonzero(~torch.isfinite(weight.float()))[0].tolist()
+        raise WeightError(f"weight{at} is {weight[tuple(at)].item()}.", allowed="finite weights")

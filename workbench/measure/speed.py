@@ -6,49 +6,28 @@ weight larger than the cache, as the layers of a model do.
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import itertools
-import platform
+import statistics
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from workbench.config import Int4WeightOnlyConfig
-from workbench.errors import Cancelled, ConfigError
+from workbench.errors import ConfigError
 from workbench.linear import Int4Linear
+from workbench.measure.timing import Environment, copies_beyond_cache, rotating, time_interleaved
+from workbench.measure.timing import environment as environment
 from workbench.records import SpeedPoint
+from workbench.solvers import solve
 
-Call = Callable[[], object]
 DEFAULT_BATCH_SIZES = (1, 4, 16, 64, 256)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-_CACHE_BYTES = 64 * 2**20  # copies of a weight together exceed this, where 32 copies suffice
-_MAX_COPIES = 32
-_BUDGET_S = 0.3  # seconds of timed calls for each candidate at each batch size
-_MIN_RUNS, _MAX_RUNS, _WARM_UP = 5, 200, 2
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Where the measurements were taken.
-
-    Attributes:
-        device_name: Name of the processor or GPU.
-        torch_version: Version of PyTorch.
-        threads: Threads that PyTorch uses for one operation.
-        capability: Instruction set of the CPU build, or the compute capability of the GPU.
-    """
-
-    device_name: str
-    torch_version: str
-    threads: int
-    capability: str
 
 
 @dataclass(frozen=True)
@@ -117,10 +96,10 @@ def bench_linear(
         batch_sizes: Rows of the activation.
         device: "cpu" or "cuda".
         dtypes: dtypes of the activations: "bfloat16", "float16", "float32".
-        cancel: Set it to stop between points.
+        cancel: Set it to stop before the next call that would be timed.
 
     Raises:
-        ConfigError: for sizes or dtypes that cannot be measured.
+        ConfigError: for sizes, dtypes or devices that cannot be measured.
         Cancelled: when `cancel` was set.
     """
     points = tuple(iter_bench_linear(n, k, cfg, batch_sizes, device=device, dtypes=dtypes, cancel=cancel))
@@ -139,57 +118,18 @@ def iter_bench_linear(
 ) -> Iterator[SpeedPoint]:
     """Yield each point of `bench_linear` as soon as it is measured."""
     cfg = cfg or Int4WeightOnlyConfig()
-    _check(n, k, batch_sizes, dtypes)
+    _check(n, k, batch_sizes, device, dtypes)
     name = environment(device).device_name
     for dtype in dtypes:
-        layers = _candidate_layers(n, k, cfg, device, DTYPES[dtype])
+        layers = _candidate_layers(n, k, cfg, device, DTYPES[dtype], cancel)
         for batch in batch_sizes:
-            x = torch.randn(batch, k, device=device).to(DTYPES[dtype])
-            calls = {path: _rotating(copies, x) for path, copies in layers.items()}
+            x = torch.randn(batch, k, generator=_generator(device), device=device, dtype=torch.float32)
+            calls = {path: rotating(copies, x.to(DTYPES[dtype])) for path, copies in layers.items()}
             with torch.inference_mode():
                 times = time_interleaved(calls, device=device, cancel=cancel)
             for path, seconds in times.items():
                 held = _held_bytes(layers[path][0])
                 yield _point(device, name, path, dtype, n, k, cfg.group_size, batch, seconds, held)
-
-
-def time_interleaved(
-    calls: Mapping[str, Call],
-    *,
-    device: str = "cpu",
-    budget_s: float = _BUDGET_S,
-    min_runs: int = _MIN_RUNS,
-    max_runs: int = _MAX_RUNS,
-    cancel: threading.Event | None = None,
-    timer: Callable[[Call], float] | None = None,
-) -> dict[str, list[float]]:
-    """Time calls in turn, the order reversed every round, until each used its budget; seconds of each call.
-
-    Args:
-        calls: Name → what to time.
-        device: "cuda" times with CUDA events.
-        budget_s: Seconds of timed calls for each name.
-        min_runs: Least timed calls of each.
-        max_runs: Most timed calls of each.
-        cancel: Set it to stop between rounds.
-        timer: Replaces the clock (tests).
-
-    Raises:
-        Cancelled: when `cancel` was set.
-    """
-    timer = timer or (_time_cuda if device == "cuda" else _time_cpu)
-    for _ in range(_WARM_UP):
-        for call in calls.values():
-            timer(call)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    while open_names := [name for name in order if _wants_more(times[name], budget_s, min_runs, max_runs)]:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Measuring was cancelled.", mend="points measured so far are kept")
-        for name in open_names:
-            times[name].append(timer(calls[name]))
-        order.reverse()
-    return times
 
 
 def speedups(points: Sequence[SpeedPoint], dtype: str = "bfloat16", device: str | None = None) -> dict[int, float]:
@@ -211,63 +151,28 @@ def crossover(ratios: Mapping[int, float]) -> float | None:
     return None
 
 
-def environment(device: str = "cpu") -> Environment:
-    """Say where measurements on `device` are taken."""
-    if device == "cuda":
-        major, minor = torch.cuda.get_device_capability()
-        name, capability = torch.cuda.get_device_name(), f"sm{major}{minor}"
-    else:
-        name, capability = _cpu_name(), torch.backends.cpu.get_cpu_capability()
-    return Environment(name, torch.__version__, torch.get_num_threads(), capability)
-
-
-def _wants_more(times: list[float], budget_s: float, min_runs: int, max_runs: int) -> bool:
-    return len(times) < min_runs or (sum(times) < budget_s and len(times) < max_runs)
-
-
-def _time_cpu(call: Call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _time_cuda(call: Call) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / 1000
-
-
 def _candidate_layers(
-    n: int, k: int, cfg: Int4WeightOnlyConfig, device: str, dtype: torch.dtype
+    n: int, k: int, cfg: Int4WeightOnlyConfig, device: str, dtype: torch.dtype, cancel: threading.Event | None
 ) -> dict[str, list[nn.Module]]:
-    dense = nn.Linear(k, n, bias=False, device=device).to(dtype)
-    int4 = Int4Linear.from_linear(dense, cfg, solver="rtn") if not cfg.use_hqq else Int4Linear.from_linear(dense, cfg)
-    return {"int4": _copies(int4), "dense": _copies(dense)}
+    """Make the layers that take turns; the caller's random numbers are left as they are."""
+    weight = torch.randn(n, k, generator=_generator(device), device=device, dtype=torch.float32) * 0.02
+    dense = nn.Linear(k, n, bias=False, device="meta")
+    dense.weight = nn.Parameter(weight.to(dtype))
+    resolved = replace(cfg, use_hqq=False).resolved(device)  # the solver changes values, never speed
+    solved = solve(weight, resolved, cancel=cancel).weight
+    int4 = Int4Linear(solved, dtype=dtype, inner_k_tiles=resolved.inner_k_tiles)
+    candidates: dict[str, nn.Module] = {"int4": int4, "dense": dense}
+    return {path: copies_beyond_cache(layer, _held_bytes(layer)) for path, layer in candidates.items()}
 
 
-def _copies(layer: nn.Module) -> list[nn.Module]:
-    count = min(_MAX_COPIES, max(1, -(-_CACHE_BYTES // _held_bytes(layer))))
-    return [layer, *(copy.deepcopy(layer) for _ in range(count - 1))]
+def _generator(device: str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(0)
 
 
 def _held_bytes(layer: nn.Module) -> int:
     if isinstance(layer, Int4Linear):
         return layer.size_bytes
     return sum(p.numel() * p.element_size() for p in layer.parameters())
-
-
-def _rotating(layers: Sequence[nn.Module], x: Tensor) -> Call:
-    turn = 0
-
-    def call() -> object:
-        nonlocal turn
-        turn = (turn + 1) % len(layers)
-        return layers[turn](x)
-
-    return call
 
 
 def _point(
@@ -283,7 +188,7 @@ def _point(
     held_bytes: int,
 ) -> SpeedPoint:
     ordered = sorted(seconds)
-    median = ordered[len(ordered) // 2]
+    median = statistics.median(ordered)
     moved = held_bytes + DTYPES[dtype].itemsize * batch * (n + k)
     return SpeedPoint(
         device=device,
@@ -303,23 +208,15 @@ def _point(
     )
 
 
-def _check(n: int, k: int, batch_sizes: Sequence[int], dtypes: Sequence[str]) -> None:
+def _check(n: int, k: int, batch_sizes: Sequence[int], device: str, dtypes: Sequence[str]) -> None:
     if n < 1 or k < 1:
         raise ConfigError(f"A layer of shape {[n, k]} cannot be measured.", allowed="N and K of 1 or more")
-    bad = [batch for batch in batch_sizes if batch < 1]
+    bad = [batch for batch in batch_sizes if not isinstance(batch, int) or batch < 1]
     if bad or not batch_sizes:
         raise ConfigError(f"batch_sizes={list(batch_sizes)}.", allowed="at least one, each 1 or more")
+    present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if device not in present:
+        raise ConfigError(f"device {device!r} cannot be measured here.", allowed=", ".join(present))
     unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
     if unknown:
         raise ConfigError(f"dtype {unknown[0]!r}.", allowed=", ".join(DTYPES))
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:  # noqa: PTH123 (a kernel file, not a path of ours)
-            for line in info:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -1,0 +1,117 @@
+"""Interleaving, budgets and cancel, on a clock that is ours."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from workbench.errors import Cancelled
+from workbench.measure import timing
+from workbench.measure.timing import copies_beyond_cache, environment, rotating, time_interleaved
+
+
+class Clock:
+    """Runs a call and says that it took what the call returned, in seconds."""
+
+    def __init__(self):
+        self.order = []
+
+    def __call__(self, call):
+        name, seconds = call()
+        self.order.append(name)
+        return seconds
+
+
+def named(**seconds):
+    return {name: lambda name=name, value=value: (name, value) for name, value in seconds.items()}
+
+
+def test_calls_take_turns_and_the_order_is_reversed_every_round():
+    clock = Clock()
+    times = time_interleaved(named(a=1.0, b=2.0, c=3.0), timer=clock, budget_s=0, min_runs=4, warm_up=1)
+    assert "".join(clock.order) == "abc" + "abc" + "cba" + "abc" + "cba"
+    assert times == {"a": [1.0] * 4, "b": [2.0] * 4, "c": [3.0] * 4}
+
+
+@pytest.mark.parametrize("warm_up", [0, 1, 5])
+def test_warm_up_calls_are_not_counted(warm_up):
+    clock = Clock()
+    times = time_interleaved(named(a=1.0, b=1.0), timer=clock, budget_s=0, min_runs=2, warm_up=warm_up)
+    assert clock.order.count("a") == 2 + warm_up and len(times["a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs"),
+    [
+        (0.25, 4),  # until the budget of one second is used
+        (0.3, 4),  # the call that crosses the budget is the last
+        (10.0, 3),  # min_runs, however long they take
+        (0.001, 50),  # max_runs, however short they are
+    ],
+)
+def test_each_call_has_a_budget_of_its_own(seconds, runs):
+    times = time_interleaved(named(a=seconds, b=100.0), timer=Clock(), budget_s=1.0, min_runs=3, max_runs=50)
+    assert (len(times["a"]), len(times["b"])) == (runs, 3)
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 7])
+def test_cancel_stops_before_the_next_call_also_while_warming_up(after):
+    cancel, clock = threading.Event(), Clock()
+
+    def timer(call):
+        seconds = clock(call)
+        if len(clock.order) == after:
+            cancel.set()
+        return seconds
+
+    if after == 0:
+        cancel.set()
+    with pytest.raises(Cancelled, match="points measured so far are kept"):
+        time_interleaved(named(a=1.0, b=1.0), timer=timer, budget_s=100, warm_up=2, cancel=cancel)
+    assert len(clock.order) == after
+
+
+def test_nothing_to_time_is_an_empty_answer():
+    assert time_interleaved({}) == {}
+
+
+def test_the_clock_of_this_machine_runs_every_call_and_gives_seconds():
+    calls = []
+    times = time_interleaved({"a": lambda: calls.append(1)}, min_runs=3, max_runs=3, warm_up=2)
+    assert len(calls) == 5 and len(times["a"]) == 3 and all(0 <= seconds < 60 for seconds in times["a"])
+
+
+@pytest.mark.parametrize(
+    ("held", "count"), [(2**26, 1), (2**26 - 1, 2), (10 * 2**20, 7), (100, 32), (2**30, 1), (0, 32)]
+)
+def test_copies_are_larger_than_the_cache_together(held, count):
+    layer = torch.nn.Linear(4, 4)
+    copies = copies_beyond_cache(layer, held)
+    assert len(copies) == count and copies[0] is layer
+    assert len({copy.weight.data_ptr() for copy in copies}) == count  # storage of their own: no copy warms another
+    assert all(torch.equal(copy.weight, layer.weight) for copy in copies)
+
+
+def test_copies_take_turns():
+    seen = []
+    call = rotating([lambda x, i=i: seen.append(i) for i in range(3)], torch.zeros(1))
+    for _ in range(7):
+        call()
+    assert sorted(seen[:3]) == [0, 1, 2] and seen[:3] == seen[3:6]
+
+
+def test_the_environment_names_processor_versions_and_threads():
+    found = environment()
+    assert found.device_name and found.torch_version == torch.__version__
+    assert found.threads == torch.get_num_threads()
+    assert found.capability == torch.backends.cpu.get_cpu_capability()
+
+
+def test_where_the_system_has_no_cpuinfo_the_processor_still_has_a_name(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(timing.Path, "read_text", refuse)
+    assert isinstance(environment().device_name, str)
