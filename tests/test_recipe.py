@@ -6,7 +6,7 @@ import pytest
 
 from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError, PatternError
-from workbench.recipe import Choice, Recipe, Rule, as_recipe, matches
+from workbench.recipe import Choice, Recipe, Rule, as_recipe, component_runs, matches
 
 NAMES = [
     "model.embed_tokens",
@@ -123,3 +123,15 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "bad.json").write_text('{\n"format_version": 1,\n oops}')
     with pytest.raises(ConfigError, match="line 3"):
         Recipe.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("name", ["lm_head", "model.layers.1.self_attn.q_proj", "model.layers.10.mlp.up_proj"])
+def test_matching_finds_the_rules_that_match_one_by_one(name):
+    patterns = [*NAMES, "q_proj", "re:.*\\.1\\..*", "layers.1", "*.mlp.*", "proj", "model", "layers.1", "mlp.up_proj"]
+    recipe = Recipe(rules=tuple(Rule(pattern, None) for pattern in patterns))
+    assert recipe.matching(name) == [place for place, pattern in enumerate(patterns) if matches(pattern, name)]
+
+
+def test_component_runs_are_the_plain_patterns_that_match():
+    assert component_runs("a.b.c") == ["a", "a.b", "a.b.c", "b", "b.c", "c"]
+    assert component_runs("lm_head") == ["lm_head"]

@@ -12,7 +12,7 @@ from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError, PatternError
 from workbench.kernels import device_note, padding_note
 from workbench.layers import QUANTIZABLE_KINDS
-from workbench.recipe import Choice, Recipe, matches
+from workbench.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
 from workbench.sources import Source
 
@@ -206,14 +206,14 @@ def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: 
 
 def _refuse_useless_rules(recipe: Recipe, records: list[LayerRecord]) -> None:
     """A rule that asks for int4 but catches no linear layer at all is a mistake, not a wish."""
-    for rule in recipe.rules:
-        if rule.choice is None:
-            continue
-        caught = [record for record in records if matches(rule.pattern, record.name)]
-        if caught and not any(record.kind in (*QUANTIZABLE_KINDS, "int4_linear") for record in caught):
-            kinds = ", ".join(sorted({record.kind for record in caught}))
+    kinds: list[set[str]] = [set() for _ in recipe.rules]
+    for record in records:
+        for place in recipe.matching(record.name):
+            kinds[place].add(record.kind)
+    for rule, caught in zip(recipe.rules, kinds, strict=True):
+        if rule.choice is not None and caught and not caught & {*QUANTIZABLE_KINDS, "int4_linear"}:
             raise PatternError(
-                f"The pattern {rule.pattern!r} matches no linear layer, only: {kinds}.",
+                f"The pattern {rule.pattern!r} matches no linear layer, only: {', '.join(sorted(caught))}.",
                 mend="name linear layers, for instance 'q_proj' or 'mlp'",
             )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -80,7 +81,7 @@ class Rule:
     choice: Choice | None
 
     def __post_init__(self) -> None:
-        _compile(self.pattern)
+        _check_pattern(self.pattern)
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,24 @@ class Recipe:
 
     def decide(self, name: str) -> tuple[Choice | None, str]:
         """Return the choice for a layer and the reason, a rule's pattern or "default"."""
-        for rule in self.rules:
-            if matches(rule.pattern, name):
-                return rule.choice, f"pattern {rule.pattern!r}"
+        for place in self.matching(name)[:1]:
+            return self.rules[place].choice, f"pattern {self.rules[place].pattern!r}"
         return self.default, "default"
+
+    def matching(self, name: str) -> list[int]:
+        """Return the places in `rules` of those whose pattern matches a layer name, in order."""
+        plain, other = self._by_kind
+        found = [place for run in component_runs(name) for place in plain.get(run, ())] if plain else []
+        return sorted(found + [place for place in other if matches(self.rules[place].pattern, name)])
+
+    @functools.cached_property
+    def _by_kind(self) -> tuple[dict[str, list[int]], list[int]]:
+        """Places of the rules with dotted components, by pattern, and of all others: thousands of rules stay fast."""
+        plain: dict[str, list[int]] = {}
+        other: list[int] = []
+        for place, rule in enumerate(self.rules):
+            (plain.setdefault(rule.pattern, []) if _is_plain(rule.pattern) else other).append(place)
+        return plain, other
 
     def with_rule(self, pattern: str, choice: Choice | None) -> Recipe:
         """Return a recipe where `pattern` decides before all others; an older rule of that pattern is dropped."""
@@ -115,8 +130,9 @@ class Recipe:
         Raises:
             PatternError: for a pattern that matches none of them, with the nearest names.
         """
-        for rule in self.rules:
-            if not any(matches(rule.pattern, name) for name in names):
+        found = {place for name in names for place in self.matching(name)}
+        for place, rule in enumerate(self.rules):
+            if place not in found:
                 raise PatternError(
                     f"The pattern {rule.pattern!r} matches none of the {len(names)} weights.",
                     allowed="a glob, 're:…', or dotted components of a name",
@@ -212,20 +228,39 @@ def matches(pattern: str, name: str) -> bool:
     Raises:
         PatternError: for a malformed regular expression or an empty pattern.
     """
+    _check_pattern(pattern)
+    if _is_plain(pattern):
+        return f".{pattern}." in f".{name}."
     return _compile(pattern).fullmatch(name) is not None
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
+def component_runs(name: str) -> list[str]:
+    """Return every run of whole components of a dotted name, which are the plain patterns that match it."""
+    starts = [0, *(place + 1 for place, char in enumerate(name) if char == ".")]
+    ends = [*(start - 1 for start in starts[1:]), len(name)]
+    return [name[start:end] for place, start in enumerate(starts) for end in ends[place:]]
+
+
+def _is_plain(pattern: str) -> bool:
+    return not pattern.startswith("re:") and not any(char in pattern for char in "*?[")
+
+
+def _check_pattern(pattern: str) -> None:
     if not isinstance(pattern, str) or not pattern.strip():
         raise PatternError(f"Empty pattern {pattern!r}.", allowed="a glob, 're:…', or dotted components of a name")
     if pattern.startswith("re:"):
-        try:
-            return re.compile(pattern[3:])
-        except re.error as error:
-            raise PatternError(f"The pattern {pattern!r} is not a regular expression: {error}.") from None
-    if any(char in pattern for char in "*?["):
+        _compile(pattern)
+
+
+@functools.lru_cache(maxsize=4096)
+def _compile(pattern: str) -> re.Pattern[str]:
+    """Compile a regular expression or a glob."""
+    if not pattern.startswith("re:"):
         return re.compile(fnmatch.translate(pattern))
-    return re.compile(rf"(.*\.)?{re.escape(pattern)}(\..*)?")
+    try:
+        return re.compile(pattern[3:])
+    except re.error as error:
+        raise PatternError(f"The pattern {pattern!r} is not a regular expression: {error}.") from None
 
 
 def _patterns(given: str | Iterable[str] | None) -> list[str]:
