@@ -94,6 +94,27 @@ def test_json_both_ways(tmp_path):
     assert Recipe.from_json(json.loads(json.dumps(Recipe(None).to_json()))) == Recipe(None)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"group_size": 256},
+        {"layout": TensorCoreTiledLayout(2)},
+        {"use_hqq": True},
+        {"zero_point_domain": ZeroPointDomain.FLOAT},
+        {"zero_point_domain": ZeroPointDomain.INT},
+        {"set_inductor_config": False},
+        {"preserve_zero": True},
+        {"preserve_zero": False},
+    ],
+    ids=str,
+)
+def test_every_field_of_a_configuration_survives_json(changes):
+    choice = Choice(Int4WeightOnlyConfig(**changes))
+    written = json.loads(json.dumps(choice.to_json()))
+    assert Choice.from_json(written) == choice
+    assert len(written) == (1 if "group_size" in changes else 2)
+
+
 def test_a_plain_choice_is_a_short_json():
     assert Choice(Int4WeightOnlyConfig(group_size=64)).to_json() == {"group_size": 64}
 

@@ -161,7 +161,9 @@ class Int4WeightOnlyConfig:
         layout: Tile layout of the CUDA kernel.
         use_hqq: Solve for the zero points with HQQ instead of rounding to nearest.
         zero_point_domain: FLOAT, INT, or NONE, which means "auto": the domain that the device's kernel takes first.
-        set_inductor_config: Apply the recommended inductor settings, in a scope that restores them.
+        set_inductor_config: Whether code that compiles the model is to use the recommended inductor settings. Making
+            or using a configuration changes no setting of the process: compile inside
+            `with workbench.inductor.inductor_settings(cfg.set_inductor_config):`, which puts them all back.
         preserve_zero: Widen each range to contain 0. None becomes True for INT and False for FLOAT.
 
     Raises:

@@ -31,6 +31,9 @@ _OPS: dict[str, Op] = {
 }
 
 
+_READABLE: dict[tuple[str, int], Layout] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class PackedWeight:
     """A quantized weight in one device's layout. It lives inside a linear layer and never reaches a file.
@@ -85,7 +88,7 @@ class PackedWeight:
 def kernel_layout(device: torch.device | str, inner_k_tiles: int = 8) -> Layout | None:
     """Return the layout that the int4 op of `device` reads in this process, or None where it has no op."""
     device = torch.device(device)
-    return required_layout(device, inner_k_tiles) if has_kernel(device) else None
+    return _readable_layout(device.type, inner_k_tiles) if has_kernel(device) else None
 
 
 def has_kernel(device: torch.device) -> bool:
@@ -161,7 +164,7 @@ def int4_linear(x: Tensor, weight: PackedWeight) -> Tensor:
     if rows.shape[0] == 0:
         return x.new_zeros((*x.shape[:-1], weight.out_features)) + x.sum() * 0
     if torch.is_grad_enabled() and x.requires_grad:
-        result = _Int4Linear.apply(rows, weight)
+        result = _differentiable(rows, weight)
     else:
         result = _forward(rows, weight)
     return result.view(*x.shape[:-1], weight.out_features)
@@ -170,10 +173,17 @@ def int4_linear(x: Tensor, weight: PackedWeight) -> Tensor:
 class _Int4Linear(torch.autograd.Function):
     """The forward of the op with the gradient for x that the op does not record."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, weight: PackedWeight) -> Tensor:
-        ctx.weight = weight  # type: ignore[attr-defined]
+    def forward(rows: Tensor, weight: PackedWeight) -> Tensor:
         return _forward(rows, weight)
+
+    @staticmethod
+    def setup_context(
+        ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, PackedWeight], output: Tensor
+    ) -> None:
+        ctx.weight = inputs[1]  # type: ignore[attr-defined]
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
@@ -181,6 +191,9 @@ class _Int4Linear(torch.autograd.Function):
         weight: PackedWeight = ctx.weight  # type: ignore[attr-defined]
         dtype = grad.dtype if grad.dtype in (torch.float32, torch.float64) else torch.bfloat16
         return (grad.to(dtype) @ weight.dequantize(dtype)).to(grad.dtype), None
+
+
+_differentiable: Callable[[Tensor, PackedWeight], Tensor] = _Int4Linear.apply
 
 
 def _forward(rows: Tensor, weight: PackedWeight) -> Tensor:
@@ -251,7 +264,7 @@ def check_op_arguments(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, grou
             allowed="one device for all three",
             mend="move the layer with .to(device), which repacks it",
         )
-    readable = required_layout(x.device, layout.inner_k_tiles)
+    readable = _readable_layout(x.device.type, layout.inner_k_tiles or 8)
     if layout != readable:
         raise KernelError(
             f"The weight is packed for {layout}, but this process reads {readable}.",
@@ -260,6 +273,14 @@ def check_op_arguments(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, grou
     shape, dtype = layout.packed_shape(n, m_k), layout.packed_dtype
     if packed.dtype != dtype or tuple(packed.shape) != shape or not packed.is_contiguous():
         raise _bad("packed", packed, f"a contiguous {dtype} {list(shape)}")
+
+
+def _readable_layout(device_type: str, inner_k_tiles: int) -> Layout:
+    """Return the layout that this process's op reads, remembered in a form that torch.compile can trace."""
+    key = (device_type, inner_k_tiles)
+    if key not in _READABLE:
+        _READABLE[key] = required_layout(device_type, inner_k_tiles)
+    return _READABLE[key]
 
 
 def _check_activation(x: Tensor, weight: PackedWeight) -> None:

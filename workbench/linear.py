@@ -103,6 +103,14 @@ class Int4Linear(nn.Module):
         """The weights that the kernel multiplies with, dequantized: `dtype` [N, K]. Read-only; made at each access."""
         return self._packed_weight().dequantize(self.dtype)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise WeightError(
+                "The weight of an Int4Linear is read-only: it is dequantized anew at each access.",
+                mend="make a new layer: Int4Linear(wb.quantize_weight(tensor, cfg), bias)",
+            )
+        super().__setattr__(name, value)
+
     @property
     def device(self) -> torch.device:
         """Device of the packed weight."""
@@ -185,7 +193,7 @@ class Int4Linear(nn.Module):
             self.dtype = probe.dtype
         buffers, self._buffers = self._buffers, {}
         try:
-            super()._apply(fn, recurse)
+            nn.Module._apply(self, fn, recurse)
         finally:
             self._buffers = buffers
         return self
@@ -200,7 +208,7 @@ class Int4Linear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle; a layout of another machine is unpacked by formula and made anew for this one."""
-        super().__setstate__(state)
+        nn.Module.__setstate__(self, state)
         if self._layout != kernel_layout(self.device, self.inner_k_tiles):
             self._land(self.quantized_weight(), self.device)
 
@@ -227,7 +235,7 @@ class Int4Linear(nn.Module):
             try:
                 self._land(self._from_portable(given), self.device)
             except (WeightError, CheckpointError) as error:
-                error_msgs.append(f"{prefix.rstrip('.')}: {error}")
+                error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
 
     def _from_portable(self, tensors: dict[str, Tensor]) -> QuantizedWeight:
         weight = quantized_from_portable(

@@ -21,7 +21,16 @@ from workbench.errors import ConfigError, PatternError
 from workbench.records import write_json
 
 FORMAT_VERSION = 1
-_FIELDS = ("group_size", "use_hqq", "zero_point_domain", "preserve_zero", "inner_k_tiles", "domain", "solver")
+_FIELDS = (
+    "group_size",
+    "use_hqq",
+    "zero_point_domain",
+    "preserve_zero",
+    "inner_k_tiles",
+    "set_inductor_config",
+    "domain",
+    "solver",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,7 @@ class Choice:
             "zero_point_domain": config.zero_point_domain.name,
             "preserve_zero": config.preserve_zero,
             "inner_k_tiles": config.layout.inner_k_tiles,
+            "set_inductor_config": None if config.set_inductor_config else False,
             "domain": self.domain,
             "solver": self.solver,
         }
@@ -68,6 +78,7 @@ class Choice:
             layout=TensorCoreTiledLayout(data.get("inner_k_tiles", 8)),
             use_hqq=data.get("use_hqq", False),
             zero_point_domain=ZeroPointDomain[named],
+            set_inductor_config=data.get("set_inductor_config", True),
             preserve_zero=data.get("preserve_zero"),
         )
         return cls(config, data.get("solver"), data.get("domain"))
