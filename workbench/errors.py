@@ -23,6 +23,10 @@ class WorkbenchError(Exception):
             parts.append(f"To mend it: {mend}.")
         super().__init__(" ".join(parts))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the message says it all, a traceback through our code would bury it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(WorkbenchError, ValueError):
     """A configuration, a solver choice or an argument that cannot work."""

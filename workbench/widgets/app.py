@@ -19,10 +19,9 @@ from workbench.widgets.configure_panel import ConfigurePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
 from workbench.widgets.layers_panel import LayersPanel
+from workbench.widgets.panel import close_children, row, styled
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
-
-_COLUMNS = "minmax(0, 1fr) minmax(0, 1.15fr)"
 
 
 class Workbench(ipywidgets.VBox):
@@ -40,6 +39,8 @@ class Workbench(ipywidgets.VBox):
         errors: The panel with the heatmap and its numbers.
         speed: The panel with the speedup chart.
         export: The panel that writes a checkpoint.
+        tools: Undo, redo, and the sweep over all layers.
+        commands: Cancel.
         status: The running job, and what went wrong.
 
     Traits:
@@ -65,28 +66,26 @@ class Workbench(ipywidgets.VBox):
         self.errors = ErrorsPanel(self.session, self._on_error)
         self.speed = SpeedPanel(self.session, self._on_error)
         self.export = ExportPanel(self.session, self._on_error)
-        self.commands = Commands(
+        self.tools = Commands(
             [
-                Command("cancel", "Cancel", "Stop what runs at its next block", kind="danger"),
                 Command("undo", "Undo", "Go back to the recipe before the last change"),
                 Command("redo", "Redo", "Take back the last undo"),
                 Command("sweep", "Measure all layers", "Solve every int4 layer and fill the table's error column"),
             ],
             on_error=self._on_error,
         )
+        self.commands = Commands(
+            [Command("cancel", "Cancel", "Stop what runs at its next block", kind="danger")], on_error=self._on_error
+        )
+        self.tools.on_command(self._on_command)
         self.commands.on_command(self._on_command)
-        left = _column(self.layers, self.configure)
-        right = _column(self.errors)
-        below = ipywidgets.GridBox(
-            [self.speed, self.export], layout={"grid_template_columns": _COLUMNS, "grid_gap": "12px", "width": "100%"}
-        )
-        above = ipywidgets.GridBox(
-            [left, right], layout={"grid_template_columns": _COLUMNS, "grid_gap": "12px", "width": "100%"}
-        )
-        super().__init__(
-            [self.layers.verdict, above, below, self.commands, self.status],
-            layout={"width": "100%", "overflow": "hidden"},
-        )
+        header = row(self.layers.verdict, self.tools, grow=self.layers.verdict)
+        footer = row(self.status, self.commands, grow=self.status)
+        left = styled(ipywidgets.VBox([self.layers, self.configure]), "wb-app-column")
+        parts = [styled(header, "wb-panel", "wb-across"), left, self.errors, self.speed, self.export]
+        grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
+        super().__init__([grid])
+        styled(self, "wb-app")
         self.recipe = self.session.recipe
         self.selection = self.session.selection
         self._forget = self.session.listen(self._on_event)
@@ -110,10 +109,7 @@ class Workbench(ipywidgets.VBox):
         """Stop what runs and close every panel's channel."""
         self._forget()
         self.session.cancel()
-        for panel in (self.layers, self.configure, self.errors, self.speed, self.export):
-            panel.close_all()
-        self.commands.close()
-        self.status.close()
+        close_children(self)
         super().close()
 
     def _on_event(self, event: Event) -> None:
@@ -171,7 +167,3 @@ def _source(model: nn.Module | str | Path | None, tokenizer: Any) -> Any:
     from workbench.hf import open_source
 
     return open_source("demo" if model is None else model)
-
-
-def _column(*children: ipywidgets.Widget) -> ipywidgets.VBox:
-    return ipywidgets.VBox(list(children), layout={"width": "100%", "min_width": "0", "grid_gap": "12px"})

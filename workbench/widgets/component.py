@@ -109,4 +109,4 @@ class Component(anywidget.AnyWidget):
 
     def _release_route(self) -> None:
         if self.comm is not None:
-            vars(self.comm).pop("_reply_subshell_id", None)
+            self.comm.__dict__.pop("_reply_subshell_id", None)

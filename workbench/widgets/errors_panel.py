@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from workbench.jobs import Job
 from workbench.records import ErrorSummary
 from workbench.session import METRICS, Event, Session
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.facts import Fact, Facts
+from workbench.widgets.facts import Fact, Facts, Tone
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.heatmap import Heatmap, HeatPayload
 from workbench.widgets.panel import Panel
@@ -31,10 +32,11 @@ class ErrorsPanel(Panel):
     """Rows x groups of the current layer."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.heatmap = Heatmap(on_error=on_error, height=400)
-        self.form = Form(FIELDS, {"metric": session.metric, "reduce": session.reduce}, on_error=on_error)
+        self.heatmap = Heatmap(on_error=on_error, height=460)
+        values = {"metric": session.metric, "reduce": session.reduce}
+        self.form = Form(FIELDS, values, on_error=on_error, inline=True)
         self.numbers = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.heatmap, self.numbers, self.form])
+        super().__init__(session, on_error, [self.form, self.heatmap, self.numbers])
         self.form.on_change(self._changed)
 
     def on_event(self, event: Event) -> None:
@@ -42,15 +44,26 @@ class ErrorsPanel(Panel):
         if event.kind == "view":
             self._show(event.data, event.job.number if event.job else 0)
         elif event.kind in ("coverage", "selection"):
-            self.heatmap.busy = self.session.previews.busy
-        elif event.kind == "job" and event.data.finished:
-            self.heatmap.busy = self.session.previews.busy
+            self._show_busy()
+        elif event.kind == "job" and event.data.quiet:
+            self._show_busy()
+            if event.data.state == "failed":
+                self._show_failure(event.data)
+
+    def _show_busy(self) -> None:
+        job = self.session.previews.current  # its last event comes while it still holds the lane
+        self.heatmap.busy = job is not None and not job.finished
+
+    def _show_failure(self, job: Job) -> None:
+        """Take away a picture that no longer belongs to the settings."""
+        self.heatmap.clear(str(job.error))
+        self.numbers.show([], badge="", notes=[])
 
     def _show(self, view: LayerView, number: int) -> None:
         seq = 2 * number + int(view.exact)
         if not self.heatmap.show(payload_of(view, seq)):
             return
-        self.numbers.show(facts_of(view), title=view.name, badge=view.badge, notes=[_described(view)])
+        self.numbers.show(facts_of(view), notes=[_described(view)])
 
     def _changed(self, field: str, value: Value) -> None:
         self.session.show(**{field: value})  # type: ignore[arg-type]
@@ -117,7 +130,7 @@ def _gain(now: ErrorSummary, rtn: ErrorSummary, view: LayerView) -> str:
     return f"{now.sqnr_db - rtn.sqnr_db:+.2f} dB over round-to-nearest"
 
 
-def _tone(value: float, rtn: float) -> str:
+def _tone(value: float, rtn: float) -> Tone:
     return "good" if value < rtn else ""
 
 

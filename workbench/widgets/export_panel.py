@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from workbench.exporting import ExportResult
 from workbench.coverage import size
+from workbench.exporting import ExportResult
 from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
-from workbench.widgets.form import Field, Form
+from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.panel import Panel
 
 FIELDS = (
@@ -30,7 +30,7 @@ class ExportPanel(Panel):
     """From recipe to checkpoint."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        values = {"directory": "exports/int4", "overwrite": False, "verify": True}
+        values: dict[str, Value] = {"directory": "exports/int4", "overwrite": False, "verify": True}
         self.form = Form(FIELDS, values, on_error=on_error, title="Export")
         self.commands = Commands(
             [

@@ -13,6 +13,7 @@ class FormView {
     this.notes = make("ul", { class: "wb-notes" });
     this.root.append(make("div", { class: "wb-head" }, this.title), this.grid, this.notes);
     this.stops = [followTheme(this.root, () => {})];
+    this.root.dataset.inline = model.get("inline");
     model.on("change:title", () => this.drawTitle());
     model.on("change:fields", () => this.draw());
     model.on("change:values", () => this.showValues());
@@ -41,7 +42,8 @@ class FormView {
       const key = `wb-${Math.random().toString(36).slice(2)}`;
       const control = CONTROLS[field.kind](field, key, (value) => this.change(field.id, value));
       this.controls.set(field.id, control);
-      const label = make("label", { class: "wb-field-label", for: key, id: `${key}-label`, text: field.label });
+      const segments = field.kind === "segments"; // a group of radios is named by aria-labelledby, each radio by its own text
+      const label = make(segments ? "span" : "label", { class: "wb-field-label", for: segments ? null : key, id: `${key}-label`, text: field.label });
       return make(
         "div",
         { class: "wb-field", "data-field": field.id, "data-kind": field.kind, "data-wide": field.wide, title: field.help || null },

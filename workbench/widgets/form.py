@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import traitlets
 
@@ -64,6 +64,7 @@ class Form(Component):
         values: id → value of each control; set them through `set_values`.
         disabled: ids of the controls that cannot be used now.
         notes: Lines under the controls, for instance what "auto" became.
+        inline: Whether the controls stand in one row, each beside its label.
 
     Args:
         fields: The controls, in order.
@@ -72,7 +73,6 @@ class Form(Component):
         traits: Initial values of traits.
     """
 
-    follows_sender: ClassVar[bool] = True
     _esm = bundle("shared.js", "form.js")
     _css = bundle("theme.css", "form.css")
     title = traitlets.Unicode("").tag(sync=True)
@@ -80,6 +80,7 @@ class Form(Component):
     values = traitlets.Dict().tag(sync=True)
     disabled = traitlets.List(traitlets.Unicode()).tag(sync=True)
     notes = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    inline = traitlets.Bool(False).tag(sync=True)
 
     def __init__(
         self,

@@ -96,7 +96,7 @@ class HeatView {
   // --- painting ---------------------------------------------------------------------------------------------------
 
   size() {
-    const width = Math.max(120, this.root.clientWidth - 32 - AXIS.left - AXIS.legend - AXIS.gaps);
+    const width = Math.max(120, this.plot.clientWidth - AXIS.left - AXIS.legend - AXIS.gaps);
     return [width, this.model.get("height")];
   }
 

@@ -144,9 +144,9 @@ class Heatmap(Component):
     _esm = bundle("shared.js", "colormaps.js", "heatmap_legend.js", "heatmap_cells.js", "heatmap.js")
     _css = bundle("theme.css", "heatmap.css")
     _payload = traitlets.Dict().tag(sync=True)
-    selected = traitlets.Tuple(traitlets.Int(min=0), traitlets.Int(min=0), default_value=None, allow_none=True).tag(
-        **SYNC_FROM_PAGE
-    )
+    selected: Any = traitlets.Tuple(
+        traitlets.Int(min=0), traitlets.Int(min=0), default_value=None, allow_none=True
+    ).tag(**SYNC_FROM_PAGE)
     colormap = traitlets.Enum(COLORMAPS, default_value="auto").tag(**SYNC_FROM_PAGE)
     height = traitlets.Int(320, min=120, max=2000).tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)

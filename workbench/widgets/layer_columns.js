@@ -44,15 +44,15 @@ function statusCell(data, i) {
 
 /** `rank`: the lower, the longer a column stays as the table gets narrower; `small`: its width in a narrow table. */
 const LAYER_COLUMNS = [
-  { id: "name", label: "Layer", width: 236, small: 176, rank: 0, cell: nameCell },
+  { id: "name", label: "Layer", width: 236, small: 164, rank: 0, cell: nameCell },
   { id: "kind", label: "Kind", width: 92, rank: 8, cell: (d, i) => d.kind[i] },
-  { id: "shape", label: "Shape", width: 124, rank: 5, right: true, cell: (d, i) => d.shape[i].join(" × "), by: (d, i) => d.parameters[i] },
+  { id: "shape", label: "Shape", width: 124, small: 98, rank: 2.5, right: true, cell: (d, i) => d.shape[i].join(" × "), by: (d, i) => d.parameters[i] },
   { id: "parameters", label: "Params", width: 78, rank: 9, right: true, cell: (d, i) => compactCount(d.parameters[i]) },
   { id: "before_bytes", label: "Before", width: 76, rank: 6, right: true, cell: (d, i) => formatBytes(d.before_bytes[i]) },
-  { id: "after_bytes", label: "After", width: 76, small: 72, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]) },
-  { id: "decision", label: "Decision", width: 160, small: 76, rank: 1, cell: decisionCell, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}` },
+  { id: "after_bytes", label: "After", width: 76, small: 70, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]) },
+  { id: "decision", label: "Decision", width: 160, small: 72, rank: 1, cell: decisionCell, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}` },
   { id: "bits_per_weight", label: "Bits", title: "Bits per weight", width: 58, rank: 7, right: true, cell: (d, i) => (d.bits_per_weight[i] ?? NaN).toFixed(2).replace("NaN", "–") },
-  { id: "error", label: "Error", width: 126, small: 96, rank: 2, cell: errorCell },
+  { id: "error", label: "Error", width: 126, small: 94, rank: 2, cell: errorCell },
   { id: "status", label: "Status", width: 92, rank: 4, cell: statusCell },
 ];
 

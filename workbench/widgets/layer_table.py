@@ -58,7 +58,8 @@ class LayerTable(Component):
         Raises:
             ConfigError: when a column is missing, unknown or of another length, or a name stands twice.
         """
-        columns = _checked(dict(rows) if isinstance(rows, Mapping) else columns_of(rows))
+        given: Mapping[str, Sequence[Any]] = rows if isinstance(rows, Mapping) else columns_of(rows)
+        columns = _checked(given)
         names = set(columns["name"])
         with self.hold_sync():
             self.columns = columns
@@ -109,7 +110,7 @@ def columns_of(rows: Iterable[CoverageRow]) -> dict[str, list[Any]]:
     return {name: [getattr(row, name) for row in rows] for name in names}
 
 
-def _checked(columns: dict[str, Sequence[Any]]) -> dict[str, list[Any]]:
+def _checked(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     missing = [name for name in REQUIRED if name not in columns]
     unknown = [name for name in columns if name not in REQUIRED + OPTIONAL]
     if missing or unknown:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from workbench.coverage import Coverage, size
+from workbench.layers import QUANTIZABLE_KINDS
+from workbench.records import CoverageRow
 from workbench.session import Event, Session
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
@@ -17,7 +19,7 @@ class LayersPanel(Panel):
     """Pick layers: one to look at, any number to configure."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.verdict = Facts(on_error=on_error, title="Int4 Workbench")
+        self.verdict = Facts(on_error=on_error)
         self.table = LayerTable(on_error=on_error, height=300, error_label="relative error (RMS)")
         super().__init__(session, on_error, [self.table])
         self._told: tuple[tuple[str, ...], str] = ((), "")
@@ -34,27 +36,13 @@ class LayersPanel(Panel):
         elif event.kind in ("view", "error") and event.data.exact:
             self._show_error(event.data)
 
-    def close_all(self) -> None:
-        """Close the verdict too, which stands above the panels."""
-        self.verdict.close()
-        super().close_all()
-
     def _show_coverage(self, coverage: Coverage) -> None:
         self.table.show(coverage.rows)
         self._told = (tuple(self.table.selected), self.table.current)
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
             self.table.update(list(known), error=[view.summary.relative_rmse for view in known.values()])
-        ratio = coverage.before_bytes / max(1, coverage.after_bytes)
-        self.verdict.show(
-            [
-                Fact("Size", f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}", f"{ratio:.2f}× smaller"),
-                Fact("In int4", f"{coverage.share:.1%}", "of the model's bytes"),
-                Fact("Linear layers", f"{coverage.linear_share:.1%}", "of their bytes in int4"),
-                Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
-            ],
-            verdict=f"{self.session.source.name}: {coverage.verdict()}.",
-        )
+        self.verdict.show(facts_of(coverage), title=f"Int4 Workbench: {coverage.model}", notes=_surprises(coverage))
 
     def _show_selection(self) -> None:
         self._told = (tuple(self.session.selection), self.session.current)
@@ -72,3 +60,33 @@ class LayersPanel(Panel):
             return
         self._told = now
         self.session.select(list(now[0]), now[1] or None)
+
+
+def facts_of(coverage: Coverage) -> list[Fact]:
+    """Return the numbers of a coverage."""
+    ratio = coverage.before_bytes / max(1, coverage.after_bytes)
+    parameters = max(1, sum(row.parameters for row in coverage.rows))
+    return [
+        Fact("Size", f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}", f"{ratio:.2f}× smaller"),
+        Fact("In int4", f"{coverage.share:.1%}", "of the model's bytes"),
+        Fact("Linear layers", f"{coverage.linear_share:.1%}", "of their bytes in int4"),
+        Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
+        Fact("Bits per weight", f"{8 * coverage.after_bytes / parameters:.2f}", "whole model, scales included"),
+    ]
+
+
+def _surprises(coverage: Coverage) -> list[str]:
+    """Say what a person may not expect: linear layers left out, padding, ties, the kernel."""
+    skipped = [row for row in coverage.rows if row.decision == "dense" and row.kind in QUANTIZABLE_KINDS]
+    padded = [row for row in coverage.int4_rows if row.padding]
+    found = []
+    if skipped:
+        found.append(f"{_named(skipped)} dense: {'; '.join(dict.fromkeys(row.reason for row in skipped))}")
+    if padded:
+        found.append(f"{_named(padded)} padded in the kernel's layout: {padded[0].padding}")
+    found += [note for note in coverage.notes if note.startswith("kernel:") or "untied" in note]
+    return found
+
+
+def _named(rows: list[CoverageRow]) -> str:
+    return rows[0].name if len(rows) == 1 else f"{len(rows)} linear layers ({rows[0].name}, …)"

@@ -55,7 +55,7 @@ class ChartView {
     this.sub.hidden = !chart.subtitle;
     this.drawLegend();
     this.listNumbers();
-    const width = this.root.clientWidth - 32;
+    const width = this.plot.clientWidth;
     if (width <= 0) return;
     this.drawPlot(width, this.model.get("height"));
   }

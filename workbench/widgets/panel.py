@@ -9,7 +9,27 @@ import ipywidgets
 from workbench.session import Event, Session
 from workbench.widgets.component import ErrorHandler
 
-_LAYOUT = {"width": "100%", "min_width": "0", "overflow": "hidden", "grid_gap": "12px", "display": "grid"}
+
+def styled(box: ipywidgets.Box, *classes: str) -> ipywidgets.Box:
+    """Return the box with CSS classes of theme.css, which lay it out."""
+    for name in classes:
+        box.add_class(name)
+    return box
+
+
+def row(*children: ipywidgets.Widget, grow: ipywidgets.Widget | None = None) -> ipywidgets.HBox:
+    """Return a row that wraps; `grow` takes the room that is left."""
+    if grow is not None:
+        grow.add_class("wb-grow")
+    return styled(ipywidgets.HBox(list(children)), "wb-row")
+
+
+def close_children(box: ipywidgets.Box) -> None:
+    """Close the channels of everything in a box."""
+    for child in box.children:
+        if isinstance(child, ipywidgets.Box):
+            close_children(child)
+        child.close()
 
 
 class Panel(ipywidgets.VBox):
@@ -24,7 +44,8 @@ class Panel(ipywidgets.VBox):
     def __init__(self, session: Session, on_error: ErrorHandler, children: list[ipywidgets.Widget]) -> None:
         self.session = session
         self.on_error = on_error
-        super().__init__(children, layout=_LAYOUT)
+        super().__init__(children)
+        styled(self, "wb-panel")
 
     def __repr__(self) -> str:
         """Name the panel without serialising its components."""
@@ -34,11 +55,10 @@ class Panel(ipywidgets.VBox):
         """Show what an event says (any thread)."""
         raise NotImplementedError
 
-    def close_all(self) -> None:
+    def close(self) -> None:
         """Close the channels of the panel and of its components."""
-        for child in self.children:
-            child.close()
-        self.close()
+        close_children(self)
+        super().close()
 
     def _repr_keys(self) -> Any:
         return iter(())

@@ -15,9 +15,12 @@ function make(tag, props = {}, ...children) {
   return node;
 }
 
-/** The component's outer box; Lab's own shortcuts stay out of it. */
+/** The component's outer box; Lab's own shortcuts and its use of the plain arrow keys stay out of it. */
 function card(el, name) {
   const root = make("div", { class: `wb ${name}`, "data-lm-suppress-shortcuts": "true" });
+  root.addEventListener("keydown", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  });
   el.append(root);
   return root;
 }

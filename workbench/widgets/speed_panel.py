@@ -9,7 +9,7 @@ from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Facts
 from workbench.widgets.line_chart import Chart, LineChart, Series
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import Panel, row
 
 
 class SpeedPanel(Panel):
@@ -21,8 +21,8 @@ class SpeedPanel(Panel):
             [Command("measure", "Measure speed", "Time int4 and dense at each batch size, a few seconds", "primary")],
             on_error=on_error,
         )
-        self.verdict = Facts(on_error=on_error, verdict="Not measured yet: press Measure speed.")
-        super().__init__(session, on_error, [self.chart, self.commands, self.verdict])
+        self.verdict = Facts(on_error=on_error, notes=["Not measured yet."])
+        super().__init__(session, on_error, [self.chart, row(self.commands, self.verdict, grow=self.verdict)])
         self.commands.on_command(self._run)
 
     def on_event(self, event: Event) -> None:
@@ -47,7 +47,7 @@ class SpeedPanel(Panel):
             if ratios:
                 lines.append(_verdict(device, ratios))
         if lines:
-            self.verdict.verdict = " ".join(lines)
+            self.verdict.notes = lines
 
 
 def _verdict(device: str, ratios: dict[int, float]) -> str:

@@ -1,0 +1,293 @@
+"""The whole walk in a real JupyterLab: pick a layer, change settings, see, measure, export; then load and generate."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from notebook_page import PROJECT, LabServer, NotebookPage
+from playwright.sync_api import Locator, Page, expect
+
+LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
+LAYER = "model.layers.2.mlp.down_proj"
+PIXELS = """canvas => {
+    const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let hash = 0;
+    for (const value of data) hash = (31 * hash + value) >>> 0;
+    return hash;
+}"""
+GENERATE = """
+import json, sys
+import workbench.hf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = sys.argv[1]
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+ids = tokenizer("The module provides", return_tensors="pt")
+tokens = model.generate(**ids, max_new_tokens=24, do_sample=False)
+kinds = sorted({type(m).__name__ for m in model.modules() if "Linear" in type(m).__name__})
+print(json.dumps({"text": tokenizer.decode(tokens[0], skip_special_tokens=True), "kinds": kinds}))
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+    """The shipped notebook, run; the tests below walk through it in their order."""
+    page = new_page(1440, 1000)
+    lab = NotebookPage(page, lab_server)
+    lab.open_notebook(PROJECT / "notebooks" / "01_workbench.ipynb")
+    lab.collapse_sidebar()
+    lab.run_all()
+    expect(page.locator(".wb-heat canvas")).to_have_attribute("data-seq", re.compile(r"\d+"))
+    yield lab
+    assert lab.errors == []
+    page.context.close()
+
+
+@pytest.fixture
+def canvas(lab: NotebookPage) -> Locator:
+    return lab.page.locator(".wb-heat canvas")
+
+
+def press(lab: NotebookPage, name: str) -> None:
+    lab.page.get_by_role("button", name=name, exact=True).click()
+
+
+def job(lab: NotebookPage) -> Locator:
+    return lab.page.locator(".wb-status")
+
+
+def fact(lab: NotebookPage, name: str) -> Locator:
+    return lab.page.locator(f".wb-fact[data-fact='{name}']")
+
+
+def after(lab: NotebookPage, canvas: Locator, act: Callable[[], None]) -> int:
+    """Do something and wait for the exact heatmap that follows; return a hash of its pixels."""
+    before = int(canvas.get_attribute("data-seq") or 0)
+    act()
+    lab.page.wait_for_function(
+        "before => Number(document.querySelector('.wb-heat canvas').dataset.seq) > before", arg=before
+    )
+    expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("exact")
+    return int(canvas.evaluate(PIXELS))
+
+
+def test_the_first_view_shows_coverage_and_an_exact_heatmap(lab: NotebookPage) -> None:
+    expect(lab.page.locator(".wb-heat .wb-title")).to_have_text("model.layers.0.self_attn.q_proj")
+    expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("exact")
+    expect(fact(lab, "Weights")).to_contain_text("42 of 57")
+    expect(fact(lab, "Size")).to_contain_text(re.compile(r"11\.54 MB → 4\.\d\d MB"))
+    expect(lab.page.locator(".wb-heat .wb-busy")).to_be_hidden()
+    expect(lab.page.get_by_text("lm_head dense: tied to model.embed_tokens")).to_be_visible()
+    expect(lab.page.locator(".wb-form li", has_text="zero_point_domain: NONE (auto) → float")).to_be_visible()
+
+
+def test_a_click_picks_a_layer(lab: NotebookPage, canvas: Locator) -> None:
+    lab.page.get_by_role("searchbox").fill("layers.2.mlp")
+    after(lab, canvas, lambda: lab.page.locator(f"[data-name='{LAYER}']").click())
+    lab.page.get_by_role("searchbox").fill("")
+    expect(lab.page.locator(".wb-heat .wb-title")).to_have_text(LAYER)
+    expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("256 output features × 12 groups")
+    assert lab.run_code("print(app.selection, app.session.current)") == f"['{LAYER}'] {LAYER}"
+
+
+def test_the_slider_changes_the_group_size_and_the_heatmap(lab: NotebookPage, canvas: Locator) -> None:
+    slider = lab.page.get_by_role("slider", name="Group size")
+    at_64 = canvas.evaluate(PIXELS)
+    at_128 = after(lab, canvas, lambda: slider.press("ArrowRight"))
+    expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("256 output features × 6 groups")
+    expect(lab.page.locator(".wb-heat .wb-axis-name", has_text="group of 128")).to_be_visible()
+    at_32 = after(lab, canvas, lambda: [slider.press("ArrowLeft"), slider.press("ArrowLeft")])
+    expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("24 groups")
+    assert len({at_64, at_128, at_32}) == 3
+    assert lab.run_code("print(app.recipe.default.config.group_size)") == "32"
+    expect(fact(lab, "Bits per weight").last).to_contain_text("5.00")
+
+
+def test_fast_moves_end_at_the_newest_setting(lab: NotebookPage, canvas: Locator) -> None:
+    slider = lab.page.get_by_role("slider", name="Group size")
+    slider.focus()
+    for key in ("End", "Home", "End", "Home", "ArrowRight"):
+        lab.page.keyboard.press(key)
+    expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("12 groups")
+    expect(slider).to_have_attribute("aria-valuetext", "64")
+    lab.page.wait_for_timeout(300)
+    expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("12 groups")
+
+
+def test_hqq_is_better_than_round_to_nearest_and_says_so(lab: NotebookPage, canvas: Locator) -> None:
+    after(lab, canvas, lambda: lab.page.get_by_role("switch", name="HQQ").click())
+    expect(fact(lab, "Mean |error|")).to_contain_text(re.compile(r"0\.\d+× round-to-nearest"))
+    expect(fact(lab, "Mean |error|")).to_have_attribute("data-tone", "good")
+    expect(lab.page.locator(".wb-facts li", has_text="float zero point, hqq")).to_be_visible()
+
+
+def test_a_domain_that_contradicts_is_refused_and_the_control_goes_back(lab: NotebookPage) -> None:
+    lab.page.get_by_role("radio", name="symmetric").click(force=True)
+    problem = lab.page.locator(".wb-problem-list")
+    expect(problem).to_contain_text("the symmetric domain has none")
+    expect(problem).to_contain_text("To mend it")
+    expect(lab.page.get_by_role("radio", name="auto").first).to_be_checked()
+    press(lab, "Dismiss")
+    expect(lab.page.locator(".wb-problem-list")).to_be_hidden()
+
+
+def test_a_layer_of_its_own_and_one_left_dense(lab: NotebookPage, canvas: Locator) -> None:
+    lab.page.get_by_role("radio", name="this layer").click(force=True)
+    after(lab, canvas, lambda: lab.page.get_by_role("radio", name="int", exact=True).click(force=True))
+    expect(lab.page.locator(".wb-facts li", has_text="int zero point, hqq, 0 is kept exact")).to_be_visible()
+    assert lab.run_code("print(app.recipe.rules[0].pattern)") == LAYER
+    lab.page.get_by_role("switch", name="Quantize to int4").click()
+    expect(fact(lab, "Weights")).to_contain_text("41 of 57")
+    expect(lab.page.locator(".wb-form li", has_text=f"{LAYER} stays dense")).to_be_visible()
+    press(lab, "Undo")
+    expect(fact(lab, "Weights")).to_contain_text("42 of 57")
+
+
+def test_another_metric(lab: NotebookPage, canvas: Locator) -> None:
+    errors = canvas.evaluate(PIXELS)
+    weights = after(lab, canvas, lambda: lab.page.get_by_label("Show", exact=True).select_option(label="original weight"))
+    expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("768")
+    assert weights != errors
+    after(lab, canvas, lambda: lab.page.get_by_label("Show", exact=True).select_option(label="RMS error"))
+
+
+def test_all_layers_are_measured_with_progress(lab: NotebookPage) -> None:
+    press(lab, "Measure all layers")
+    expect(job(lab)).to_have_attribute("data-state", "done", timeout=60_000)
+    expect(job(lab)).to_contain_text("Errors of all layers")
+    assert lab.run_code("print(len(app.session.errors))") == "42"
+    row = lab.page.locator("[data-name='model.layers.0.mlp.up_proj'] .wb-error")
+    expect(row).to_have_text(re.compile(r"0\.\d+"))
+
+
+def test_speed_is_measured_live(lab: NotebookPage) -> None:
+    press(lab, "Measure speed")
+    expect(lab.page.locator(".wb-chart path.wb-point[data-series]").first).to_be_visible(timeout=30_000)
+    expect(job(lab)).to_have_attribute("data-state", "done", timeout=90_000)
+    expect(lab.page.locator(".wb-chart path.wb-point[data-series]")).to_have_count(5)
+    expect(lab.page.locator(".wb-facts li", has_text="dense bfloat16 at batch 1")).to_be_visible()
+    expect(lab.page.locator(".wb-chart .wb-sub")).to_contain_text("threads, torch")
+
+
+def test_a_measurement_is_cancelled_at_once(lab: NotebookPage) -> None:
+    press(lab, "Measure speed")
+    expect(job(lab)).to_have_attribute("data-state", "running")
+    press(lab, "Cancel")
+    expect(job(lab)).to_have_attribute("data-state", "cancelled", timeout=10_000)
+
+
+def test_an_export_is_written_verified_and_generates_in_a_new_process(lab: NotebookPage, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("export") / "int4"
+    lab.page.get_by_label("Directory").fill(str(folder))
+    lab.page.get_by_label("Directory").press("Tab")
+    press(lab, "Export checkpoint")
+    expect(fact(lab, "Verified")).to_contain_text("yes", timeout=60_000)
+    shown = lab.page.locator(".wb-facts li", has_text="Sample:").inner_text().removeprefix("Sample: ")
+    made = subprocess.run(
+        [sys.executable, "-c", GENERATE, str(folder)], capture_output=True, text=True, check=True, cwd=folder.parent
+    )
+    answer = json.loads(made.stdout.strip().splitlines()[-1])
+    assert answer["text"].startswith("The module provides") and len(answer["text"].split()) > 6
+    assert " ".join(answer["text"].split()) == " ".join(shown.split())
+    assert answer["kinds"] == ["Int4Linear", "Linear"]
+    assert subprocess.run([sys.executable, "-m", "workbench.cli", "verify", str(folder)], check=False).returncode == 0
+    lab.screenshot("walk-exported")
+    press(lab, "Export checkpoint")
+    expect(lab.page.locator(".wb-problem-list")).to_contain_text("exists and is not empty")
+    expect(job(lab)).to_have_attribute("data-state", "failed")
+    press(lab, "Dismiss")
+
+
+def test_the_recipe_as_python(lab: NotebookPage) -> None:
+    press(lab, "Copy as Python")
+    expect(lab.page.locator(".wb-code", has_text="import json")).to_contain_text("wb.quantize_(model, recipe)")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_whole_view_is_readable(lab: NotebookPage, theme: str) -> None:
+    lab.set_theme(theme)
+    lab.page.set_viewport_size({"width": 1440, "height": 2200})
+    lab.page.locator(".wb-layers .wb-body").evaluate("body => { body.scrollTop = 0 }")
+    lab.page.wait_for_timeout(400)
+    for part in lab.page.locator(".wb").all():
+        expect(part).to_have_attribute("data-theme", theme)
+        assert part.evaluate(LOW_CONTRAST) == []
+        assert part.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    lab.screenshot(f"walk-{theme}", ".wb-app")
+    lab.screenshot(f"walk-page-{theme}")
+
+
+def test_a_narrow_page_stacks_the_panels(lab: NotebookPage) -> None:
+    lab.set_theme("light")
+    lab.page.set_viewport_size({"width": 800, "height": 2600})
+    lab.page.wait_for_timeout(400)
+    boxes = [lab.page.locator(f".wb-{name}").first.bounding_box() for name in ("layers", "heat")]
+    assert boxes[0] and boxes[1] and boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"]
+    app = lab.page.locator(".wb-app")
+    assert app.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    lab.screenshot("walk-narrow", ".wb-app")
+
+
+class TestBadInput:
+    """Each in a notebook of its own cells: a clear line, and the rest stays usable."""
+
+    @pytest.fixture
+    def broken(self, lab_server: LabServer) -> Path:
+        """A copy of the demo model with a NaN in one layer and the last shard cut short."""
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        from workbench.demo import demo_path
+
+        folder = lab_server.root / "broken"
+        folder.mkdir(exist_ok=True)
+        for file in demo_path().glob("*.json"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        tensors = load_file(demo_path() / "model.safetensors")
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = torch.nan
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    def test_a_nan_weight_is_named_and_other_layers_still_work(self, notebook: NotebookPage, broken: Path) -> None:
+        notebook.open_notebook([f"import workbench as wb\napp = wb.Workbench({str(broken)!r})\napp"])
+        notebook.run_all()
+        page = notebook.page
+        expect(page.locator(".wb-heat canvas")).to_have_attribute("data-seq", re.compile(r"\d+"))
+        page.locator(".wb-layers").get_by_role("searchbox").fill("layers.1.mlp")
+        page.locator("[data-name='model.layers.1.mlp.up_proj']").click()
+        problem = page.locator(".wb-problem-list")
+        expect(problem).to_contain_text("model.layers.1.mlp.up_proj[3, 5] is nan")
+        expect(page.locator(".wb-heat .wb-empty")).to_contain_text("[3, 5] is nan")
+        page.locator("[data-name='model.layers.1.mlp.down_proj']").click()
+        expect(page.locator(".wb-heat .wb-title")).to_have_text("model.layers.1.mlp.down_proj")
+        expect(page.locator(".wb-heat .wb-empty")).to_be_hidden()
+        page.get_by_role("button", name="Export checkpoint", exact=True).click()
+        expect(page.locator(".wb-status")).to_have_attribute("data-state", "failed", timeout=30_000)
+        assert not (notebook.server.root / "exports").exists() or not any(
+            (notebook.server.root / "exports").iterdir()
+        )
+        notebook.screenshot("walk-problem")
+        assert notebook.errors == []
+
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [
+            ("wb.Workbench('no/such/model/here')", "'no/such/model/here' does not exist"),
+            ("wb.Workbench('.')", "has no config.json"),
+            ("wb.Int4WeightOnlyConfig(group_size=48)", "Allowed: 256, 128, 64 or 32"),
+            ("wb.preflight('demo', include='q_prj')", "did you mean"),
+        ],
+    )
+    def test_an_error_is_one_clear_line(self, notebook: NotebookPage, code: str, message: str) -> None:
+        notebook.open_notebook([f"import workbench as wb\n{code}"])
+        with pytest.raises(AssertionError) as raised:
+            notebook.run_all()
+        text = str(raised.value)
+        assert message in text and "To mend it" in text
+        assert "Traceback" not in text and text.count("\n") <= 2
