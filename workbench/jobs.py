@@ -7,6 +7,7 @@ A lane runs one job at a time. A latest-wins lane (previews) cancels what a new 
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ Work = Callable[[threading.Event], Iterator[Any]]
 
 FINISHED: tuple[State, ...] = ("done", "cancelled", "failed")
 _NUMBERS = itertools.count(1)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -29,6 +31,9 @@ class Job:
 
     Attributes:
         label: What a person calls it.
+        work: Called with the event that asks it to stop; yields items, on the worker thread.
+        on_item: Called as (job, item) for each item, unless the job was cancelled.
+        on_change: Called as (job) after each change of `state`.
         quiet: Whether it is too short to be worth a progress bar.
         number: Grows with every job of this process: a later job has a higher number.
         state: "waiting", "running", "cancelling", "done", "cancelled" or "failed".
@@ -49,6 +54,7 @@ class Job:
     details: str = ""
     _cancel: threading.Event = field(default_factory=threading.Event, repr=False)
     _finished: threading.Event = field(default_factory=threading.Event, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def finished(self) -> bool:
@@ -58,8 +64,7 @@ class Job:
     def cancel(self) -> None:
         """Ask the job to stop at its next block; acknowledged at once."""
         self._cancel.set()
-        if self.state in ("waiting", "running"):
-            self._enter("cancelling")
+        self._enter("cancelling")
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the job has ended; False when `timeout_s` seconds passed first."""
@@ -67,31 +72,43 @@ class Job:
 
     def run(self) -> None:
         """Run to the end on the calling thread; what goes wrong is kept in `error`."""
+        outcome: State = "done"
         try:
-            if self._cancel.is_set():
-                raise Cancelled(f"{self.label} was superseded before it began.")
-            self._enter("running")
-            for item in self.work(self._cancel):
+            self._work()
+        except Cancelled:
+            outcome = "cancelled"
+        except BaseException as error:  # whatever it is, it must reach the person and leave the lane usable
+            self.details = traceback.format_exc()
+            self.error = error.with_traceback(None)  # which would hold on to the weights of its frames
+            outcome = "failed"
+        self._enter(outcome)
+        self._finished.set()
+
+    def _work(self) -> None:
+        if self._cancel.is_set():
+            raise Cancelled(f"{self.label} was superseded before it began.")
+        self._enter("running")
+        steps = self.work(self._cancel)
+        try:
+            for item in steps:
                 if self._cancel.is_set():
                     raise Cancelled(f"{self.label} was cancelled.")
                 self.on_item(self, item)
-            self._end("done")
-        except Cancelled:
-            self._end("cancelled")
-        except Exception as error:  # whatever it is, it must reach the person and leave the lane usable
-            self.error, self.details = error, traceback.format_exc()
-            self._end("failed")
+        finally:  # whatever the work holds open is closed before the job's end is told
+            close = getattr(steps, "close", None)
+            if close is not None:
+                close()
 
     def _enter(self, state: State) -> None:
-        self.state = state
-        self.on_change(self)
-
-    def _end(self, state: State) -> None:
-        self.state = state
+        """Change the state, unless the job has ended or an ending is under way already, and tell it."""
+        with self._lock:
+            if self.finished or (self.state == "cancelling" and state not in FINISHED):
+                return
+            self.state = state
         try:
             self.on_change(self)
-        finally:
-            self._finished.set()
+        except Exception:  # who listens badly must not break the work
+            _LOG.exception("Showing that %s is %s failed", self.label, state)
 
 
 class Lane:
@@ -101,7 +118,7 @@ class Lane:
         """Make a lane; with `latest_wins`, a new job cancels and replaces those before it."""
         self.name = name
         self.latest_wins = latest_wins
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._current: Job | None = None
         self._next: Job | None = None
         self._thread: threading.Thread | None = None
@@ -109,8 +126,8 @@ class Lane:
     @property
     def current(self) -> Job | None:
         """The job that runs or waits, or None."""
-        with self._lock:
-            return self._next or self._current
+        with self._changed:
+            return next(iter(self._unfinished()), None)
 
     @property
     def busy(self) -> bool:
@@ -123,8 +140,8 @@ class Lane:
         Raises:
             ConfigError: when the lane is busy and not latest-wins.
         """
-        with self._lock:
-            superseded = [old for old in (self._current, self._next) if old is not None]
+        with self._changed:
+            superseded = self._unfinished()
             if superseded and not self.latest_wins:
                 raise ConfigError(
                     f"{job.label} cannot start: {superseded[0].label} is running.",
@@ -142,28 +159,27 @@ class Lane:
 
     def cancel(self) -> None:
         """Cancel what runs and what waits."""
-        with self._lock:
-            jobs = [job for job in (self._current, self._next) if job is not None]
+        with self._changed:
+            jobs = self._unfinished()
         for job in jobs:
             job.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the lane is idle; False when `timeout_s` seconds passed first."""
-        while (job := self.current) is not None:
-            if not job.wait(timeout_s):
-                return False
-        return True
+        """Wait until the lane is idle and has told so; False when `timeout_s` seconds passed first."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._current is None and self._next is None, timeout_s)
+
+    def _unfinished(self) -> list[Job]:
+        """The waiting job before the running one."""
+        return [job for job in (self._next, self._current) if job is not None and not job.finished]
 
     def _loop(self) -> None:
         while True:
-            with self._lock:
+            with self._changed:
                 self._current, self._next = self._next, None
                 job = self._current
                 if job is None:
                     self._thread = None
+                    self._changed.notify_all()
                     return
-            try:
-                job.run()
-            finally:
-                with self._lock:
-                    self._current = None
+            job.run()

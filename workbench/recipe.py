@@ -127,7 +127,7 @@ class Recipe:
         plain: dict[str, list[int]] = {}
         other: list[int] = []
         for place, rule in enumerate(self.rules):
-            (plain.setdefault(rule.pattern, []) if _is_plain(rule.pattern) else other).append(place)
+            (plain.setdefault(rule.pattern, []) if is_plain(rule.pattern) else other).append(place)
         return plain, other
 
     def with_rule(self, pattern: str, choice: Choice | None) -> Recipe:
@@ -240,7 +240,7 @@ def matches(pattern: str, name: str) -> bool:
         PatternError: for a malformed regular expression or an empty pattern.
     """
     _check_pattern(pattern)
-    if _is_plain(pattern):
+    if is_plain(pattern):
         return f".{pattern}." in f".{name}."
     return _compile(pattern).fullmatch(name) is not None
 
@@ -252,8 +252,9 @@ def component_runs(name: str) -> list[str]:
     return [name[start:end] for place, start in enumerate(starts) for end in ends[place:]]
 
 
-def _is_plain(pattern: str) -> bool:
-    return not pattern.startswith("re:") and not any(char in pattern for char in "*?[")
+def is_plain(pattern: str) -> bool:
+    """Say whether a pattern is plain dotted components, no glob and no regular expression."""
+    return bool(pattern.strip()) and not pattern.startswith("re:") and not any(char in pattern for char in "*?[")
 
 
 def _check_pattern(pattern: str) -> None:

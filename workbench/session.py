@@ -6,35 +6,45 @@ previews on a latest-wins lane, measurements and exports one at a time on anothe
 
 from __future__ import annotations
 
-import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from workbench.config import DOMAINS, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.config import Int4WeightOnlyConfig, ResolvedConfig
 from workbench.coverage import Coverage, preflight_source
-from workbench.errors import ConfigError, WorkbenchError
+from workbench.errors import Cancelled, ConfigError, ModelError, WeightError
+from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
+from workbench.hf import open_source
 from workbench.jobs import Job, Lane
-from workbench.layers import QUANTIZABLE_KINDS
+from workbench.layers import QUANTIZABLE_KINDS, get_layer
+from workbench.linear import Int4Linear
+from workbench.measure.errors import METRICS as METRICS
+from workbench.measure.errors import Metric
+from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import iter_bench_linear
-from workbench.recipe import Choice, Recipe, matches
+from workbench.quantize import model_device
+from workbench.recipe import Choice, Recipe
+from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 from workbench.records import CoverageRow, Progress, SpeedPoint
+from workbench.script import DEFAULT_DIRECTORY, python_of
 from workbench.sources import ModelSource, Source
-from workbench.views import LayerView, ViewCache, iter_layer_views
+from workbench.views import LayerView, ViewCache, iter_layer_views, same_values
 
 T = TypeVar("T")
 Scope = Literal["layer", "selection", "all"]
 EventKind = Literal["coverage", "selection", "view", "job", "speed", "error", "export", "problem"]
 SCOPES: tuple[Scope, ...] = ("layer", "selection", "all")
-METRICS = ("rmse", "max", "mean_abs", "relative", "scale", "zero", "original", "dequantized")
-DEFAULT_BATCH_SIZES = (1, 4, 16, 64, 256)
+_THUMBNAIL = 64  # sides of a picture in `Session.errors`: a sweep keeps thousands of them
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Event:
     Attributes:
         kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "job" (Job), "speed" (SpeedPoint),
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception).
+            "coverage" and "selection" come on the thread of the person's action, all others on a worker's.
         data: What the kind says.
         job: The job that it comes from, or None.
     """
@@ -59,7 +70,9 @@ class Session:
 
     Attributes:
         source: Where the weights come from.
+        tokenizer: Saved beside an exported checkpoint of a live model, or None.
         device: Device that will run the layers.
+        device_reason: Why it is that one, or "".
         recipe: What the user wants; change it with `configure`, `set_recipe` or `keep_dense`.
         coverage: What becomes of every weight under `recipe`.
         selection: Names of the selected layers, in the order of the model.
@@ -67,18 +80,21 @@ class Session:
         scope: What `configure` applies to: the current layer, the selection, or all layers.
         metric: What the heatmap shows.
         reduce: How the heatmap is reduced to screen size: "max" or "mean".
-        speed: Measured points, newest run only.
-        errors: Layer name → its latest exact view.
+        speed: Measured points, newest run only; replaced, never changed in place.
+        errors: Layer name → its latest exact view under the recipe; replaced, never changed in place.
+        exported: The latest finished export, or None.
     """
 
     source: Source
+    tokenizer: Any = field(default=None, repr=False)
     device: str = "cpu"
+    device_reason: str = ""
     recipe: Recipe = field(default_factory=lambda: Recipe(Choice(Int4WeightOnlyConfig(group_size=64))))
     coverage: Coverage = field(init=False)
     selection: list[str] = field(default_factory=list)
     current: str = ""
     scope: Scope = "all"
-    metric: str = "rmse"
+    metric: Metric = "rmse"
     reduce: Literal["max", "mean"] = "max"
     speed: list[SpeedPoint] = field(default_factory=list)
     errors: dict[str, LayerView] = field(default_factory=dict)
@@ -89,11 +105,14 @@ class Session:
         self._undo: list[Recipe] = []
         self._redo: list[Recipe] = []
         self._cache = ViewCache()
+        self._state = threading.Lock()  # held while recipe, coverage and errors change together
         self._quiet = threading.Lock()  # held while a timing runs, so that previews do not disturb it
         self.previews = Lane("preview", latest_wins=True)
         self.work = Lane("work", latest_wins=False)
-        self.coverage = preflight_source(self.source, self.recipe, device=self.device)
+        self.coverage = self._preflight(self.recipe)
+        self._index()
         rows = self.layer_rows()
+        self._layers = LayerNames([row.name for row in rows])
         if rows and not self.current:
             self.current = next((row.name for row in rows if row.decision == "int4"), rows[0].name)
             self.selection = [self.current]
@@ -122,19 +141,21 @@ class Session:
         Raises:
             ConfigError: when there is none of that name.
         """
-        for row in self.coverage.rows:
-            if row.name == name:
-                return row
-        raise ConfigError(f"There is no weight {name!r}.", mend="take a name from the layer table")
+        row = self._rows.get(name)
+        if row is None:
+            raise ConfigError(f"There is no weight {name!r}.", mend="take a name from the layer table")
+        return row
 
     # --- choosing -----------------------------------------------------------------------------------------------
 
     def select(self, names: Sequence[str], current: str | None = None) -> None:
-        """Select layers; `current` (default: the last of them) is put on show."""
-        known = {row.name for row in self.coverage.rows}
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            self.row(unknown[0])
+        """Select layers; `current` (default: the last of them) is put on show.
+
+        Raises:
+            ConfigError: for a name that the model does not have; nothing is changed then.
+        """
+        for name in (*names, *([current] if current else [])):
+            self.row(name)
         wanted = set(names)
         self.selection = [row.name for row in self.coverage.rows if row.name in wanted]
         show = current or (names[-1] if names else self.current)
@@ -157,7 +178,7 @@ class Session:
     def targets(self, scope: Scope | None = None) -> list[str]:
         """Names of the linear layers that a change of the given scope touches."""
         linear = [row.name for row in self.layer_rows()]
-        scope = scope or self.scope
+        scope = self._scope(scope)
         if scope == "all":
             return linear
         wanted = set(self.selection) if scope == "selection" else {self.current}
@@ -173,7 +194,9 @@ class Session:
         inner_k_tiles: int | None = None,
         scope: Scope | None = None,
     ) -> None:
-        """Change settings within the scope; what is not given stays as it is.
+        """Change settings of the scope's int4 layers; what is not given stays as it is, layer by layer.
+
+        Dense layers of the scope stay dense, unless all of them are: then they become int4.
 
         Args:
             group_size: 256, 128, 64 or 32.
@@ -186,23 +209,31 @@ class Session:
         Raises:
             ConfigError: for settings that cannot work together; nothing is changed then.
         """
-        choice = changed_choice(self.choice(), group_size, domain, use_hqq, preserve_zero, inner_k_tiles)
-        scope = scope or self.scope
-        if scope not in SCOPES:
-            raise ConfigError(f"scope={scope!r}.", allowed=", ".join(map(repr, SCOPES)))
-        if scope == "all":
-            dense = tuple(rule for rule in self.recipe.rules if rule.choice is None)
-            self.set_recipe(replace(self.recipe, default=choice, rules=dense))
+        change = partial(
+            changed_choice,
+            group_size=group_size,
+            domain=domain,
+            use_hqq=use_hqq,
+            preserve_zero=preserve_zero,
+            inner_k_tiles=inner_k_tiles,
+        )
+        names = self._linear(scope)
+        int4 = [name for name in names if name in self.coverage.configs]
+        if self._scope(scope) == "all" and int4:
+            self.set_recipe(with_change_everywhere(self.recipe, change))
         else:
-            self._set_rules(self._linear(scope), choice)
+            self.set_recipe(with_change(self.recipe, self._layers, int4 or names, change))
 
     def keep_dense(self, scope: Scope | None = None) -> None:
         """Leave the layers of the scope in full precision."""
-        self._set_rules(self._linear(scope), None)
+        self.set_recipe(with_choice(self.recipe, self._layers, self._linear(scope), None))
 
     def make_int4(self, scope: Scope | None = None) -> None:
-        """Make the layers of the scope int4 with the settings on show, an output head too."""
-        self._set_rules(self._linear(scope), self.choice())
+        """Make the layers of the scope int4 with the settings on show; the output head only when it is selected."""
+        names = self._linear(scope)
+        if self._scope(scope) == "all":
+            names = [name for name in names if self.row(name).kind != "output_head"] or names
+        self.set_recipe(with_choice(self.recipe, self._layers, names, self.choice()))
 
     def set_recipe(self, recipe: Recipe) -> None:
         """Take a recipe as a whole; it can be undone.
@@ -212,7 +243,7 @@ class Session:
         """
         if recipe == self.recipe:
             return
-        coverage = preflight_source(self.source, recipe, device=self.device)
+        coverage = self._preflight(recipe)
         self._undo.append(self.recipe)
         self._redo.clear()
         self._take(recipe, coverage)
@@ -227,7 +258,7 @@ class Session:
 
     # --- seeing -------------------------------------------------------------------------------------------------
 
-    def show(self, *, metric: str | None = None, reduce: Literal["max", "mean"] | None = None) -> None:
+    def show(self, *, metric: Metric | None = None, reduce: Literal["max", "mean"] | None = None) -> None:
         """Change what the heatmap shows.
 
         Raises:
@@ -244,63 +275,80 @@ class Session:
     def refresh(self) -> Job | None:
         """Compute the view of the current layer anew; what an older request still computes is dropped."""
         if not self.current or self.row(self.current).kind not in QUANTIZABLE_KINDS:
+            self.previews.cancel()
             return None
         name, config, metric, reduce = self.current, self.resolved(), self.metric, self.reduce
 
         def views(cancel: threading.Event) -> Iterator[LayerView]:
+            self._check_readable(name)
             found = iter_layer_views(
                 self.source, name, config, metric=metric, reduce=reduce, cache=self._cache, cancel=cancel
             )
-            return self._in_turn(found)
+            return self._in_turn(found, cancel)
 
         return self.previews.submit(Job(f"Errors of {name}", views, self._on_view, self._on_job, quiet=True))
 
     def sweep_errors(self) -> Job:
-        """Solve every int4 layer under the recipe and record its errors."""
-        coverage = self.coverage
+        """Solve every int4 layer under the recipe and record its errors; a layer with NaN is a problem, not the end.
 
-        def sweep(cancel: threading.Event) -> Iterator[tuple[Progress, LayerView]]:
-            rows = coverage.int4_rows
-            clock = _Clock(len(rows))
-            for row in rows:
-                views = iter_layer_views(
-                    self.source, row.name, coverage.configs[row.name], cache=self._cache, cancel=cancel, sampled=False
-                )
-                for view in views:
-                    yield clock.tick(row.name), view
-
-        return self.work.submit(Job("Errors of all layers", sweep, self._on_sweep, self._on_job))
+        Raises:
+            ConfigError: when other work is running.
+        """
+        return self.work.submit(Job("Errors of all layers", self._sweep, self._on_sweep, self._on_job))
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
     def measure_speed(self, *, batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES) -> Job:
-        """Measure the current layer's shape, int4 and dense, at each batch size, on every device present."""
-        n, k = self.row(self.current).shape
-        config = self.choice().config
+        """Measure the current layer's shape, int4 and dense, at each batch size, on every device present.
+
+        Raises:
+            ConfigError: when the layer on show is not linear, or other work is running.
+        """
+        row = self.row(self.current) if self.current else None
+        if row is None or row.kind not in QUANTIZABLE_KINDS:
+            what = "No layer is on show" if row is None else f"{row.name} is no linear layer ({row.kind})"
+            raise ConfigError(f"{what}: there is no speed to measure.", mend="select a linear layer in the table")
+        n, k = row.shape
+        config = replace(self.choice().config, use_hqq=False)  # the solver changes values, never speed
         devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-        self.speed = []
+        sizes = tuple(batch_sizes)
 
         def measure(cancel: threading.Event) -> Iterator[tuple[Progress, SpeedPoint]]:
-            clock = _Clock(0)
+            start, seen = time.monotonic(), set[tuple[str, int]]()
             for device in devices:
-                points = iter_bench_linear(n, k, config, batch_sizes, device=device, cancel=cancel)
-                for point in self._in_turn(points):
-                    yield clock.tick(f"{device}, batch {point.batch}"), point
+                points = iter_bench_linear(n, k, config, sizes, device=device, cancel=cancel)
+                for point in self._in_turn(points, cancel):
+                    seen.add((device, point.batch))
+                    label = f"{device}, batch {point.batch}"
+                    yield _progress(start, len(seen), len(devices) * len(sizes), label), point
 
-        return self.work.submit(Job(f"Speed of {n}x{k}", measure, self._on_speed, self._on_job))
+        return self.work.submit(Job(f"Speed of {n}x{k}", measure, self._on_speed, self._on_speed_job))
 
     # --- exporting ----------------------------------------------------------------------------------------------
 
     def export(self, directory: Path | str, *, overwrite: bool = False, verify: bool = True) -> Job:
-        """Quantize under the recipe and write a checkpoint, then check what was written."""
+        """Quantize under the recipe and write a checkpoint, then check what was written.
+
+        Raises:
+            CheckpointError: when the directory is blank, holds the model or the working folder, or replacing it
+                would delete files that are no checkpoint.
+            ModelError: when a live model is on the meta device or has int4 layers already.
+            ConfigError: when no layer becomes int4, or other work is running.
+        """
+        target = export_target(self.source, directory, overwrite=overwrite)
         coverage, recipe = self.coverage, self.recipe
-
-        def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
-            yield from iter_export(
-                self.source, coverage, recipe, Path(directory), overwrite=overwrite, verify=verify, cancel=cancel
-            )
-
-        return self.work.submit(Job(f"Export to {directory}", write, self._on_export, self._on_job))
+        check_exportable(self.source, coverage)
+        write = partial(
+            _written,
+            self.source,
+            coverage,
+            recipe,
+            target,
+            tokenizer=self.tokenizer,
+            overwrite=overwrite,
+            verify=verify,
+        )
+        return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job))
 
     def cancel(self) -> None:
         """Stop what runs; acknowledged at once, done at the next block."""
@@ -309,71 +357,163 @@ class Session:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing runs; False when `timeout_s` seconds passed first."""
-        return self.previews.wait(timeout_s) and self.work.wait(timeout_s)
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        if not self.previews.wait(timeout_s):
+            return False
+        return self.work.wait(None if end is None else max(0.0, end - time.monotonic()))
 
-    def as_python(self) -> str:
-        """Return a cell that, run alone, quantizes the same model under the same recipe."""
-        return python_of(self.source.name, self.recipe)
+    def as_python(self, directory: Path | str = DEFAULT_DIRECTORY) -> str:
+        """Return a cell that, run alone, quantizes the same model under the same recipe and saves it."""
+        return python_of(self.source, self.recipe, directory)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
-    def _in_turn(self, steps: Iterator[T]) -> Iterator[T]:
-        """Take each step while no other lane works, so that a preview does not disturb a timing."""
-        while True:
-            with self._quiet:
-                step = next(steps, None)
-            if step is None:
-                return
-            yield step
+    def _preflight(self, recipe: Recipe) -> Coverage:
+        coverage = preflight_source(self.source, recipe, device=self.device)
+        if not self.device_reason:
+            return coverage
+        return replace(coverage, notes=(*coverage.notes, f"device: {self.device}, {self.device_reason}"))
+
+    def _index(self) -> None:
+        self._rows = {row.name: row for row in self.coverage.rows}
+
+    def _scope(self, scope: Scope | None) -> Scope:
+        scope = scope or self.scope
+        if scope not in SCOPES:
+            raise ConfigError(f"scope={scope!r}.", allowed=", ".join(map(repr, SCOPES)))
+        return scope
 
     def _linear(self, scope: Scope | None) -> list[str]:
         names = self.targets(scope)
         if not names:
             raise ConfigError(
-                f"The {scope or self.scope} holds no linear layer.", mend="select a linear layer in the table"
+                f"The {self._scope(scope)} scope holds no linear layer.", mend="select a linear layer in the table"
             )
         return names
 
-    def _set_rules(self, names: Sequence[str], choice: Choice | None) -> None:
-        recipe = self.recipe
-        known = [row.name for row in self.coverage.rows]
-        for name in names:
-            recipe = recipe.with_rule(exact_pattern(name, known), choice)
-        self.set_recipe(recipe)
+    def _check_readable(self, name: str) -> None:
+        """Refuse a layer of which there is nothing to show.
+
+        Raises:
+            ModelError: with the reason.
+        """
+        if isinstance(self.source, ModelSource) and isinstance(get_layer(self.source.model, name), Int4Linear):
+            raise ModelError(f"{name} is int4 already.", mend="open the workbench on the original model")
+        why_not = self.source.missing(name)
+        if why_not:
+            raise ModelError(f"{name} cannot be shown: {why_not}.")
+
+    def _in_turn(self, steps: Iterator[T], cancel: threading.Event) -> Iterator[T]:
+        """Take each step while no other lane works, so that a preview does not disturb a timing."""
+        while True:
+            while not self._quiet.acquire(timeout=0.05):
+                if cancel.is_set():
+                    raise Cancelled("Cancelled before its turn came.")
+            try:
+                step = next(steps, None)
+            finally:
+                self._quiet.release()
+            if step is None:
+                return
+            yield step
+
+    def _sweep(self, cancel: threading.Event) -> Iterator[tuple[Progress, LayerView | WeightError]]:
+        """Solve what the recipe makes int4; what a change of the recipe touches meanwhile is solved again."""
+        start, coverage = time.monotonic(), None
+        done: dict[str, ResolvedConfig] = {}
+        broken: set[str] = set()
+        while coverage is not self.coverage:
+            coverage = self.coverage
+            for place, row in enumerate(coverage.int4_rows, start=1):
+                if coverage is not self.coverage:
+                    break
+                config = coverage.configs[row.name]
+                known = row.name in self.errors or row.name in broken
+                if known and row.name in done and same_values(done[row.name], config):
+                    continue
+                found = self._swept(row.name, config, cancel)
+                done[row.name] = config
+                if isinstance(found, WeightError):
+                    broken.add(row.name)
+                yield _progress(start, place, len(coverage.int4_rows), row.name), found
+
+    def _swept(self, name: str, config: ResolvedConfig, cancel: threading.Event) -> LayerView | WeightError:
+        self._check_readable(name)
+        views = iter_layer_views(
+            self.source, name, config, cache=self._cache, cancel=cancel, sampled=False, max_side=_THUMBNAIL
+        )
+        try:
+            return next(views)
+        except WeightError as error:
+            return error
 
     def _step(self, back: list[Recipe], forth: list[Recipe]) -> bool:
         if not back:
             return False
-        recipe = back.pop()
+        coverage = self._preflight(back[-1])
         forth.append(self.recipe)
-        self._take(recipe, preflight_source(self.source, recipe, device=self.device))
+        self._take(back.pop(), coverage)
         return True
 
     def _take(self, recipe: Recipe, coverage: Coverage) -> None:
-        self.recipe, self.coverage = recipe, coverage
-        self.errors = {name: view for name, view in self.errors.items() if coverage.configs.get(name) == view.config}
+        with self._state:
+            self.recipe, self.coverage = recipe, coverage
+            self._index()
+            held = ((name, view, coverage.configs.get(name)) for name, view in self.errors.items())
+            self.errors = {
+                name: replace(view, config=config)
+                for name, view, config in held
+                if config is not None and same_values(view.config, config)
+            }
         self._emit("coverage", coverage)
         self.refresh()
 
+    def _record(self, view: LayerView) -> LayerView | None:
+        """Keep and return an exact view if it is of the settings that hold now."""
+        with self._state:
+            config = self.coverage.configs.get(view.name)
+            if not view.exact or config is None or not same_values(config, view.config):
+                return None
+            kept = replace(view, config=config)
+            self.errors = {**self.errors, view.name: kept}
+            return kept
+
     def _emit(self, kind: EventKind, data: Any, job: Job | None = None) -> None:
+        """Tell every listener; what one of them raises is a problem that the others hear of."""
+        event = Event(kind, data, job)
+        faults: list[Exception] = []
         for listener in list(self._listeners):
-            listener(Event(kind, data, job))
+            try:
+                listener(event)
+            except Exception as error:
+                _LOG.exception("A listener failed on %r", kind)
+                faults.append(error)
+        if kind != "problem":
+            for fault in faults:
+                self._emit("problem", fault, job)
 
     def _on_view(self, job: Job, view: LayerView) -> None:
-        if view.exact and self.coverage.configs.get(view.name) == view.config:
-            self.errors[view.name] = view
+        self._record(view)
         self._emit("view", view, job)
 
-    def _on_sweep(self, job: Job, item: tuple[Progress, LayerView]) -> None:
-        job.progress, view = item
-        self.errors[view.name] = view
-        self._emit("error", view, job)
+    def _on_sweep(self, job: Job, item: tuple[Progress, LayerView | WeightError]) -> None:
+        job.progress, found = item
+        if isinstance(found, WeightError):
+            self._emit("problem", found, job)
+        elif (kept := self._record(found)) is not None:
+            self._emit("error", kept, job)
         self._emit("job", job, job)
 
     def _on_speed(self, job: Job, item: tuple[Progress, SpeedPoint]) -> None:
         job.progress, point = item
-        self.speed.append(point)
+        self.speed = [*self.speed, point]
         self._emit("speed", point, job)
+        self._emit("job", job, job)
+
+    def _on_speed_job(self, job: Job) -> None:
+        if job.state == "running":
+            self.speed = []
+        self._on_job(job)
 
     def _on_export(self, job: Job, item: Progress | ExportResult) -> None:
         if isinstance(item, ExportResult):
@@ -389,84 +529,54 @@ class Session:
             self._emit("problem", job.error, job)
 
 
-def open_session(model: nn.Module | Source, **settings: Any) -> Session:
-    """Make a session over a live model or a source of weights."""
-    source = ModelSource(model) if isinstance(model, nn.Module) else model
-    if not isinstance(source, Source):
-        raise WorkbenchError(
-            f"{type(model).__name__} is no model.", allowed="an nn.Module, or a path given to wb.Workbench"
-        )
-    return Session(source, **settings)
+def open_session(
+    model: nn.Module | Source | str | Path,
+    tokenizer: Any = None,
+    *,
+    device: torch.device | str | None = None,
+    **settings: Any,
+) -> Session:
+    """Make a session over a live model, a source of weights, a model folder, a hub name, or "demo".
 
-
-def changed_choice(
-    choice: Choice,
-    group_size: int | None = None,
-    domain: str | None = None,
-    use_hqq: bool | None = None,
-    preserve_zero: bool | Literal["auto"] | None = None,
-    inner_k_tiles: int | None = None,
-) -> Choice:
-    """Return a choice with the given settings changed; None keeps a setting.
+    Args:
+        model: A live model is not changed, a folder is read by header and slice.
+        tokenizer: Saved beside an exported checkpoint of a live model (a folder brings its own).
+        device: Device that will run the layers; None is where a live model is, and for all else "cuda" when this
+            machine has it, or the CPU.
+        settings: Other attributes of `Session`.
 
     Raises:
-        ConfigError: for settings that cannot work together.
+        ModelError: when the model cannot be read, or is no model at all.
     """
-    config = choice.config
-    domains = {"float": ZeroPointDomain.FLOAT, "int": ZeroPointDomain.INT}
-    zero_point_domain, beside = config.zero_point_domain, choice.domain
-    if domain is not None:
-        if domain not in ("auto", *DOMAINS):
-            raise ConfigError(f"domain={domain!r}.", allowed="'auto', 'float', 'int' or 'symmetric'")
-        zero_point_domain = domains.get(domain, ZeroPointDomain.NONE)
-        beside = "symmetric" if domain == "symmetric" else None
-    return Choice(
-        Int4WeightOnlyConfig(
-            group_size=config.group_size if group_size is None else group_size,
-            layout=config.layout if inner_k_tiles is None else TensorCoreTiledLayout(inner_k_tiles),
-            use_hqq=config.use_hqq if use_hqq is None else use_hqq,
-            zero_point_domain=zero_point_domain,
-            set_inductor_config=config.set_inductor_config,
-            preserve_zero={None: config.preserve_zero, "auto": None}.get(preserve_zero, preserve_zero),  # type: ignore[arg-type]
-        ),
-        None if choice.solver is None or use_hqq is not None else choice.solver,
-        beside,
-    )
+    source: Any = ModelSource(model) if isinstance(model, nn.Module) else model
+    if isinstance(source, str | Path):
+        source = open_source(source)
+    if not isinstance(source, Source):
+        raise ModelError(
+            f"{type(model).__name__} is no model.", allowed="an nn.Module, a model folder, a hub name, or 'demo'"
+        )
+    reason = ""
+    if device is None:
+        device, reason = _default_device(source)
+    return Session(source, tokenizer, str(device), reason, **settings)
 
 
-def exact_pattern(name: str, names: Sequence[str]) -> str:
-    """Return a pattern that matches `name` and no other of `names`: the name itself wherever that suffices."""
-    caught = [other for other in names if other != name and matches(name, other)]
-    if not caught:
-        return name
-    return "re:" + "".join(f"\\{char}" if char in r".\+*?[^]$(){}=!<>|:-#&~" else char for char in name)
+def _default_device(source: Source) -> tuple[str, str]:
+    """Return the device that a person expects, and why."""
+    if isinstance(source, ModelSource):
+        device = model_device(source.model)
+        if device.type != "meta":
+            return str(device), "where the model is"
+    if torch.cuda.is_available():
+        return "cuda", "which this machine has"
+    return "cpu", "for this machine has no CUDA device"
 
 
-def python_of(model: str, recipe: Recipe) -> str:
-    """Return Python that quantizes `model` under `recipe` and saves it."""
-    lines = [
-        "import json",
-        "",
-        "import workbench as wb",
-        "",
-        f"model, tokenizer = {'wb.demo_model()' if model == 'demo' else f'wb.load_model({model!r})'}",
-        f"recipe = wb.Recipe.from_json(json.loads({json.dumps(recipe.to_json())!r}))",
-        "print(wb.quantize_(model, recipe))",
-        'wb.save_checkpoint(model, "exports/int4", tokenizer=tokenizer)',
-    ]
-    return "\n".join(lines) + "\n"
+def _written(*args: Any, cancel: threading.Event, **settings: Any) -> Iterator[Progress | ExportResult]:
+    return iter_export(*args, cancel=cancel, **settings)
 
 
-class _Clock:
-    """Progress of work in equal steps."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._start = time.monotonic()
-
-    def tick(self, label: str) -> Progress:
-        """Count one step."""
-        self._done += 1
-        elapsed = time.monotonic() - self._start
-        left = None if not self._total else elapsed * (self._total - self._done) / self._done
-        return Progress(self._done, self._total, label, elapsed, left)
+def _progress(start: float, done: int, total: int, label: str) -> Progress:
+    """Progress of work in equal steps that began at `start` of the monotonic clock."""
+    elapsed = time.monotonic() - start
+    return Progress(done, total, label, elapsed, elapsed * (total - done) / done)

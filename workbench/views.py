@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.config import HqqOptions, ResolvedConfig
-from workbench.errors import Cancelled
-from workbench.measure.errors import Metric, error_map, error_summary, sampled_rows
+from workbench.errors import Cancelled, WeightError
+from workbench.measure.errors import MAX_SIDE, Metric, error_map, error_summary, sampled_rows
 from workbench.records import ErrorMap, ErrorSummary
 from workbench.solvers import solve
-from workbench.sources import Source
+from workbench.sources import ModelSource, Source
 
 SAMPLED_ROWS = 256
-_AT_ONCE_ELEMENTS = 1 << 20  # weights up to this many are solved whole at once
+# Weights that are solved before a person sees a delay, some 30 ms on two cores; HQQ takes twenty passes over them.
+_AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18}
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -61,23 +63,29 @@ class LayerView:
         return "exact" if self.exact else f"sampled 1/{max(2, round(self.total_rows / self.rows))}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Solved:
     weight: Tensor
     quantized: QuantizedWeight
     summary: ErrorSummary
     rtn: ErrorSummary
+    version: int
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Say whether this is what a live weight holds now."""
+        return weight.data_ptr() == self.weight.data_ptr() and _version(weight) == self.version
 
     @property
     def size_bytes(self) -> int:
-        return self.weight.numel() * self.weight.element_size() + self.quantized.codes.numel()
+        parts = (self.weight, self.quantized.codes, self.quantized.scale, self.quantized.zero)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
 class ViewCache:
     """The latest solved layers, so that another metric, or a setting tried before, is shown at once."""
 
     def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
-        """Hold at most `max_bytes` of weights and codes."""
+        """Hold at most `max_bytes` of weights and codes, but always the latest layer."""
         self.max_bytes = max_bytes
         self._held: OrderedDict[tuple[str, ResolvedConfig], _Solved] = OrderedDict()
         self._lock = threading.Lock()
@@ -90,16 +98,23 @@ class ViewCache:
                 self._held.move_to_end((name, _key(config)))
             return found
 
+    def weight(self, name: str) -> Tensor | None:
+        """Return the weight of a layer held under any setting, so that it is not read again; or None."""
+        with self._lock:
+            return next((one.weight for (held, _), one in self._held.items() if held == name), None)
+
     def put(self, name: str, config: ResolvedConfig, solved: _Solved) -> None:
         """Hold a solved layer, and let go of the oldest ones."""
         with self._lock:
             self._held[name, _key(config)] = solved
+            self._held.move_to_end((name, _key(config)))
             while len(self._held) > 1 and sum(one.size_bytes for one in self._held.values()) > self.max_bytes:
                 self._held.popitem(last=False)
 
     def __len__(self) -> int:
         """Number of layers held."""
-        return len(self._held)
+        with self._lock:
+            return len(self._held)
 
 
 def iter_layer_views(
@@ -112,6 +127,7 @@ def iter_layer_views(
     cache: ViewCache | None = None,
     cancel: threading.Event | None = None,
     sampled: bool = True,
+    max_side: int = MAX_SIDE,
 ) -> Iterator[LayerView]:
     """Yield a view from sampled rows (for a large weight), then the exact one.
 
@@ -124,25 +140,44 @@ def iter_layer_views(
         cache: Solved layers of before.
         cancel: Set it to stop between blocks.
         sampled: Whether a first answer from sampled rows is wanted.
+        max_side: Most rows and columns of the picture.
 
     Raises:
         Cancelled: when `cancel` was set.
-        WeightError: when the weight holds NaN or infinity.
+        ModelError: when the weight cannot be read.
+        WeightError: when the weight holds NaN or infinity, naming layer and position.
     """
     cache = cache if cache is not None else ViewCache(0)
+    live = isinstance(source, ModelSource)  # whose weights cost nothing to look at, and may be trained meanwhile
+    weight = None if live else cache.weight(name)
+    weight = source.weight(name) if weight is None else weight
     solved = cache.get(name, config)
-    if solved is None:
-        weight = source.weight(name)
-        if sampled and weight.numel() > _AT_ONCE_ELEMENTS and weight.shape[0] > SAMPLED_ROWS:
-            rows = sampled_rows(weight.shape[0], SAMPLED_ROWS).to(weight.device)
-            part = _solve(weight[rows], name, config, cancel)
-            yield _view(part, name, config, metric, reduce, weight.shape[0])
+    if solved is None or (live and not solved.is_of(weight)):
+        rows = _first_rows(weight, config) if sampled else None
+        if rows is not None:
+            with contextlib.suppress(WeightError):  # the whole weight is refused below, with the true position
+                part = _solve(weight[rows], name, config, cancel)
+                yield _view(part, name, config, metric, reduce, weight.shape[0], max_side)
         solved = _solve(weight, name, config, cancel)
         cache.put(name, config, solved)
-    yield _view(solved, name, config, metric, reduce, solved.weight.shape[0])
+    yield _view(solved, name, config, metric, reduce, solved.weight.shape[0], max_side)
+
+
+def same_values(one: ResolvedConfig, other: ResolvedConfig) -> bool:
+    """Say whether two settings give the same codes, scales and zero points."""
+    return _key(one) == _key(other)
+
+
+def _first_rows(weight: Tensor, config: ResolvedConfig) -> Tensor | None:
+    """Return the rows to begin with so that the first answer comes at once, or None when all of them do."""
+    if weight.ndim != 2 or weight.numel() <= _AT_ONCE_WEIGHTS[config.solver]:
+        return None
+    count = min(SAMPLED_ROWS, max(1, _AT_ONCE_WEIGHTS[config.solver] // weight.shape[1]))
+    return sampled_rows(weight.shape[0], count).to(weight.device) if count < weight.shape[0] else None
 
 
 def _solve(weight: Tensor, name: str, config: ResolvedConfig, cancel: threading.Event | None) -> _Solved:
+    version = _version(weight)
     quantized = solve(weight, config, name=name, cancel=cancel).weight
     summary = rtn = error_summary(weight, quantized)
     if config.solver != "rtn":
@@ -150,14 +185,27 @@ def _solve(weight: Tensor, name: str, config: ResolvedConfig, cancel: threading.
         rtn = error_summary(weight, nearest)
     if cancel is not None and cancel.is_set():
         raise Cancelled(f"The view of {name} was superseded.")
-    return _Solved(weight, quantized, summary, rtn)
+    return _Solved(weight, quantized, summary, rtn, version)
+
+
+def _version(weight: Tensor) -> int:
+    """Return a number that grows with every change in place."""
+    return 0 if weight.is_inference() else weight._version
 
 
 def _view(
-    solved: _Solved, name: str, config: ResolvedConfig, metric: Metric, reduce: Literal["max", "mean"], total_rows: int
+    solved: _Solved,
+    name: str,
+    config: ResolvedConfig,
+    metric: Metric,
+    reduce: Literal["max", "mean"],
+    total_rows: int,
+    max_side: int,
 ) -> LayerView:
     with torch.inference_mode():
-        picture = error_map(solved.weight, solved.quantized, metric=metric, reduce=reduce)
+        picture = error_map(
+            solved.weight, solved.quantized, metric=metric, reduce=reduce, max_rows=max_side, max_cols=max_side
+        )
     rows, in_features = solved.weight.shape
     return LayerView(
         name, config, picture, solved.summary, solved.rtn, rows, total_rows, config.group_size, in_features

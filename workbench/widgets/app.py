@@ -30,7 +30,8 @@ class Workbench(ipywidgets.VBox):
     Args:
         model_or_path: A live model (not changed), a model folder (read by header and slice), or None: the demo model.
         tokenizer: Saved beside an exported checkpoint of a live model.
-        device: Device that will run the layers.
+        device: Device that will run the layers; None is where a live model is, and for a folder "cuda" when this
+            machine has it, or the CPU.
 
     Attributes:
         session: The state behind the view; everything that a click does is one of its methods.
@@ -57,9 +58,11 @@ class Workbench(ipywidgets.VBox):
     view = traitlets.Any(None, allow_none=True)
 
     def __init__(
-        self, model_or_path: nn.Module | str | Path | None = None, tokenizer: Any = None, *, device: str = "cpu"
+        self, model_or_path: nn.Module | str | Path | None = None, tokenizer: Any = None, *, device: str | None = None
     ) -> None:
-        self.session: Session = open_session(_source(model_or_path, tokenizer), device=device)
+        self.session: Session = open_session(
+            "demo" if model_or_path is None else model_or_path, tokenizer, device=device
+        )
         self.status = Status(on_error=self._on_error)
         self.layers = LayersPanel(self.session, self._on_error)
         self.configure = ConfigurePanel(self.session, self._on_error)
@@ -159,11 +162,3 @@ class Workbench(ipywidgets.VBox):
     def _on_error(self, error: Exception, where: str) -> None:
         details = "".join(traceback.format_exception(error))
         self.status.show_problem(error, where if not isinstance(error, WorkbenchError) else "", details)
-
-
-def _source(model: nn.Module | str | Path | None, tokenizer: Any) -> Any:
-    if isinstance(model, nn.Module):
-        return model
-    from workbench.hf import open_source
-
-    return open_source("demo" if model is None else model)

@@ -1,0 +1,71 @@
+"""What would make an export wrong or lose a person's files, said before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workbench.coverage import Coverage
+from workbench.errors import CheckpointError, ConfigError, ModelError
+from workbench.layers import QUANTIZABLE_KINDS
+from workbench.linear import Int4Linear
+from workbench.sources import FolderSource, ModelSource, Source
+
+CHECKPOINT_MARK = "config.json"  # a folder with this file holds a model or a checkpoint
+
+
+def export_target(source: Source, directory: Path | str, *, overwrite: bool) -> Path:
+    """Return the folder to write, "~" expanded.
+
+    Raises:
+        CheckpointError: when the name is blank, the folder is or holds the model itself or the working folder, or
+            replacing it would delete files that are no checkpoint.
+    """
+    if not str(directory).strip():
+        raise CheckpointError("The export directory is blank.", mend="name a new folder, for instance exports/int4")
+    target = Path(directory).expanduser()
+    whole = target.resolve()
+    if Path.cwd().is_relative_to(whole):
+        raise CheckpointError(f"{str(target)!r} holds the working folder.", mend="name a new folder inside it")
+    if isinstance(source, FolderSource) and source.path.resolve().is_relative_to(whole):
+        raise CheckpointError(f"{str(target)!r} holds the model that is read.", mend="name another folder")
+    if overwrite and whole.is_dir() and any(whole.iterdir()) and not (whole / CHECKPOINT_MARK).is_file():
+        raise CheckpointError(
+            f"{str(target)!r} holds files but no {CHECKPOINT_MARK}: replacing it would delete what is no checkpoint.",
+            mend="name another folder, or remove this one yourself",
+        )
+    return target
+
+
+def check_exportable(source: Source, coverage: Coverage) -> None:
+    """Refuse an export of which no layer becomes int4, or that a live model cannot give.
+
+    Raises:
+        ModelError: when the live model is on the meta device, or has int4 layers already.
+        ConfigError: when the recipe leaves every layer dense.
+    """
+    if isinstance(source, ModelSource):
+        _check_live(source)
+    if coverage.int4_rows:
+        return
+    linear = [row for row in coverage.rows if row.kind in QUANTIZABLE_KINDS]
+    if not linear:
+        raise ModelError(f"{coverage.model!r} has no linear layer.", mend="open a model with nn.Linear layers")
+    reasons = "; ".join(dict.fromkeys(row.reason for row in linear))
+    raise ConfigError(
+        f"No layer becomes int4 under this recipe: {reasons}.", mend="make at least one layer int4, then export"
+    )
+
+
+def _check_live(source: ModelSource) -> None:
+    done = [name for name, module in source.model.named_modules() if isinstance(module, Int4Linear)]
+    if done:
+        raise ModelError(
+            f"{len(done)} layers of {source.name!r} are int4 already, first {done[0]!r}.",
+            mend="save it with wb.save_checkpoint(model, directory), or load the original to choose anew",
+        )
+    empty = [name for name, parameter in source.model.named_parameters() if parameter.is_meta]
+    if empty:
+        raise ModelError(
+            f"{source.name!r} is on the meta device: {len(empty)} weights have no values, first {empty[0]!r}.",
+            mend="load the model with its weights: wb.load_model(path)",
+        )

@@ -1,0 +1,153 @@
+"""Recipes as a person changes them: some settings of some layers, held in as few and as plain rules as will do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from workbench.config import DOMAINS, Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.errors import ConfigError
+from workbench.recipe import Choice, Recipe, Rule, component_runs, is_plain
+
+Change = Callable[[Choice], Choice]
+
+
+def changed_choice(
+    choice: Choice,
+    group_size: int | None = None,
+    domain: str | None = None,
+    use_hqq: bool | None = None,
+    preserve_zero: bool | Literal["auto"] | None = None,
+    inner_k_tiles: int | None = None,
+) -> Choice:
+    """Return a choice with the given settings changed; None keeps a setting.
+
+    Raises:
+        ConfigError: for settings that cannot work together.
+    """
+    config = choice.config
+    domains = {"float": ZeroPointDomain.FLOAT, "int": ZeroPointDomain.INT}
+    zero_point_domain, beside = config.zero_point_domain, choice.domain
+    if domain is not None:
+        if domain not in ("auto", *DOMAINS):
+            raise ConfigError(f"domain={domain!r}.", allowed="'auto', 'float', 'int' or 'symmetric'")
+        zero_point_domain = domains.get(domain, ZeroPointDomain.NONE)
+        beside = "symmetric" if domain == "symmetric" else None
+    return Choice(
+        Int4WeightOnlyConfig(
+            group_size=config.group_size if group_size is None else group_size,
+            layout=config.layout if inner_k_tiles is None else TensorCoreTiledLayout(inner_k_tiles),
+            use_hqq=config.use_hqq if use_hqq is None else use_hqq,
+            zero_point_domain=zero_point_domain,
+            set_inductor_config=config.set_inductor_config,
+            preserve_zero={None: config.preserve_zero, "auto": None}.get(preserve_zero, preserve_zero),  # type: ignore[arg-type]
+        ),
+        None if choice.solver is None or use_hqq is not None else choice.solver,
+        beside,
+    )
+
+
+class LayerNames:
+    """The names of a model's linear layers, and the patterns that find some of them and no other.
+
+    Args:
+        names: Every name, in the order of the model.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self._total = Counter(run for name in self.names for run in component_runs(name))
+
+    def patterns(self, wanted: Collection[str]) -> list[str]:
+        """Return few patterns that match the wanted names and no other: "q_proj" for all of that name, say."""
+        kept = set(wanted)
+        names = [name for name in self.names if name in kept]
+        caught: dict[str, list[str]] = {}
+        for name in names:
+            for run in component_runs(name):
+                caught.setdefault(run, []).append(name)
+        common = [run for run, of in caught.items() if 1 < len(of) == self._total[run] and _reads_well(run)]
+        common.sort(key=lambda run: (-len(caught[run]), run.count("."), run))
+        found: list[str] = []
+        for run in common:
+            new = kept.intersection(caught[run])
+            if len(new) > 1:
+                found.append(run)
+                kept -= new
+        return found + [self._exact(name) for name in names if name in kept]
+
+    def _exact(self, name: str) -> str:
+        """Return a pattern that matches a name and no other: the name itself wherever that suffices."""
+        if self._total[name] == 1 and is_plain(name):
+            return name
+        return "re:" + "".join(f"\\{char}" if not (char.isalnum() or char == "_") else char for char in name)
+
+
+def _reads_well(run: str) -> bool:
+    """A run that begins with a number says too little: "0.mlp" for "layers.0.mlp"."""
+    return is_plain(run) and not run[0].isdigit()
+
+
+def with_choice(recipe: Recipe, layers: LayerNames, wanted: Collection[str], choice: Choice | None) -> Recipe:
+    """Return a recipe that decides `choice` (None: dense) for the wanted layers and is as before for all others."""
+    patterns = layers.patterns(wanted)
+    kept = [rule for rule in recipe.rules if rule.pattern not in set(patterns)]
+    edited = replace(recipe, rules=(*(Rule(pattern, choice) for pattern in patterns), *kept))
+    return _without_overruled(recipe, edited, layers)
+
+
+def with_change(recipe: Recipe, layers: LayerNames, wanted: Collection[str], change: Change) -> Recipe:
+    """Return a recipe where `change` is made to the settings of each wanted layer; all else stays as it was.
+
+    Raises:
+        ConfigError: when the change cannot work with the settings of one of the layers, saying which.
+    """
+    by_choice: dict[Choice | None, list[str]] = {}
+    for place, names in _by_rule(recipe, wanted).items():
+        choice = recipe.default if place is None else recipe.rules[place].choice
+        by_choice.setdefault(choice, []).extend(names)
+    edited = recipe
+    for choice, names in by_choice.items():
+        edited = with_choice(edited, layers, names, _changed(choice or recipe.default or Choice(), change, names))
+    return edited
+
+
+def with_change_everywhere(recipe: Recipe, change: Change) -> Recipe:
+    """Return a recipe where `change` is made to the default and to every rule that is not dense.
+
+    Raises:
+        ConfigError: when the change cannot work with the settings of one of them, saying which.
+    """
+    default = None if recipe.default is None else _changed(recipe.default, change, ())
+    rules = tuple(
+        rule if rule.choice is None else Rule(rule.pattern, _changed(rule.choice, change, (rule.pattern,)))
+        for rule in recipe.rules
+    )
+    return replace(recipe, default=default, rules=rules)
+
+
+def _changed(choice: Choice, change: Change, names: Sequence[str]) -> Choice:
+    try:
+        return change(choice)
+    except ConfigError as error:
+        where = "" if not names else f"{names[0]}: " if len(names) == 1 else f"{names[0]} and {len(names) - 1} more: "
+        raise ConfigError(where + error.what, allowed=error.allowed, mend=error.mend) from None
+
+
+def _by_rule(recipe: Recipe, names: Collection[str]) -> dict[int | None, list[str]]:
+    """Group names by the place of the rule that decides them, None for the default."""
+    found: dict[int | None, list[str]] = {}
+    for name in names:
+        found.setdefault(next(iter(recipe.matching(name)), None), []).append(name)
+    return found
+
+
+def _without_overruled(before: Recipe, after: Recipe, layers: LayerNames) -> Recipe:
+    """Drop the rules that decided a layer before the change and decide none after it."""
+    deciding = [before.rules[place] for place in _by_rule(before, layers.names) if place is not None]
+    still = {place for place in _by_rule(after, layers.names) if place is not None}
+    useless = {id(rule) for rule in deciding}
+    rules = tuple(rule for place, rule in enumerate(after.rules) if place in still or id(rule) not in useless)
+    return replace(after, rules=rules)
