@@ -2,8 +2,9 @@
 # make test          set up .venv and Chromium, then ruff, mypy and every test but the soak tests
 # make lint          ruff and mypy only
 # make soak          the long tests; hours
+# make peers         set up .venv-peers with torchao 0.11, 0.12 and hqq, then the tests against them
 # make demo-model    train the embedded demo model again; 40 minutes
-# make clean         remove what the builds and tests left; .venv stays
+# make clean         remove what the builds and tests left; .venv and .venv-peers stay
 #
 # PYTHON names the interpreter that .venv is made with: make lab PYTHON=python3.12
 
@@ -11,8 +12,9 @@ PYTHON ?= python3
 MODEL ?=
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
+PEERS := .venv-peers
 
-.PHONY: lab test lint soak demo-model clean set-up-lab set-up-test
+.PHONY: lab test lint soak peers demo-model clean set-up-lab set-up-test
 
 lab: set-up-lab
 	@$(BIN)/workbench lab $(if $(MODEL),"$(MODEL)")
@@ -31,6 +33,16 @@ lint: set-up-test
 soak: set-up-test
 	$(BIN)/python -m pytest -m soak --timeout=0 $(PYTEST_OPTIONS)
 
+peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m pytest tests/peers $(PYTEST_OPTIONS)
+
+# torchao 0.12 is only read: it does not import under the torch that the workbench needs.
+$(PEERS)/installed: pyproject.toml constraints.txt | set-up-lab
+	$(BIN)/python -m venv --clear --without-pip $(PEERS)
+	$(BIN)/python -m pip --python $(PEERS)/bin/python install --constraint constraints.txt --editable ".[peers]"
+	$(BIN)/python -m pip install --no-deps --target $(PEERS)/torchao-0.12 torchao==0.12.0
+	touch $@
+
 demo-model: set-up-lab
 	$(BIN)/python scripts/train_demo_model.py
 	$(BIN)/python scripts/evaluate_demo_model.py
@@ -40,4 +52,4 @@ set-up-lab set-up-test: set-up-%:
 
 clean:
 	rm -rf build dist exports .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks tests/screenshots
-	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -135,6 +135,8 @@ def quantize_affine(
     check_finite("input", grouped.amin(), grouped.amax())
     scale = per_block_view("scale", scale, per_block)
     check_finite("scale", scale)
+    if bool((scale == 0).any()):
+        raise WeightError("scale holds 0.", allowed="scales other than 0", mend="give choose_qparams_affine an eps")
     if zero_point_domain is not ZeroPointDomain.FLOAT:
         check_finite("1 / scale", 1.0 / scale, mend="use float32, or scales further from 0")
     zero = 0 if zero_point is None else per_block_view("zero_point", zero_point, per_block)
