@@ -51,7 +51,7 @@ class Job:
     state: State = "waiting"
     progress: Progress | None = None
     error: BaseException | None = None
-    details: str = ""
+    details: str = field(default="", repr=False)
     _cancel: threading.Event = field(default_factory=threading.Event, repr=False)
     _finished: threading.Event = field(default_factory=threading.Event, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

@@ -338,16 +338,19 @@ class Session:
         target = export_target(self.source, directory, overwrite=overwrite)
         coverage, recipe = self.coverage, self.recipe
         check_exportable(self.source, coverage)
-        write = partial(
-            _written,
-            self.source,
-            coverage,
-            recipe,
-            target,
-            tokenizer=self.tokenizer,
-            overwrite=overwrite,
-            verify=verify,
-        )
+
+        def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
+            return iter_export(
+                self.source,
+                coverage,
+                recipe,
+                target,
+                tokenizer=self.tokenizer,
+                overwrite=overwrite,
+                verify=verify,
+                cancel=cancel,
+            )
+
         return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job))
 
     def cancel(self) -> None:
@@ -557,11 +560,11 @@ def open_session(
         )
     reason = ""
     if device is None:
-        device, reason = _default_device(source)
+        device, reason = default_device(source)
     return Session(source, tokenizer, str(device), reason, **settings)
 
 
-def _default_device(source: Source) -> tuple[str, str]:
+def default_device(source: Source) -> tuple[str, str]:
     """Return the device that a person expects, and why."""
     if isinstance(source, ModelSource):
         device = model_device(source.model)
@@ -570,10 +573,6 @@ def _default_device(source: Source) -> tuple[str, str]:
     if torch.cuda.is_available():
         return "cuda", "which this machine has"
     return "cpu", "for this machine has no CUDA device"
-
-
-def _written(*args: Any, cancel: threading.Event, **settings: Any) -> Iterator[Progress | ExportResult]:
-    return iter_export(*args, cancel=cancel, **settings)
 
 
 def _progress(start: float, done: int, total: int, label: str) -> Progress:
