@@ -154,5 +154,5 @@ def test_matching_finds_the_rules_that_match_one_by_one(name):
 
 
 def test_component_runs_are_the_plain_patterns_that_match():
-    assert component_runs("a.b.c") == ["a", "a.b", "a.b.c", "b", "b.c", "c"]
-    assert component_runs("lm_head") == ["lm_head"]
+    assert component_runs("a.b.c") == ("a", "a.b", "a.b.c", "b", "b.c", "c")
+    assert component_runs("lm_head") == ("lm_head",)

@@ -245,11 +245,12 @@ def matches(pattern: str, name: str) -> bool:
     return _compile(pattern).fullmatch(name) is not None
 
 
-def component_runs(name: str) -> list[str]:
+@functools.lru_cache(maxsize=1 << 15)
+def component_runs(name: str) -> tuple[str, ...]:
     """Return every run of whole components of a dotted name, which are the plain patterns that match it."""
     starts = [0, *(place + 1 for place, char in enumerate(name) if char == ".")]
     ends = [*(start - 1 for start in starts[1:]), len(name)]
-    return [name[start:end] for place, start in enumerate(starts) for end in ends[place:]]
+    return tuple(name[start:end] for place, start in enumerate(starts) for end in ends[place:])
 
 
 def is_plain(pattern: str) -> bool:
