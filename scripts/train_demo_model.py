@@ -165,7 +165,7 @@ def _step(model: LlamaForCausalLM, optimizers: Optimizers, rows: torch.Tensor, f
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
-        optimizer.step()
+        optimizer.step()  # type: ignore[no-untyped-call]
         optimizer.zero_grad()
     return float(loss.item())
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
-from workbench.hf import open_source
 from workbench.coverage import Coverage, preflight_source
+from workbench.hf import open_source
 from workbench.quantize import model_device
 from workbench.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource, Source

@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def quantize(arguments: argparse.Namespace) -> int:
     """Quantize a model folder into a checkpoint, layer by layer."""
     from workbench.checkpoint.save import iter_write_quantized
-    from workbench.hf import open_source
     from workbench.coverage import preflight_source, size
+    from workbench.hf import open_source
 
     recipe = _recipe(arguments)
     source = open_source(arguments.model)
@@ -79,8 +79,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     """Say what a checkpoint or a model folder holds."""
     from workbench.checkpoint.integrity import check_headers, read_quantization
     from workbench.checkpoint.native import QUANT_METHOD, parse
-    from workbench.hf import local_folder, open_source, read_config
     from workbench.coverage import preflight_source, size
+    from workbench.hf import local_folder, open_source, read_config
 
     folder = local_folder(arguments.directory)
     config = read_config(folder)

@@ -13,9 +13,9 @@ import torch
 
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.save import iter_write_quantized
+from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.hf import load_checkpoint
-from workbench.coverage import Coverage
 from workbench.recipe import Recipe
 from workbench.records import LayerResult, Progress
 from workbench.sources import Source

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from workbench.checkpoint.integrity import check_headers, read_json, read_quantization, verify_checkpoint
@@ -226,10 +227,10 @@ def load_checkpoint(
 
 
 @register_quantization_config(QUANT_METHOD)
-class Int4WorkbenchConfig(QuantizationConfigMixin):  # type: ignore[misc]
+class Int4WorkbenchConfig(QuantizationConfigMixin):
     """The `quantization_config` of a native checkpoint, as transformers carries it."""
 
-    quant_method = QUANT_METHOD
+    quant_method: Any = QUANT_METHOD
 
     def __init__(self, **settings: Any) -> None:
         """Keep the settings as they stand in the file; they are checked when the model is built."""
@@ -288,7 +289,7 @@ class PortableLinear(nn.Module):
 
 
 @register_quantizer(QUANT_METHOD)
-class Int4WorkbenchQuantizer(HfQuantizer):  # type: ignore[misc]
+class Int4WorkbenchQuantizer(HfQuantizer):
     """Builds `Int4Linear` layers while transformers loads a native checkpoint; never a dense copy of one."""
 
     requires_calibration = True

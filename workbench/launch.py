@@ -12,9 +12,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.coverage import size
 from workbench.demo import notebooks_path
 from workbench.errors import EnvironmentProblem
-from workbench.coverage import size
 from workbench.sources import SafetensorsFolder
 
 FIRST_NOTEBOOK = "01_workbench.ipynb"

@@ -16,10 +16,10 @@ from torch import nn
 
 from workbench.affine import QuantizedWeight
 from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
+from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
 from workbench.layers import get_layer, swap_layer, untie_embeddings
 from workbench.linear import Int4Linear
-from workbench.coverage import Coverage, preflight_source
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import LayerResult, Progress
 from workbench.solvers import solve

@@ -133,7 +133,7 @@ class SafetensorsFolder:
             piece: Tensor = shard.get_slice(name)[start:stop]
             return piece
 
-    def _open(self, file: str) -> safe_open:  # type: ignore[valid-type]
+    def _open(self, file: str) -> safe_open:
         path = self.path / file
         try:
             return safe_open(str(path), framework="pt")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from workbench.checkpoint.native import ModuleFormat, describe
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, new_directory, write_manifest
+from workbench.coverage import Coverage
 from workbench.errors import CheckpointError
 from workbench.layers import QUANTIZABLE_KINDS, layer_records
 from workbench.linear import Int4Linear
 from workbench.portable import portable_tensors
-from workbench.coverage import Coverage
 from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
 from workbench.recipe import Recipe
 from workbench.sources import FolderSource, ModelSource, Source

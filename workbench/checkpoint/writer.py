@@ -133,7 +133,7 @@ def write_manifest(directory: Path, tensors: Mapping[str, Mapping[str, Any]]) ->
 
 def tensor_sha256(tensor: Tensor) -> str:
     """Hash the raw bytes of a contiguous CPU tensor, so that it survives being sharded anew."""
-    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
