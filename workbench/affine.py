@@ -118,8 +118,15 @@ class QuantizedWeight:
         return torch.addcmul(zero, self.codes.float() - MID_POINT, scale).to(dtype)
 
     def packed_codes(self) -> Tensor:
-        """Return the codes two to a byte, uint8 [N, ceil(K/2)], even k in the low nibble (the order on disk)."""
+        """Return the codes two to a byte, uint8 [N, ceil(K/2)], even k in the low nibble (the order on disk).
+
+        Raises:
+            WeightError: when a code or an integer zero point is above 15.
+        """
         codes = self.codes
+        _check_four_bits("codes", codes)
+        if self.domain == "int" and self.zero is not None:
+            _check_four_bits("zero", self.zero)
         if codes.shape[1] % 2:
             codes = torch.nn.functional.pad(codes, (0, 1))
         return codes[:, 0::2] | (codes[:, 1::2] << 4)
@@ -159,6 +166,15 @@ def unpack_nibbles(packed: Tensor, in_features: int) -> Tensor:
     """Return uint8 codes [N, in_features] from uint8 bytes [N, ceil(in_features/2)], even k in the low nibble."""
     codes = torch.stack((packed & 15, packed >> 4), dim=-1)
     return codes.view(packed.shape[0], -1)[:, :in_features].contiguous()
+
+
+def _check_four_bits(name: str, values: Tensor) -> None:
+    if values.is_meta or not values.numel() or int(values.max()) <= QUANT_MAX:
+        return
+    row, column = torch.nonzero(values > QUANT_MAX)[0].tolist()
+    raise WeightError(
+        f"{name}[{row}, {column}] is {int(values[row, column])}.", allowed="0 to 15", mend="clamp the codes to 4 bits"
+    )
 
 
 def _misfit(name: str, tensor: Tensor, allowed: str) -> WeightError:

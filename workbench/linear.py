@@ -232,8 +232,9 @@ class Int4Linear(nn.Module):
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         missing_keys.extend(prefix + name for name in names if name not in given)
         if len(given) == len(names):
+            assigned = local_metadata.get("assign_to_params_buffers", False)  # load_state_dict(assign=True)
             try:
-                self._land(self._from_portable(given), self.device)
+                self._land(self._from_portable(given), given["weight"].device if assigned else self.device)
             except (WeightError, CheckpointError) as error:
                 error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
 

@@ -37,8 +37,11 @@ def quantized_from_portable(
 
     Raises:
         WeightError: when a shape or dtype does not fit.
-        CheckpointError: when an integer zero point is above 15, or a scale is not finite.
+        CheckpointError: when a tensor is missing, an integer zero point is above 15, or a scale is not finite.
     """
+    for name in portable_names(domain):
+        if name not in tensors:
+            raise CheckpointError(f"{name!r} is missing.", allowed=", ".join(portable_names(domain)))
     scale = tensors["weight_scale"]
     zero = tensors.get(portable_names(domain)[-1]) if domain != "symmetric" else None
     for name, values in (("weight_scale", scale), ("weight_zero", zero if domain == "float" else None)):
