@@ -151,7 +151,9 @@ def test_a_layer_of_its_own_and_one_left_dense(lab: NotebookPage, canvas: Locato
 
 def test_another_metric(lab: NotebookPage, canvas: Locator) -> None:
     errors = canvas.evaluate(PIXELS)
-    weights = after(lab, canvas, lambda: lab.page.get_by_label("Show", exact=True).select_option(label="original weight"))
+    weights = after(
+        lab, canvas, lambda: lab.page.get_by_label("Show", exact=True).select_option(label="original weight")
+    )
     expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("768")
     assert weights != errors
     after(lab, canvas, lambda: lab.page.get_by_label("Show", exact=True).select_option(label="RMS error"))
@@ -269,9 +271,7 @@ class TestBadInput:
         expect(page.locator(".wb-heat .wb-empty")).to_be_hidden()
         page.get_by_role("button", name="Export checkpoint", exact=True).click()
         expect(page.locator(".wb-status")).to_have_attribute("data-state", "failed", timeout=30_000)
-        assert not (notebook.server.root / "exports").exists() or not any(
-            (notebook.server.root / "exports").iterdir()
-        )
+        assert not (notebook.server.root / "exports").exists() or not any((notebook.server.root / "exports").iterdir())
         notebook.screenshot("walk-problem")
         assert notebook.errors == []
 

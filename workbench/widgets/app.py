@@ -116,14 +116,14 @@ class Workbench(ipywidgets.VBox):
         super().close()
 
     def _on_event(self, event: Event) -> None:
-        try:
-            self._show(event)
-        except Exception as error:  # an event must reach the other panels and the person, whatever one panel does
-            self._on_error(error, f"showing {event.kind}")
+        panels = (self.layers, self.configure, self.errors, self.speed, self.export)
+        for show in (*(panel.on_event for panel in panels), self._show):
+            try:
+                show(event)
+            except Exception as error:  # the other panels and the person must be told, whatever one panel does
+                self._on_error(error, f"showing {event.kind}")
 
     def _show(self, event: Event) -> None:
-        for panel in (self.layers, self.configure, self.errors, self.speed, self.export):
-            panel.on_event(event)
         if event.kind == "coverage":
             self.recipe = self.session.recipe
         elif event.kind == "selection":

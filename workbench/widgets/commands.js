@@ -56,13 +56,17 @@ class CommandsView {
     this.draw();
   }
 
+  /** Show a reply; one that worked goes away by itself, one that failed stays until the next click. */
   say(text, kind) {
+    clearTimeout(this.fade);
+    if (kind === "done" && text) this.fade = setTimeout(() => this.say("", kind), 6000);
     this.text.textContent = text;
     this.text.dataset.kind = kind;
     this.text.title = text;
   }
 
   stop() {
+    clearTimeout(this.fade);
     this.stops.forEach((stop) => stop());
     this.root.remove();
   }

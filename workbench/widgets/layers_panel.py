@@ -20,7 +20,7 @@ class LayersPanel(Panel):
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.verdict = Facts(on_error=on_error)
-        self.table = LayerTable(on_error=on_error, height=300, error_label="relative error (RMS)")
+        self.table = LayerTable(on_error=on_error, height=308, error_label="relative error (RMS)")
         super().__init__(session, on_error, [self.table])
         self._told: tuple[tuple[str, ...], str] = ((), "")
         self._show_coverage(session.coverage)
@@ -46,7 +46,7 @@ class LayersPanel(Panel):
 
     def _show_selection(self) -> None:
         self._told = (tuple(self.session.selection), self.session.current)
-        with self.table.hold_sync():
+        with self.table.hold_sync(), self.table.hold_trait_notifications():  # one change, not two with a state between
             self.table.selected = list(self.session.selection)
             self.table.current = self.session.current
 
@@ -89,4 +89,5 @@ def _surprises(coverage: Coverage) -> list[str]:
 
 
 def _named(rows: list[CoverageRow]) -> str:
-    return rows[0].name if len(rows) == 1 else f"{len(rows)} linear layers ({rows[0].name}, …)"
+    names = [row.name for row in rows]
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"

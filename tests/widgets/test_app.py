@@ -1,0 +1,214 @@
+"""The app without a browser: every panel shows the one session, and what a person does reaches it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pytest
+import torch
+from torch import nn
+
+import workbench as wb
+from workbench.hf import demo_model
+from workbench.recipe import Choice, Recipe
+from workbench.session import Event
+from workbench.widgets.app import Workbench
+
+LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
+
+
+@pytest.fixture
+def app(wire) -> Iterator[Workbench]:
+    app = Workbench()
+    assert app.wait(30)
+    yield app
+    app.close()
+
+
+def change(app: Workbench, field: str, value: Any) -> None:
+    """Move a control of the configuration panel as a page does."""
+    app.configure.form._handle_custom_msg({"type": "change", "id": field, "value": value, "turn": 1}, [])
+    assert app.wait(30)
+
+
+def click(commands: Any, command: str) -> None:
+    commands._handle_custom_msg({"type": "command", "command": command, "click": "c"}, [])
+
+
+def facts(widget: Any) -> dict[str, str]:
+    return {fact["label"]: fact["value"] for fact in widget.facts}
+
+
+def test_it_opens_on_the_demo_model_with_coverage_and_a_heatmap(app: Workbench) -> None:
+    assert facts(app.layers.verdict)["Weights"] == "42 of 57"
+    assert len(app.layers.table.columns["name"]) == 57
+    assert app.errors.heatmap.payload is not None and app.errors.heatmap.payload.title == LAYERS[0]
+    assert app.errors.heatmap.payload.badge == "exact"
+    assert not app.errors.heatmap.busy
+    assert facts(app.errors.numbers)["Bits per weight"] == "4.50"
+    assert repr(app).startswith("Workbench('demo', 42 of 57")
+
+
+def test_nothing_that_the_page_needs_is_left_out_and_nothing_needs_a_network(app: Workbench) -> None:
+    for widget in ipywidgets.widgets.widget._instances.values():
+        for text in (getattr(widget, "_esm", ""), getattr(widget, "_css", "")):
+            assert "import " not in str(text).split("export default")[0].replace("// ", "").split("\n")[0]
+            assert "https://" not in str(text) and "http://" not in str(text).replace("http://www.w3.org", "")
+
+
+def test_a_control_changes_the_recipe_the_table_and_the_heatmap(app: Workbench) -> None:
+    before = app.errors.heatmap.payload
+    change(app, "group_size", 128)
+    assert app.recipe.default == Choice(wb.Int4WeightOnlyConfig(group_size=128))
+    after = app.errors.heatmap.payload
+    assert before is not None and after is not None
+    assert after.seq > before.seq and (before.total_cols, after.total_cols) == (4, 2)
+    assert "g128" in app.layers.table.columns["reason"][1]
+    change(app, "use_hqq", True)
+    assert facts(app.errors.numbers)["Mean |error|"] and "× round-to-nearest" in app.errors.numbers.facts[1]["hint"]
+    assert any("hqq" in note for note in app.configure.form.notes)
+
+
+def test_what_cannot_be_is_said_and_the_control_goes_back(app: Workbench) -> None:
+    change(app, "use_hqq", True)
+    change(app, "domain", "symmetric")
+    assert "symmetric" in app.status.problems[0]["text"]
+    assert app.configure.form.values["domain"] == "auto"
+    assert app.recipe.default is not None and app.recipe.default.domain is None
+    change(app, "group_size", 32)
+    assert app.recipe.default.config.group_size == 32
+
+
+def test_python_selects_and_the_table_follows(app: Workbench) -> None:
+    app.session.select(LAYERS, current=LAYERS[1])
+    assert app.wait(30)
+    assert (app.session.current, app.layers.table.current) == (LAYERS[1], LAYERS[1])
+    assert app.layers.table.selected == app.selection == app.session.selection
+    assert app.errors.heatmap.payload is not None and app.errors.heatmap.payload.title == LAYERS[1]
+
+
+def test_the_page_selects_and_the_session_follows(app: Workbench) -> None:
+    app.layers.table.set_state({"selected": LAYERS, "current": LAYERS[0]})
+    assert app.session.selection == LAYERS and app.session.current == LAYERS[0]
+    app.layers.table.set_state({"selected": [LAYERS[1]], "current": LAYERS[1]})
+    assert app.wait(30)
+    assert app.session.current == LAYERS[1]
+    assert app.view.name == LAYERS[1]
+
+
+def test_traits_drive_the_app(app: Workbench) -> None:
+    seen: list[str] = []
+    app.observe(lambda change: seen.append(change["name"]), names=["recipe", "selection", "view"])
+    app.selection = [LAYERS[1]]
+    app.recipe = Recipe(Choice(wb.Int4WeightOnlyConfig(group_size=32)))
+    assert app.wait(30)
+    assert app.session.current == LAYERS[1]
+    assert app.configure.form.values["group_size"] == 32
+    assert {"selection", "recipe", "view"} <= set(seen)
+
+
+def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
+    change(app, "scope", "this layer")
+    change(app, "group_size", 32)
+    assert app.recipe.rules[0].pattern == LAYERS[0]
+    change(app, "int4", False)
+    assert facts(app.layers.verdict)["Weights"] == "41 of 57"
+    assert any(f"{LAYERS[0]}, lm_head dense" in note for note in app.layers.verdict.notes)
+    click(app.tools, "undo")
+    assert facts(app.layers.verdict)["Weights"] == "42 of 57"
+    click(app.tools, "redo")
+    assert facts(app.layers.verdict)["Weights"] == "41 of 57"
+
+
+def test_the_sweep_fills_the_error_column(app: Workbench) -> None:
+    click(app.tools, "sweep")
+    assert app.wait(120)
+    errors = app.layers.table.columns["error"]
+    assert sum(error is not None for error in errors) == 42
+    assert app.status.job["state"] == "done"
+    change(app, "group_size", 256)
+    assert sum(error is not None for error in app.layers.table.columns["error"]) <= 1, "errors of the old recipe"
+
+
+def test_speed_is_shown_point_by_point(app: Workbench) -> None:
+    click(app.speed.commands, "measure")
+    assert app.wait(120)
+    (series,) = app.speed.chart.chart.series[:1]
+    assert series.x == (1.0, 4.0, 16.0, 64.0, 256.0)
+    assert all(y is not None and y > 0 for y in series.y)
+    assert "at batch 1" in app.speed.verdict.notes[0]
+    assert not app.speed.chart.busy
+
+
+def test_an_export_shows_what_was_written_and_checked(app: Workbench, tmp_path: Path) -> None:
+    app.export.form.change("directory", str(tmp_path / "out"))
+    click(app.export.commands, "export")
+    assert app.wait(120)
+    assert facts(app.export.result)["Verified"] == "yes"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["quant_method"]
+    assert app.export.result.notes[0].startswith("Sample: The module provides")
+    click(app.export.commands, "export")
+    assert app.wait(30)
+    assert "exists and is not empty" in app.status.problems[0]["text"]
+    click(app.export.commands, "python")
+    assert "wb.quantize_(model, recipe)" in app.export.result.code
+
+
+def test_a_live_model_is_exported_with_its_tokenizer(wire, tmp_path: Path) -> None:
+    model, tokenizer = demo_model()
+    app = Workbench(model, tokenizer)
+    app.session.export(tmp_path / "out").wait(120)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    assert any(isinstance(module, nn.Linear) for module in model.model.modules()), "the model itself is not changed"
+    app.close()
+
+
+def test_a_nan_weight_takes_the_picture_away_and_says_where(wire) -> None:
+    model, tokenizer = demo_model()
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight[2, 7] = torch.nan
+    app = Workbench(model, tokenizer)
+    assert app.wait(30)
+    app.session.select([LAYERS[1]])
+    assert app.wait(30)
+    assert app.errors.heatmap.payload is None
+    assert f"{LAYERS[1]}[2, 7] is nan" in app.errors.heatmap.message
+    assert f"{LAYERS[1]}[2, 7] is nan" in app.status.problems[0]["text"]
+    assert app.errors.numbers.facts == []
+    app.session.select([LAYERS[0]])
+    assert app.wait(30)
+    assert app.errors.heatmap.payload is not None
+    app.close()
+
+
+def test_a_panel_that_fails_is_reported_and_the_others_are_served(
+    app: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_event: Event) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(app.layers, "on_event", broken)
+    change(app, "group_size", 256)
+    assert any("no room" in problem["text"] for problem in app.status.problems)
+    assert app.errors.heatmap.payload is not None and app.errors.heatmap.payload.group_size == 256
+
+
+def test_a_panel_can_be_shown_in_a_cell_of_its_own(app: Workbench) -> None:
+    for panel in (app.layers, app.configure, app.errors, app.speed, app.export):
+        assert "wb-panel" in panel._dom_classes
+        assert "demo" in repr(panel) and len(repr(panel)) < 80
+
+
+def test_closing_closes_every_channel(wire) -> None:
+    before = set(ipywidgets.widgets.widget._instances)
+    app = Workbench()
+    app.wait(30)
+    opened = set(ipywidgets.widgets.widget._instances) - before
+    assert len(opened) > 15
+    app.close()
+    left = [ipywidgets.widgets.widget._instances[key] for key in opened & set(ipywidgets.widgets.widget._instances)]
+    assert [type(widget).__name__ for widget in left if not isinstance(widget, ipywidgets.Layout)] == []

@@ -1,0 +1,77 @@
+"""The status line: where a job stands, at most ten messages a second, and problems with their mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from workbench.errors import ConfigError
+from workbench.jobs import Job
+from workbench.records import Progress
+from workbench.widgets import status as status_module
+from workbench.widgets.status import MAX_PROBLEMS, Status, describe
+
+
+def job(state: str, progress: Progress | None = None) -> Job:
+    def work(_cancel: Any) -> Iterator[None]:
+        yield None
+
+    made = Job("Export to out", work, lambda *_: None, lambda *_: None)
+    made.state, made.progress = state, progress  # type: ignore[assignment]
+    return made
+
+
+def test_a_running_job_shows_share_label_time_and_what_is_left() -> None:
+    shown = describe(job("running", Progress(3, 12, "q_proj", 2.0, 6.0)))
+    assert shown["fraction"] == 0.25
+    assert shown["text"] == "running · 25% · q_proj · 2.0 s · about 6 s left"
+
+
+def test_a_job_of_unknown_length_shows_no_share() -> None:
+    shown = describe(job("running", Progress(3, 0, "cpu, batch 4", 2.0)))
+    assert shown["fraction"] is None
+    assert shown["text"] == "running · cpu, batch 4 · 2.0 s"
+
+
+@pytest.mark.parametrize(
+    ("state", "fraction"), [("waiting", None), ("done", 1.0), ("cancelled", None), ("failed", None)]
+)
+def test_states_without_progress(state: str, fraction: float | None) -> None:
+    assert describe(job(state)) == {"label": "Export to out", "state": state, "fraction": fraction, "text": state}
+
+
+def test_progress_is_thinned_out_but_never_a_change_of_state(wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(status_module.time, "monotonic", lambda: now[0])
+    status, running = Status(), job("running")
+    wire.clear()
+    for step in range(100):
+        now[0] += 0.01
+        running.progress = Progress(step, 100, "layer", step * 0.01)
+        status.show_job(running)
+    assert 8 <= len(wire.states) <= 11
+    running.state = "done"
+    status.show_job(running)
+    assert wire.states[-1]["job"]["state"] == "done"
+
+
+def test_a_known_problem_is_its_message_and_any_other_has_a_traceback(wire) -> None:
+    status = Status()
+    status.show_problem(ConfigError("group_size=48.", allowed="32", mend="use 32"), "Export", "Traceback…")
+    status.show_problem(ZeroDivisionError("division by zero"), "", "Traceback…")
+    newest, oldest = status.problems
+    assert oldest == {"title": "Export", "text": "group_size=48. Allowed: 32. To mend it: use 32.", "details": ""}
+    assert newest["title"] == "ZeroDivisionError" and newest["details"] == "Traceback…"
+    assert "2 problems" in repr(status)
+    status._handle_custom_msg({"type": "dismiss"}, [])
+    assert status.problems == []
+
+
+def test_only_the_newest_problems_are_kept(wire) -> None:
+    status = Status()
+    for number in range(MAX_PROBLEMS + 5):
+        status.show_problem(ConfigError(f"number {number}"))
+    assert len(status.problems) == MAX_PROBLEMS
+    assert status.problems[0]["text"] == f"number {MAX_PROBLEMS + 4}"
