@@ -5,25 +5,13 @@ import dataclasses
 import pytest
 import torch
 
+from tests.oracles import random_weight
 from workbench.affine import QuantizedWeight, group_count, unpack_nibbles
 from workbench.errors import ConfigError, WeightError
 
 DOMAINS = ["float", "int", "symmetric"]
 GROUP_SIZES = [32, 64, 128, 256]
 SHAPES = [(1, 1), (3, 32), (2, 33), (5, 100), (4, 257), (1, 512)]
-
-
-def random_weight(n, k, group_size=32, domain="float", dtype=torch.bfloat16, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    groups = (n, group_count(k, group_size))
-    codes = torch.randint(0, 16, (n, k), dtype=torch.uint8, generator=generator)
-    scale = (torch.rand(groups, generator=generator) * 0.1 + 0.001).to(dtype)
-    zero = {
-        "float": torch.randn(groups, generator=generator).to(dtype),
-        "int": torch.randint(0, 16, groups, dtype=torch.uint8, generator=generator),
-        "symmetric": None,
-    }[domain]
-    return QuantizedWeight(codes, scale, zero, group_size, domain)
 
 
 def exact_value(weight, code, row, column):

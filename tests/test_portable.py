@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.test_affine import random_weight
+from tests.oracles import random_weight
 from workbench.errors import CheckpointError, WeightError
 from workbench.portable import portable_names, portable_tensors, quantized_from_portable
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight, group_count
-from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, SolverName
-from workbench.errors import CheckpointError, WeightError
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, SolverName, TensorCoreTiledLayout
+from workbench.errors import CheckpointError, WeightError, WorkbenchError
 from workbench.kernels import PackedWeight, device_note, int4_linear, kernel_layout, pack_weight, padding_note
 from workbench.packing import Layout
 from workbench.portable import portable_names, portable_tensors, quantized_from_portable
@@ -49,18 +49,21 @@ class Int4Linear(nn.Module):
         dtype: torch.dtype = torch.bfloat16,
         inner_k_tiles: int = 8,
     ) -> None:
-        """Pack `weight` for `device` (default: where its codes are); `bias` is [N] or None.
+        """Pack `weight` for `device` (default: where its codes are); `bias` is float [N] or None, and copied.
 
         Raises:
-            WeightError: when the bias does not fit.
+            WeightError: when the bias or the dtype does not fit.
+            ConfigError: for another tile count than 2, 4 or 8.
             KernelError: when the kernel cannot hold the weight.
         """
+        if not dtype.is_floating_point:
+            raise WeightError(f"dtype={dtype}.", allowed="a float dtype, for instance torch.bfloat16")
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.group_size, self.domain, self.inner_k_tiles, self.dtype = (
             weight.group_size,
             weight.domain,
-            inner_k_tiles,
+            TensorCoreTiledLayout(inner_k_tiles).inner_k_tiles,
             dtype,
         )
         self._layout: Layout | None = None
@@ -68,9 +71,10 @@ class Int4Linear(nn.Module):
             self.register_buffer(name, None, persistent=False)
         device = weight.codes.device if device is None else torch.device(device)
         self._land(weight, device)
-        if bias is not None and bias.shape != (self.out_features,):
+        if bias is not None and (bias.shape != (self.out_features,) or not bias.is_floating_point()):
             raise WeightError(
-                f"bias is {list(bias.shape)}.", allowed=f"[{self.out_features}] for {self.out_features} rows"
+                f"bias is {bias.dtype} {list(bias.shape)}.",
+                allowed=f"a float dtype, [{self.out_features}] for {self.out_features} rows",
             )
         self.bias = None if bias is None else _as_parameter(bias, device)
 
@@ -235,7 +239,7 @@ class Int4Linear(nn.Module):
             assigned = local_metadata.get("assign_to_params_buffers", False)  # load_state_dict(assign=True)
             try:
                 self._land(self._from_portable(given), given["weight"].device if assigned else self.device)
-            except (WeightError, CheckpointError) as error:
+            except WorkbenchError as error:
                 error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
 
     def _from_portable(self, tensors: dict[str, Tensor]) -> QuantizedWeight:
@@ -248,5 +252,4 @@ class Int4Linear(nn.Module):
 
 
 def _as_parameter(bias: Tensor, device: torch.device) -> nn.Parameter:
-    moved = bias.detach().to(device)
-    return nn.Parameter(moved, requires_grad=bias.requires_grad and moved.is_floating_point())
+    return nn.Parameter(bias.detach().to(device, copy=True), requires_grad=bias.requires_grad)
