@@ -53,7 +53,7 @@ const LAYER_COLUMNS = [
   { id: "decision", label: "Decision", width: 160, small: 72, rank: 1, cell: decisionCell, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}` },
   { id: "bits_per_weight", label: "Bits", title: "Bits per weight", width: 58, rank: 7, right: true, cell: (d, i) => (d.bits_per_weight[i] ?? NaN).toFixed(2).replace("NaN", "–") },
   { id: "error", label: "Error", width: 126, small: 94, rank: 2, cell: errorCell },
-  { id: "status", label: "Status", width: 92, rank: 4, cell: statusCell },
+  { id: "status", label: "Status", width: 92, rank: 2.3, cell: statusCell },
 ];
 
 const NARROW = 620;

@@ -88,7 +88,11 @@ class ChartView {
     const { chart } = this;
     const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, height - MARGIN.bottom];
     this.xs = [...new Set(lines.flatMap((line) => line.points.map((point) => point.x)))].sort((a, b) => a - b);
-    const ys = lines.flatMap((line) => line.points.flatMap((point) => [point.y, point.low, point.high])).filter((y) => y != null);
+    const points = lines.flatMap((line) => line.points);
+    const [least, most] = [Math.min(...points.map(({ y }) => y)), Math.max(...points.map(({ y }) => y))];
+    // The values set the scale: a spread far beyond them (one slow call on a busy machine) is cut at the plot's edge.
+    const inReach = (y) => y != null && y <= 1.5 * most && y >= least / 1.5;
+    const ys = points.flatMap(({ y, low, high }) => [y, ...[low, high].filter(inReach)]);
     this.x = xAxis(chart, this.xs, left, right);
     this.y = yAxis(chart, ys.length ? ys : [chart.reference ?? 1], bottom, top);
     this.empty.textContent = chart.empty;
@@ -148,10 +152,11 @@ class ChartView {
     });
     const style = `color:${line.color}`;
     const parts = [make("svg:path", { class: `wb-line wb-${line.style}`, d: path, style })];
+    const inPlot = (value) => clamp(this.y.at(value), MARGIN.top, this.model.get("height") - MARGIN.bottom);
     for (const { x, y, low, high } of line.points) {
       const [px, py] = [this.x.at(x), this.y.at(y)];
       if (low != null && high != null) {
-        parts.push(make("svg:line", { class: "wb-spread", x1: px, x2: px, y1: this.y.at(low), y2: this.y.at(high), style }));
+        parts.push(make("svg:line", { class: "wb-spread", x1: px, x2: px, y1: inPlot(low), y2: inPlot(high), style }));
       }
       const key = `${line.name}\n${x}`;
       this.known.add(key);

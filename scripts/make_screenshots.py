@@ -1,0 +1,70 @@
+"""Takes the README's pictures from the real page: the shipped notebook on the demo model in JupyterLab and Chromium.
+
+    .venv/bin/python scripts/make_screenshots.py        # writes docs/workbench-light.png and docs/workbench-dark.png
+
+Needs the extra "test" (Playwright) and a Chromium. The speedups in the picture are those of the machine it runs on.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
+
+from notebook_page import CHROMIUM_FLAGS, LabServer, NotebookPage, chromium_path  # noqa: E402
+from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
+
+WALK = """
+app.session.configure(use_hqq=True, group_size=64)
+app.session.select(["model.layers.0.mlp.down_proj"])
+app.session.sweep_errors().wait()
+app.session.measure_speed().wait()
+app.session.export("exports/demo-int4").wait()
+app.wait()
+"""
+
+
+def walk(lab: NotebookPage) -> None:
+    """Run the notebook and do what a person would: settings, a layer, all errors, speed, export."""
+    lab.open_notebook(ROOT / "notebooks" / "01_workbench.ipynb")
+    lab.collapse_sidebar()
+    lab.run_all()
+    lab.run_code(WALK, timeout_s=120)
+    expect(lab.page.locator(".wb-heat .wb-title")).to_have_text("model.layers.0.mlp.down_proj")
+    expect(lab.page.locator("[data-fact=Verified]")).to_contain_text("yes")
+
+
+def pictures(page: Page, lab: NotebookPage, folder: Path) -> None:
+    """Save the app in both themes."""
+    for theme in ("light", "dark"):
+        lab.set_theme(theme)
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(500)
+        page.locator(".wb-app").screenshot(path=folder / f"workbench-{theme}.png")
+
+
+def main() -> int:
+    folder = ROOT / "docs"
+    folder.mkdir(exist_ok=True)
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
+        path = chromium_path(playwright.chromium.executable_path)
+        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        server = LabServer.start(Path(temporary))
+        try:
+            page = browser.new_page(viewport={"width": 1460, "height": 2000})
+            lab = NotebookPage(page, server)
+            walk(lab)
+            pictures(page, lab, folder)
+            assert not lab.errors, lab.errors
+        finally:
+            server.stop()
+            browser.close()
+    print(f"wrote {folder}/workbench-light.png and {folder}/workbench-dark.png")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
