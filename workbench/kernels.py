@@ -158,7 +158,7 @@ def int4_linear(x: Tensor, weight: PackedWeight) -> Tensor:
         KernelError: when a precondition of the op does not hold.
     """
     _check_activation(x, weight)
-    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         x = x.to(torch.get_autocast_dtype(x.device.type))
     rows = x.reshape(-1, weight.in_features)
     if rows.shape[0] == 0:
@@ -298,7 +298,7 @@ def _check_activation(x: Tensor, weight: PackedWeight) -> None:
 
 def _finite_bf16(values: Tensor, name: str) -> Tensor:
     rounded = values.to(torch.bfloat16)
-    if not bool(torch.isfinite(rounded).all()):
+    if not rounded.is_meta and not bool(torch.isfinite(rounded).all()):
         row, group = torch.nonzero(~torch.isfinite(rounded))[0].tolist()
         raise KernelError(
             f"{name}[{row}, {group}] = {values[row, group].item()} is not finite in bfloat16.",

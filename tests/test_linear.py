@@ -1,0 +1,549 @@
+"""`Int4Linear` against an fp64 oracle, and as a module: moving, saving, loading, training, compiling."""
+
+import copy
+import io
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import workbench.kernels as kernels
+from tests.oracles import assert_close, oracle_weight, random_weight
+from workbench import Int4Linear, Int4WeightOnlyConfig, quantize_weight
+from workbench.errors import ConfigError, KernelError, WeightError
+from workbench.packing import Layout, pack, required_layout
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+DOMAINS = ["float", "int", "symmetric"]
+GROUP_SIZES = [32, 64, 128, 256]
+cuda = pytest.mark.cuda
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param("cuda", marks=[cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]),
+    ]
+)
+def device(request):
+    return request.param
+
+
+def make_layer(n=48, k=100, *, group_size=32, domain="float", bias=torch.float32, scale_dtype=torch.bfloat16, **more):
+    weight = random_weight(n, k, group_size, domain, scale_dtype)
+    return Int4Linear(weight, None if bias is None else nn.Parameter(torch.linspace(-1, 1, n).to(bias)), **more)
+
+
+def make_input(*shape, dtype=torch.float32, device="cpu"):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+
+
+def exact(layer, x):
+    """The result in float64, of the weights as the kernel is told them."""
+    bias = 0 if layer.bias is None else layer.bias.detach().cpu().double()
+    return x.cpu().double() @ oracle_weight(layer.quantized_weight().to("cpu")).t() + bias
+
+
+def assert_same_layer(ours, theirs, x=None):
+    """Every bit of the portable form, the bias and the result."""
+    first, second = ours.state_dict(), theirs.state_dict()
+    assert list(first) == list(second)
+    for name, value in first.items():
+        assert value.dtype == second[name].dtype and torch.equal(value, second[name]), name
+    x = make_input(3, ours.in_features) if x is None else x
+    assert torch.equal(ours(x), theirs(x))
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 32), (17, 33), (48, 100), (100, 300), (80, 250), (64, 512)])
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_against_the_oracle(domain, group_size, shape, device):
+    layer = make_layer(*shape, group_size=group_size, domain=domain, bias=None, device=device)
+    for rows in (1, 5, 70):
+        x = make_input(rows, shape[1], dtype=torch.bfloat16, device=device)
+        assert_close(layer(x).cpu(), x.cpu(), oracle_weight(layer.quantized_weight().to("cpu")))
+
+
+@pytest.mark.parametrize("bias", [None, *DTYPES], ids=str)
+@pytest.mark.parametrize("activation", DTYPES, ids=str)
+@pytest.mark.parametrize("weight", DTYPES, ids=str)
+def test_all_float_dtypes_of_weight_activation_and_bias(weight, activation, bias, device):
+    linear = nn.Linear(100, 48, bias=bias is not None, dtype=weight)
+    if bias is not None:
+        linear.bias = nn.Parameter(linear.bias.to(bias))
+    layer = Int4Linear.from_linear(linear.to(device), Int4WeightOnlyConfig(group_size=32))
+    assert (layer.dtype, layer.weight.dtype) == (weight, weight)
+    assert layer.bias is None or layer.bias.dtype == bias
+    x = make_input(7, 100, dtype=activation, device=device)
+    result = layer(x)
+    assert (result.dtype, result.shape, result.device) == (activation, (7, 48), x.device)
+    assert torch.allclose(result.cpu().double(), exact(layer, x), rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (0,), (2, 3), (2, 0, 3), (1, 1, 1, 4)])
+@pytest.mark.parametrize("bias", [None, torch.float32], ids=str)
+def test_batch_dimensions_and_empty_batches(lead, bias, device):
+    layer = make_layer(bias=bias, device=device)
+    x = make_input(*lead, 100, device=device)
+    result = layer(x)
+    assert result.shape == (*lead, 48)
+    assert torch.equal(result.reshape(-1, 48), layer(x.reshape(-1, 100)))
+
+
+def test_activations_that_are_not_contiguous(device):
+    layer = make_layer(device=device)
+    whole = make_input(100, 2, 6, device=device)
+    for x in (
+        whole.permute(2, 1, 0),
+        whole[:, 0, ::2].t(),
+        whole[:, :1, 0].t().expand(4, 100),
+        whole[:, 1].t().flip(0),
+    ):
+        assert torch.equal(layer(x), layer(x.contiguous()))
+
+
+def test_the_portable_weight_comes_back_exactly(device):
+    for domain in DOMAINS:
+        for dtype in (torch.bfloat16, torch.float32):
+            weight = random_weight(17, 99, 32, domain, dtype)
+            back = Int4Linear(weight, device=device).quantized_weight().to("cpu")
+            assert torch.equal(back.codes, weight.codes) and torch.equal(back.scale, weight.scale)
+            assert back.zero is weight.zero is None or torch.equal(back.zero, weight.zero)
+
+
+def test_the_weight_is_what_the_kernel_multiplies_with(device):
+    layer = make_layer(scale_dtype=torch.float32, device=device, dtype=torch.float32, bias=None)
+    assert torch.allclose(
+        layer.weight.cpu().double(), oracle_weight(layer.quantized_weight().to("cpu")), rtol=1e-6, atol=1e-7
+    )
+    identity = torch.eye(100, dtype=torch.bfloat16, device=device)
+    assert torch.allclose(layer(identity).t().float(), layer.weight, rtol=2**-7, atol=1e-6)
+
+
+def test_from_linear_stores_what_the_solver_found():
+    linear = nn.Linear(100, 48)
+    config = Int4WeightOnlyConfig(group_size=64, use_hqq=True)
+    layer = Int4Linear.from_linear(linear, config)
+    solved = quantize_weight(linear.weight, config)
+    assert torch.equal(layer.quantized_weight().codes, solved.codes)
+    assert torch.equal(layer.bias, linear.bias)
+    assert (layer.domain, layer.group_size) == ("float", 64)
+    assert Int4Linear.from_linear(linear, config.resolved("cpu")).group_size == 64
+    assert Int4Linear.from_linear(linear, domain="symmetric", solver="rtn").domain == "symmetric"
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"bias": torch.zeros(16)}, WeightError, r"bias is torch.float32 \[16\].*\[48\] for 48 rows"),
+        ({"bias": torch.zeros(48, dtype=torch.int32)}, WeightError, r"bias is torch.int32 \[48\].*a float dtype"),
+        ({"dtype": torch.int8}, WeightError, "dtype=torch.int8"),
+        ({"inner_k_tiles": 3}, ConfigError, "inner_k_tiles=3"),
+    ],
+)
+def test_what_does_not_fit_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Int4Linear(random_weight(48, 100), **arguments)
+
+
+def test_only_a_dense_linear_layer_with_finite_weights_is_quantized():
+    with pytest.raises(WeightError, match=r"proj is a Conv1d.*nn.Linear"):
+        Int4Linear.from_linear(nn.Conv1d(4, 4, 1), name="proj")
+    linear = nn.Linear(100, 48)
+    with torch.no_grad():
+        linear.weight[3, 7] = float("nan")
+    with pytest.raises(WeightError, match=r"layers.0.up\[3, 7\] is nan"):
+        Int4Linear.from_linear(linear, name="layers.0.up")
+
+
+@pytest.mark.parametrize("value", [torch.zeros(48, 100), nn.Parameter(torch.zeros(48, 100)), None])
+def test_the_weight_is_read_only(value):
+    layer = make_layer()
+    with pytest.raises(WeightError, match=r"read-only.*make a new layer"):
+        layer.weight = value
+    before = layer.weight.clone()
+    layer.weight.zero_()
+    assert torch.equal(layer.weight, before)
+
+
+def test_an_activation_that_does_not_fit_is_refused():
+    layer = make_layer()
+    with pytest.raises(KernelError, match=r"\[3, 99\].*\[\.\.\., 100\]"):
+        layer(torch.randn(3, 99))
+    with pytest.raises(KernelError, match=r"activation is on meta, the weight on cpu.*\.to\('meta'\)"):
+        layer(torch.randn(3, 100, device="meta"))
+    with pytest.raises(KernelError, match=r"int32.*cast it"):
+        layer(torch.zeros(3, 100, dtype=torch.int32))
+
+
+def other_cpu_layout():
+    known = (Layout("cpu", variant=variant) for variant in ("avx512", "avx2"))
+    return next(layout for layout in known if layout != required_layout("cpu"))
+
+
+TAMPERED = [
+    ("packed", lambda t: t[:-16], "packed is"),
+    ("packed", lambda t: t.to(torch.int32), "packed is torch.int32"),
+    ("packed", lambda t: t.t().contiguous().t(), "not contiguous"),
+    ("packed", lambda t: t.to("meta"), "on cpu, the weight on meta"),
+    ("scales_and_zeros", lambda t: t.float(), "scales_and_zeros is torch.float32"),
+    ("scales_and_zeros", lambda t: t[1:], "groups for K="),
+    ("scales_and_zeros", lambda t: t[:0], "groups for K="),
+    ("scales_and_zeros", lambda t: t.to("meta"), "its scales on meta"),
+    ("_layout", lambda _: other_cpu_layout(), "packed for cpu/.*but this process reads"),
+    ("group_size", lambda _: 48, "group_size=48"),
+    ("in_features", lambda _: 64, r"\[\.\.\., 64\]"),
+]
+
+
+@pytest.mark.parametrize(("name", "tamper", "message"), TAMPERED)
+def test_a_layer_that_was_tampered_with_is_refused_after_it_ran_well(name, tamper, message):
+    layer = make_layer(64, 128)
+    x = make_input(1, 128)
+    assert layer(x).isfinite().all()
+    setattr(layer, name, tamper(getattr(layer, name)))
+    with pytest.raises(KernelError, match=message):
+        layer(x)
+
+
+# --- moving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_another_dtype_changes_bias_and_weight_and_no_code(dtype):
+    layer = make_layer(dtype=torch.float32)
+    before = copy.deepcopy(layer)
+    assert layer.to(dtype) is layer
+    assert (layer.dtype, layer.weight.dtype, layer.bias.dtype) == (dtype, dtype, dtype)
+    assert torch.equal(layer.bias, before.bias.to(dtype))
+    ours, theirs = layer.quantized_weight(), before.quantized_weight()
+    assert torch.equal(ours.codes, theirs.codes) and torch.equal(ours.scale, theirs.scale)
+    assert torch.equal(layer.scales_and_zeros, before.scales_and_zeros)
+    assert torch.equal(layer.weight, before.weight.to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("cast", "dtype"), [("half", torch.float16), ("bfloat16", torch.bfloat16), ("double", torch.float64)]
+)
+def test_half_and_its_kin(cast, dtype):
+    model = nn.Sequential(make_layer(), nn.LayerNorm(48))
+    getattr(model, cast)()
+    assert (model[0].dtype, model[0].bias.dtype, model[1].weight.dtype) == (dtype, dtype, dtype)
+    x = make_input(3, 100, dtype=dtype)
+    assert model(x).dtype == dtype
+    assert torch.allclose(model[0](x).double(), exact(model[0], x), rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_meta_and_back_with_to_empty(domain, scale_dtype):
+    layer = make_layer(domain=domain, scale_dtype=scale_dtype)
+    empty = copy.deepcopy(layer).to("meta")
+    held = (empty.packed, empty.scales_and_zeros, empty.bias, empty.weight, empty.quantized_weight().codes)
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    assert empty(torch.randn(2, 100, device="meta")).shape == (2, 48)
+    back = empty.to_empty(device="cpu")
+    assert back.packed.device.type == "cpu"
+    back.load_state_dict(layer.state_dict())
+    assert_same_layer(back, layer)
+
+
+def test_a_layer_made_on_meta_is_filled_where_the_assigned_tensors_are():
+    layer = make_layer()
+    empty = Int4Linear(layer.quantized_weight().to("meta"), layer.bias.to("meta"))
+    assert empty.packed.device.type == "meta"
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert_same_layer(empty, layer)
+
+
+def test_the_bias_is_a_copy_and_keeps_requires_grad():
+    linear = nn.Linear(100, 48)
+    layer = Int4Linear.from_linear(linear)
+    assert layer.bias.requires_grad
+    with torch.no_grad():
+        layer.bias.add_(1)
+    assert not torch.equal(layer.bias, linear.bias)
+    linear.bias.requires_grad_(False)
+    assert not Int4Linear.from_linear(linear).bias.requires_grad
+    assert not layer.requires_grad_(False).bias.requires_grad
+    assert layer.to(torch.float16).bias.requires_grad is False
+
+
+@cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("shape", [(48, 100), (17, 333)])
+def test_to_cuda_repacks_and_back_gives_equal_bits(shape, domain):
+    layer = make_layer(*shape, domain=domain)
+    before = copy.deepcopy(layer)
+    x = make_input(5, shape[1])
+    on_gpu = layer.to("cuda")
+    assert on_gpu is layer and layer.packed.is_cuda and layer.packed.dtype == torch.int32
+    assert_close(layer(x.cuda()).cpu() - layer.bias.cpu(), x, oracle_weight(before.quantized_weight()))
+    assert_same_layer(layer.to("cpu"), before)
+
+
+@cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_weight_packed_on_the_cpu_is_refused_on_cuda():
+    layer = make_layer(64, 128)
+    layer.packed, layer.scales_and_zeros = layer.packed.cuda(), layer.scales_and_zeros.cuda()
+    with pytest.raises(KernelError, match=r"packed for cpu/.*but this process reads cuda"):
+        layer(make_input(1, 128, device="cuda"))
+
+
+# --- copying, saving, loading ----------------------------------------------------------------------------------------
+
+
+def through_torch_save(layer):
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "make_copy", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer)), through_torch_save]
+)
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_copies_are_equal_and_apart(make_copy, domain, scale_dtype):
+    layer = make_layer(domain=domain, scale_dtype=scale_dtype)
+    before = layer.state_dict()
+    other = make_copy(layer)
+    assert_same_layer(other, layer)
+    other.packed.zero_()
+    other.scales_and_zeros.zero_()
+    with torch.no_grad():
+        other.bias.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
+def test_a_layer_pickled_under_another_cpu_is_packed_anew():
+    layer = make_layer(64, 128)
+    foreign = copy.deepcopy(layer)
+    foreign._layout = other_cpu_layout()
+    foreign.packed = pack(layer.quantized_weight().codes, foreign._layout)
+    assert not torch.equal(foreign.packed, layer.packed)
+    assert_same_layer(pickle.loads(pickle.dumps(foreign)), layer)
+
+
+@pytest.mark.parametrize(("domain", "zero"), [("float", "weight_zero"), ("int", "weight_zp"), ("symmetric", None)])
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_state_dict_is_portable(domain, zero, scale_dtype):
+    layer = make_layer(domain=domain, scale_dtype=scale_dtype)
+    state = layer.state_dict(prefix="up.")
+    found = {name: (value.dtype, tuple(value.shape)) for name, value in state.items()}
+    expected = {
+        "up.bias": (torch.float32, (48,)),
+        "up.weight": (torch.uint8, (48, 50)),
+        "up.weight_scale": (scale_dtype, (48, 4)),
+    }
+    if zero is not None:
+        expected[f"up.{zero}"] = (torch.uint8 if domain == "int" else scale_dtype, (48, 4))
+    assert found == expected
+    assert torch.equal(state["up.weight"], layer.quantized_weight().packed_codes())
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_loading_a_state_dict(domain, scale_dtype, assign):
+    layer = nn.Sequential(make_layer(domain=domain, scale_dtype=scale_dtype))
+    other = nn.Sequential(Int4Linear(random_weight(48, 100, 32, domain, seed=5), torch.zeros(48)))
+    result = other.load_state_dict(layer.state_dict(), assign=assign)
+    assert (result.missing_keys, result.unexpected_keys) == ([], [])
+    assert_same_layer(other[0], layer[0])
+
+
+def loaded(change, strict=True, layer=None):
+    model = nn.Sequential(make_layer() if layer is None else layer)
+    state = model.state_dict()
+    change(state)
+    return model, model.load_state_dict(state, strict=strict)
+
+
+def put(name, change):
+    return lambda state: state.update({f"0.{name}": change(state[f"0.{name}"])})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("0.weight_zero"), r'Missing key.*"0.weight_zero"'),
+        (lambda state: state.pop("0.weight"), r'Missing key.*"0.weight"'),
+        (lambda state: state.pop("0.bias"), r'Missing key.*"0.bias"'),
+        (lambda state: state.update({"0.weight_zp": torch.zeros(1)}), r'Unexpected key.*"0.weight_zp"'),
+        (lambda state: state.update({"0.packed": torch.zeros(1)}), r'Unexpected key.*"0.packed"'),
+        (put("weight", lambda t: t[:32]), r"0: .*scale is torch.bfloat16 \[48, 4\]"),
+        (put("weight", lambda t: t[:, :49]), r"0: packed codes is torch.uint8 \[48, 49\].*in_features=100"),
+        (put("weight", lambda t: t.float()), "0: packed codes is torch.float32"),
+        (put("weight_scale", lambda t: t[:, :3]), r"0: scale is torch.bfloat16 \[48, 3\].*\[48, 4\]"),
+        (put("weight_scale", lambda t: t.half()), "0: scale is torch.float16"),
+        (put("weight_scale", lambda t: t / 0), "0: weight_scale holds NaN or infinity.*damaged"),
+        (put("weight_scale", lambda t: t.float().fill_(3.4e38)), "0: .*"),
+        (put("bias", lambda t: t[:32]), "size mismatch for 0.bias"),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_names_layer_and_tensor(change, message):
+    with pytest.raises(RuntimeError, match=f"(?s){message}"):
+        loaded(change)
+
+
+def test_a_state_dict_of_another_number_of_rows_is_refused():
+    with pytest.raises(RuntimeError, match=r"Int4Linear: weight has 32 rows.*48 for this layer"):
+        make_layer(bias=None).load_state_dict(make_layer(32, bias=None).state_dict())
+
+
+def test_a_dense_state_dict_is_refused():
+    with pytest.raises(RuntimeError, match=r'(?s)Missing key.*"weight_scale"'):
+        make_layer().load_state_dict(nn.Linear(100, 48).state_dict())
+
+
+def test_without_strict_a_missing_tensor_leaves_the_weight_as_it_was():
+    layer = make_layer()
+    before = copy.deepcopy(layer)
+    _, result = loaded(lambda state: state.pop("0.weight_zero"), strict=False, layer=layer)
+    assert result.missing_keys == ["0.weight_zero"]
+    assert_same_layer(layer, before)
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(48, 100), (17, 33)])
+def test_gradients_are_those_of_the_dequantized_linear(shape, dtype, device):
+    layer = make_layer(*shape, device=device)
+    x = make_input(2, 3, shape[1], dtype=dtype, device=device).requires_grad_()
+    upstream = torch.randn(2, 3, shape[0], generator=torch.Generator().manual_seed(2)).to(device, dtype)
+    layer(x).backward(upstream)
+    dense = x.detach().cpu().double().requires_grad_()
+    bias = layer.bias.detach().cpu().double().requires_grad_()
+    functional.linear(dense, oracle_weight(layer.quantized_weight().to("cpu")), bias).backward(upstream.cpu().double())
+    assert x.grad.dtype == dtype
+    assert torch.allclose(x.grad.cpu().double(), dense.grad, rtol=0.02, atol=0.02)
+    assert torch.allclose(layer.bias.grad.cpu().double(), bias.grad, rtol=0.02, atol=0.02)
+
+
+def test_gradcheck_where_weights_are_dequantized(monkeypatch):
+    monkeypatch.setattr(kernels, "_OPS", {})
+    layer = make_layer(5, 7, bias=torch.float64)
+    x = make_input(2, 7, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(layer, (x,))
+    assert torch.autograd.gradgradcheck(layer, (x,))
+
+
+def test_a_bias_can_be_trained():
+    layer = make_layer()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    x, target = make_input(8, 100), torch.zeros(8, 48)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = functional.mse_loss(layer(x), target)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses == sorted(losses, reverse=True) and losses[0] > losses[-1]
+
+
+def test_an_empty_batch_has_gradients():
+    layer = make_layer()
+    x = torch.randn(0, 100, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == (0, 100)
+    assert torch.equal(layer.bias.grad, torch.zeros(48))
+
+
+# --- as a module -----------------------------------------------------------------------------------------------------
+
+
+def test_it_is_no_dense_linear_layer_and_has_one_parameter():
+    layer = make_layer()
+    assert not isinstance(layer, nn.Linear)
+    assert [name for name, _ in layer.named_parameters()] == ["bias"]
+    assert list(make_layer(bias=None).parameters()) == []
+    assert sum(p.numel() for p in layer.parameters()) == 48
+    assert layer.weight.shape == (48, 100)
+    assert (layer.weight.dtype, layer.weight.device) == (torch.bfloat16, torch.device("cpu"))
+    assert not layer.weight.requires_grad
+    assert "in_features=100, out_features=48, bias=True, group_size=32, domain=float" in repr(layer)
+
+
+def test_size_bytes_counts_what_is_held():
+    layer = make_layer(64, 128, bias=None)
+    assert layer.size_bytes == 64 * 64 + 64 * 4 * 2 * 2
+    with_integers = make_layer(64, 128, bias=None, domain="int")
+    assert with_integers.size_bytes == layer.size_bytes + 64 * 4
+
+
+def test_notes_say_how_it_runs():
+    assert make_layer(64, 128).notes() == ["int4 op of cpu, bfloat16 inside"]
+    notes = make_layer(48, 100, dtype=torch.float16, scale_dtype=torch.float32).notes()
+    assert notes == [
+        "int4 op of cpu, bfloat16 inside",
+        "padded in the kernel's layout: K 100→128",
+        "activations of float16 are cast to bfloat16 for the kernel and back",
+        "scales are stored in float32 and rounded to bfloat16 for the kernel",
+    ]
+    (note,) = make_layer(48, 100).to("meta").notes()
+    assert "meta has no int4 op here (cpu, cuda have)" in note
+
+
+BACKENDS = ["eager", "aot_eager", *(["inductor"] if shutil.which("c++") else [])]  # inductor compiles C++
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_compiles_whole_with_equal_results_and_gradients(backend, dtype):
+    torch.compiler.reset()
+    layer = make_layer(17, 99)
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for rows in (1, 5, 6):
+        x = make_input(rows, 99, dtype=dtype)
+        with torch.no_grad():
+            assert torch.equal(compiled(x), layer(x))
+    ours, theirs = (make_input(4, 99, dtype=dtype).requires_grad_() for _ in range(2))
+    compiled(ours).sum().backward()
+    layer(theirs).sum().backward()
+    assert torch.allclose(ours.grad.float(), theirs.grad.float(), rtol=0.01, atol=1e-3)
+
+
+def test_autocast_gives_its_dtype_with_a_bias_of_any():
+    layer, x = make_layer(bias=torch.float32), make_input(3, 100)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = layer(x)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, layer(x.bfloat16()))
+
+
+def test_inference_mode_and_transforms():
+    layer, x = make_layer(), make_input(3, 100)
+    with torch.inference_mode():
+        assert torch.equal(layer(x), layer(x.clone()))
+    gradient = torch.func.grad(lambda rows: layer(rows).square().sum())(x)
+    leaf = x.clone().requires_grad_()
+    layer(leaf).square().sum().backward()
+    assert torch.equal(gradient, leaf.grad)
+    shifted = torch.func.functional_call(layer, {"bias": layer.bias + 1}, (x,))
+    assert torch.allclose(shifted, layer(x) + 1, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_vmap():
+    layer, x = make_layer(), make_input(4, 3, 100)
+    assert torch.equal(torch.func.vmap(layer)(x), layer(x))
+    each = torch.func.vmap(torch.func.grad(lambda rows: layer(rows).square().sum()))(x)
+    leaf = x.clone().requires_grad_()
+    layer(leaf).square().sum().backward()
+    assert torch.allclose(each, leaf.grad, rtol=0.02, atol=0.02)
