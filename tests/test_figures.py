@@ -1,0 +1,314 @@
+"""Figures: what is drawn is what the records say, in both themes, with the components' own colours."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import workbench
+from workbench.affine import QuantizedWeight
+from workbench.config import Int4WeightOnlyConfig
+from workbench.coverage import Coverage
+from workbench.errors import ConfigError
+from workbench.figures import (
+    CONFIG,
+    convergence_figure,
+    coverage_figure,
+    error_map_figure,
+    histogram_figure,
+    latency_figure,
+    map_values,
+    speedup_figure,
+)
+from workbench.figures.style import THEMES
+from workbench.measure.errors import METRICS, error_map, group_errors, histogram
+from workbench.records import CoverageRow, Histogram, SpeedPoint
+from workbench.solvers import ErrorTrace, solve
+
+STYLE_SHEET = Path(workbench.__file__).parent / "widgets" / "theme.css"
+
+
+def point(path, batch, ms, **changes):
+    base = SpeedPoint("cpu", "CPU of a test", path, "bfloat16", 96, 64, 32, batch, ms, 0.9 * ms, 1.2 * ms, 7, 1.0, 2.0)
+    return replace(base, **changes)
+
+
+def pair(batch, int4_ms, dense_ms, **changes):
+    return [point("int4", batch, int4_ms, **changes), point("dense", batch, dense_ms, **changes)]
+
+
+def weight_and_codes(n=40, k=320, group_size=64):
+    torch.manual_seed(5)
+    weight = torch.randn(n, k)
+    return weight, solve(weight, Int4WeightOnlyConfig(group_size=group_size).resolved("cpu")).weight
+
+
+def rows(*kinds):
+    return tuple(CoverageRow(f"l{i}", kind, (4, 4), 16, *rest) for i, (kind, *rest) in enumerate(kinds))
+
+
+COVERAGE = Coverage(
+    "toy",
+    rows(
+        ("linear", "int4", "default", 1000, 300, 5.0),
+        ("linear", "dense", "pattern", 500, 500, 16.0),
+        ("norm", "dense", "norm", 40, 40, 16.0),
+        ("output_head", "dense", "tied", 0, 0, 0.0),
+    ),
+    {},
+    (),
+)
+TRACE = ErrorTrace((0.5, 0.4, 0.375), 10, 6)
+
+
+def every_figure(theme):
+    weight, quantized = weight_and_codes()
+    return [
+        speedup_figure([*pair(1, 1.0, 2.0), *pair(4, 2.0, 1.0)], theme=theme),
+        latency_figure(pair(1, 1.0, 2.0), theme=theme),
+        *(error_map_figure(error_map(weight, quantized, metric=metric), theme=theme) for metric in METRICS),
+        histogram_figure(histogram(weight, quantized), theme=theme),
+        convergence_figure(TRACE, theme=theme),
+        coverage_figure(COVERAGE, theme=theme),
+    ]
+
+
+def lines(figure):
+    return [trace for trace in figure.data if trace.showlegend is not False and trace.type == "scatter"]
+
+
+def bands(figure):
+    return [trace for trace in figure.data if trace.fill == "toself"]
+
+
+# --- themes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_figure_is_in_its_theme_plain_json_and_the_same_each_time(theme):
+    first, again = every_figure(theme), every_figure(theme)
+    for figure, other in zip(first, again, strict=True):
+        assert figure.layout.template.layout.paper_bgcolor == THEMES[theme].surface
+        assert figure.to_json() == other.to_json()
+        text = json.dumps(json.loads(figure.to_json()), allow_nan=False)
+        assert "NaN" not in text and "Infinity" not in text
+        assert figure.layout.title.text and figure.layout.title.subtitle.text
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_are_those_of_the_components(theme):
+    text = STYLE_SHEET.read_text(encoding="utf-8")
+    selector = re.escape(".wb {" if theme == "light" else '.wb[data-theme="dark"] {')
+    block = re.search(selector + r"([^}]*)}", text)[1]
+    tokens = dict(re.findall(r"(--wb-[\w-]+):\s*([^;]+);", block))
+    last_colour = {name: re.findall(r"#[0-9a-f]{6}", value)[-1:] for name, value in tokens.items()}
+    style = THEMES[theme]
+    assert [last_colour[f"--wb-c{i}"] for i in range(6)] == [[color] for color in style.series]
+    for name in ("surface", "line", "line_strong", "fg", "fg2", "fg3"):
+        assert last_colour[f"--wb-{name.replace('_', '-')}"] == [getattr(style, name)], name
+
+
+@pytest.mark.parametrize("draw", [speedup_figure, latency_figure])
+def test_an_unknown_theme_is_refused(draw):
+    with pytest.raises(ConfigError, match=r"theme='sepia'.*'light' or 'dark'"):
+        draw([], theme="sepia")
+
+
+def test_no_logo():
+    assert CONFIG["displaylogo"] is False
+
+
+def test_importing_the_package_and_its_session_leaves_plotly_alone():
+    code = "import sys, workbench, workbench.session; print('plotly' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# --- speed --------------------------------------------------------------------------------------------------------
+
+
+def test_speedup_is_dense_over_int4_with_its_band():
+    figure = speedup_figure([*pair(4, 2.0, 1.0), *pair(1, 1.0, 3.0), point("int4", 16, 1.0)])
+    (line,) = lines(figure)
+    assert list(line.x) == [1, 4]
+    assert list(line.y) == [3.0, 0.5]
+    (band,) = bands(figure)
+    assert list(band.x) == [1, 4, 4, 1]
+    assert list(band.y) == pytest.approx([3 * 1.2 / 0.9, 0.5 * 1.2 / 0.9, 0.5 * 0.9 / 1.2, 3 * 0.9 / 1.2])
+    assert "int4 1 ms, dense 3 ms" in line.customdata[0] and "7 and 7 runs" in line.customdata[0]
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.tickvals) == [1, 4]
+    assert figure.layout.xaxis.range[0] < 0 < math.log10(4) < figure.layout.xaxis.range[1]
+    assert [(shape.y0, shape.y1) for shape in figure.layout.shapes] == [(1, 1)]
+    assert "CPU of a test (cpu)" in figure.layout.title.subtitle.text
+    assert "96 × 64, group size 32, bfloat16" in figure.layout.title.subtitle.text
+
+
+def test_latency_draws_each_path_with_its_percentiles():
+    figure = latency_figure([*pair(1, 1.0, 3.0), *pair(4, 2.0, 3.5)])
+    found = {line.name: line for line in lines(figure)}
+    assert set(found) == {"int4 on cpu", "dense on cpu"}
+    assert list(found["int4 on cpu"].y) == [1.0, 2.0]
+    assert list(found["dense on cpu"].y) == [3.0, 3.5]
+    assert list(bands(figure)[0].y) == pytest.approx([1.2, 2.4, 1.8, 0.9])
+    assert found["dense on cpu"].line.dash == "dash"
+    assert figure.layout.yaxis.type == "log"
+    assert "7 runs" in found["int4 on cpu"].customdata[0]
+
+
+def test_lines_say_what_tells_them_apart():
+    points = [*pair(1, 1.0, 2.0), *pair(1, 1.0, 4.0, device="cuda", device_name="GPU"), *pair(1, 1.0, 8.0, n=128)]
+    figure = speedup_figure(points)
+    assert {line.name: list(line.y) for line in lines(figure)} == {
+        "int4 on cpu, 96 × 64": [2.0],
+        "int4 on cpu, 128 × 64": [8.0],
+        "int4 on cuda, 96 × 64": [4.0],
+    }
+    assert len({line.line.color for line in lines(figure)}) == 3
+
+
+def test_a_single_batch_has_bars_where_no_band_can_be_seen():
+    (line,) = lines(speedup_figure(pair(1, 1.0, 2.0)))
+    assert line.error_y.visible
+    assert list(line.error_y.array) == pytest.approx([2 * 1.2 / 0.9 - 2])
+    assert list(line.error_y.arrayminus) == pytest.approx([2 - 2 * 0.9 / 1.2])
+    (line,) = lines(speedup_figure([*pair(1, 1.0, 2.0), *pair(2, 1.0, 2.0)]))
+    assert not line.error_y.visible
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0])
+def test_times_that_cannot_be_drawn_are_left_out(bad):
+    points = [*pair(1, 1.0, 2.0), point("int4", 4, bad), point("dense", 4, 1.0)]
+    assert [list(line.x) for line in lines(speedup_figure(points))] == [[1]]
+    assert {line.name: list(line.x) for line in lines(latency_figure(points))} == {
+        "int4 on cpu": [1],
+        "dense on cpu": [1, 4],
+    }
+
+
+@pytest.mark.parametrize("draw", [speedup_figure, latency_figure])
+def test_without_points_a_sentence_stands_in_for_the_chart(draw):
+    figure = draw(iter(()))
+    assert figure.data == ()
+    assert [note.text for note in figure.layout.annotations] == ["Nothing is measured yet."]
+    assert figure.layout.shapes == ()
+
+
+# --- one weight ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_map_holds_the_true_values(metric):
+    weight, quantized = weight_and_codes()
+    record = error_map(weight, quantized, metric=metric)
+    if metric in ("original", "dequantized"):
+        true = weight if metric == "original" else quantized.dequantize()
+    else:
+        true = group_errors(weight, quantized, metric)
+    (heat,) = error_map_figure(record).data
+    drawn = heat.customdata if record.log else heat.z
+    step = math.log(record.hi / record.lo) / 255 if record.log else (record.hi - record.lo) / 255
+    off = np.log(drawn / true.numpy()) if record.log else drawn - true.numpy()
+    assert np.abs(off).max() <= 0.501 * step
+    assert np.array_equal(drawn, map_values(record))
+    if record.log:
+        assert np.allclose(heat.z, np.log10(drawn), atol=1e-5)
+        assert [10**tick for tick in heat.colorbar.tickvals] == pytest.approx(
+            [float(text) for text in heat.colorbar.ticktext], rel=0.01
+        )
+        assert len(heat.colorbar.tickvals) >= 3
+    assert heat.colorbar.title.text == record.unit
+    assert record.unit in heat.hovertemplate
+
+
+def test_a_reduced_map_stands_at_its_original_rows_and_columns():
+    weight, quantized = weight_and_codes(40, 320, 64)
+    record = error_map(weight, quantized, max_rows=10, max_cols=2)
+    figure = error_map_figure(record, title="layer")
+    (heat,) = figure.data
+    assert heat.z.shape == (10, 2)
+    assert (heat.y0, heat.dy, heat.x0, heat.dx) == (1.5, 4, 1, 3)
+    assert figure.layout.title.text == "layer"
+    assert figure.layout.title.subtitle.text == "40 output features × 5 groups, each cell the max of 4 rows × 3 groups"
+    assert figure.layout.yaxis.autorange == "reversed"
+    assert "4 output features around" in heat.hovertemplate
+
+
+def test_signed_values_have_a_scale_even_around_zero_and_others_begin_dark():
+    weight, quantized = weight_and_codes()
+    signed = error_map_figure(error_map(weight, quantized, metric="original")).data[0]
+    assert signed.zmin == -signed.zmax
+    colors = [color for _, color in signed.colorscale]
+    assert len(colors) == 33
+    red, green, blue = (int(colors[16][at : at + 2], 16) for at in (1, 3, 5))
+    assert max(red, green, blue) - min(red, green, blue) <= 2, "the middle has no hue"
+    plain = error_map_figure(error_map(weight, quantized, metric="rmse")).data[0]
+    assert plain.colorscale[0][1] == "#440154"
+
+
+def test_a_map_without_any_error_can_be_drawn():
+    quantized = QuantizedWeight(torch.full((4, 64), 8, dtype=torch.uint8), torch.ones(4, 1), None, 64, "symmetric")
+    for metric in METRICS:
+        error_map_figure(error_map(torch.zeros(4, 64), quantized, metric=metric)).to_json()
+
+
+def test_histograms_count_what_the_record_counts():
+    record = Histogram(4, 2.0, (1, 5, 6, 2), 0.5, (0, 7, 7, 0))
+    weights, errors = histogram_figure(record).data
+    assert list(weights.x) == [-1.5, -0.5, 0.5, 1.5]
+    assert list(weights.y) == [1, 5, 6, 2]
+    assert list(errors.x) == pytest.approx([-0.375, -0.125, 0.125, 0.375])
+    assert list(errors.y) == [0, 7, 7, 0]
+    assert (weights.width, errors.width) == (1.0, 0.25)
+    assert tuple(weights.customdata[0]) == ("-2", "-1")
+    assert "14 weights in 4 bins" in histogram_figure(record).layout.title.subtitle.text
+
+
+@pytest.mark.parametrize("limit", [math.inf, math.nan])
+def test_bars_at_infinity_are_left_out(limit):
+    weights, errors = histogram_figure(Histogram(2, limit, (3, 3), 1.0, (3, 3))).data
+    assert list(weights.x) == []
+    assert list(errors.x) == [-0.5, 0.5]
+
+
+def test_convergence_begins_at_round_to_nearest():
+    figure = convergence_figure(TRACE)
+    (line,) = figure.data
+    assert list(line.x) == [0, 1, 2]
+    assert list(line.y) == [0.5, 0.4, 0.375]
+    assert list(line.customdata) == ["+0.00%", "-20.00%", "-25.00%"]
+    assert line.marker.color[0] != line.marker.color[1] == line.marker.color[2]
+    assert [shape.y0 for shape in figure.layout.shapes] == [0.5]
+    assert figure.layout.title.subtitle.text == "6 of 10 groups improved; mean |error| 25.00% lower"
+
+
+@pytest.mark.parametrize("errors", [(0.25,), (0.0,), (0.0, 0.0)])
+def test_round_to_nearest_alone_and_no_error_at_all_can_be_drawn(errors):
+    figure = convergence_figure(ErrorTrace(errors, 3, 0))
+    assert list(figure.data[0].y) == list(errors)
+    assert "0.00% lower" in figure.layout.title.subtitle.text
+
+
+# --- coverage -----------------------------------------------------------------------------------------------------
+
+
+def test_coverage_sums_bytes_by_kind_the_largest_on_top():
+    figure = coverage_figure(COVERAGE)
+    held = {bar.name: dict(zip(bar.y, bar.x, strict=True)) for bar in figure.data}
+    assert held == {"before": {"norm": 40, "linear": 1500}, "after": {"norm": 40, "linear": 800}}
+    assert list(figure.data[0].y) == ["norm", "linear"], "plotly draws the last one on top"
+    assert figure.data[0].customdata[1] == "2 weights, 1 of them become int4"
+    assert list(figure.data[0].text) == ["40 B", "800 B"]
+    assert figure.layout.title.subtitle.text == COVERAGE.verdict()
+
+
+def test_a_model_without_weights_has_no_bars():
+    figure = coverage_figure(Coverage("nothing", (), {}, ()))
+    assert [note.text for note in figure.layout.annotations] == ["The model has no weights."]
