@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,26 +29,29 @@ class Record:
         Raises:
             WorkbenchError: when a field is missing or unknown.
         """
-        names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        if set(data) != names:
+        types = {f.name: str(f.type) for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if not isinstance(data, dict):
+            raise WorkbenchError(f"{cls.__name__} from {data!r}.", allowed="a dictionary, as to_json returns it")
+        if set(data) != set(types):
             raise WorkbenchError(
-                f"{cls.__name__}: fields {sorted(set(data) ^ names)} are missing or unknown.",
-                allowed=", ".join(sorted(names)),
+                f"{cls.__name__}: fields {sorted(set(data) ^ set(types))} are missing or unknown.",
+                allowed=", ".join(sorted(types)),
             )
-        return cls(**{key: _from_plain(value) for key, value in data.items()})
+        return cls(**{key: _from_plain(value, types[key]) for key, value in data.items()})
 
 
 def _plain(value: Any) -> Any:
-    """Bytes become base64 behind a key of their own; infinities become text."""
+    """Bytes become base64 behind a key of their own; infinities and NaN become text."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode("ascii")}
-    return str(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _from_plain(value: Any) -> Any:
+def _from_plain(value: Any, declared: str) -> Any:
+    """Undo `_plain` for a field of the declared type."""
     if isinstance(value, dict) and set(value) == {"base64"}:
         return base64.b64decode(value["base64"])
-    if isinstance(value, str) and value in ("inf", "-inf"):
+    if isinstance(value, str) and declared.startswith("float"):
         return float(value)
     return tuple(value) if isinstance(value, list) else value
 
