@@ -23,19 +23,23 @@ def layer_records(model: nn.Module) -> list[LayerRecord]:
     head = output_head(model)
     seen: dict[int, str] = {}
     records: list[LayerRecord] = []
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, Int4Linear):
             shape = (module.out_features, module.in_features)
-            records.append(LayerRecord(path, "int4_linear", shape, "int4", module.size_bytes))
-        for name, parameter in module.named_parameters(recurse=False):
+            tie, size = _tie(seen, module, path, module.size_bytes)
+            records.append(LayerRecord(path, "int4_linear", shape, "int4", size, tie))
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             full = path if name == "weight" else f"{path}.{name}".lstrip(".")
-            tied_to = seen.setdefault(id(parameter), full)
-            size = 0 if tied_to != full else parameter.numel() * parameter.element_size()
+            tie, size = _tie(seen, parameter, full, parameter.numel() * parameter.element_size())
             dtype = str(parameter.dtype).removeprefix("torch.")
-            kind = _kind(module, name, head)
-            tie = None if tied_to == full else tied_to
-            records.append(LayerRecord(full, kind, tuple(parameter.shape), dtype, size, tie))
+            records.append(LayerRecord(full, _kind(module, name, head), tuple(parameter.shape), dtype, size, tie))
     return records
+
+
+def _tie(seen: dict[int, str], owner: object, name: str, size_bytes: int) -> tuple[str | None, int]:
+    """Return the name under which a weight was met before, or None, and the bytes that count for this name."""
+    first = seen.setdefault(id(owner), name)
+    return (None, size_bytes) if first == name else (first, 0)
 
 
 def dense_tied_names(model: nn.Module) -> Iterator[tuple[str, str]]:
