@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from workbench.errors import ConfigError, WeightError
+from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.jobs import Job, Lane
 
 TIMEOUT_S = 10
@@ -137,3 +137,154 @@ def test_an_idle_lane_holds_no_thread():
         if thread.name == "workbench-idle-lane":
             thread.join(TIMEOUT_S)
     assert not any(thread.name == "workbench-idle-lane" for thread in threading.enumerate())
+
+
+def test_work_is_closed_before_its_end_is_told():
+    order, started, go_on = [], threading.Event(), threading.Event()
+
+    def careful(cancel):
+        try:
+            started.set()
+            go_on.wait(TIMEOUT_S)
+            yield 1
+        finally:
+            order.append("closed")
+
+    job = Job("careful", careful, lambda job, item: None, lambda job: order.append(job.state))
+    Lane("t", latest_wins=False).submit(job)
+    assert started.wait(TIMEOUT_S)
+    job.cancel()
+    go_on.set()
+    assert job.wait(TIMEOUT_S)
+    assert order == ["running", "cancelling", "closed", "cancelled"]
+
+
+def test_a_job_that_ended_stays_as_it_ended():
+    job, _, states = make(count_to(1))
+    Lane("t", latest_wins=False).submit(job)
+    assert job.wait(TIMEOUT_S)
+    job.cancel()
+    assert job.state == "done"
+    assert states == ["running", "done"]
+
+
+def test_cancel_twice_is_told_once():
+    job, items, states = make(count_to(3))
+    job.cancel()
+    job.cancel()
+    job.run()
+    assert job.wait(0)
+    assert (items, states) == ([], ["cancelling", "cancelled"])
+
+
+def test_a_cancel_that_work_raises_itself_is_no_error():
+    def gives_up(cancel):
+        yield 1
+        raise Cancelled("enough")
+
+    job, items, states = make(gives_up)
+    job.run()
+    assert (items, states, job.error, job.details) == ([1], ["running", "cancelled"], None, "")
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("broken"), SystemExit(3), KeyboardInterrupt()])
+def test_whatever_work_raises_ends_the_job_and_not_the_lane(fault):
+    def broken(cancel):
+        raise fault
+
+    lane = Lane("t", latest_wins=False)
+    job, _, states = make(broken)
+    lane.submit(job)
+    assert lane.wait(TIMEOUT_S)
+    assert (job.state, job.error, states) == ("failed", fault, ["running", "failed"])
+    assert job.error.__traceback__ is None, "it would hold on to the weights of its frames"
+    after, items, _ = make(count_to(1))
+    lane.submit(after)
+    assert after.wait(TIMEOUT_S)
+    assert items == [0]
+
+
+def test_who_takes_an_item_badly_fails_the_job_and_not_the_lane():
+    def refuse(job, item):
+        raise ValueError("cannot show")
+
+    lane = Lane("t", latest_wins=False)
+    job = lane.submit(Job("j", count_to(2), refuse, lambda job: None))
+    assert lane.wait(TIMEOUT_S)
+    assert job.state == "failed"
+    assert "cannot show" in job.details
+
+
+def test_who_hears_a_state_badly_breaks_nothing(caplog):
+    def refuse(job):
+        raise ValueError(f"cannot show {job.state}")
+
+    items = []
+    lane = Lane("t", latest_wins=False)
+    job = lane.submit(Job("j", count_to(2), lambda job, item: items.append(item), refuse))
+    assert lane.wait(TIMEOUT_S)
+    assert (job.state, job.error, items) == ("done", None, [0, 1])
+    assert "cannot show running" in caplog.text and "cannot show done" in caplog.text
+
+
+def test_the_next_job_can_start_as_soon_as_one_has_ended():
+    lane = Lane("t", latest_wins=False)
+    for _ in range(200):
+        job, _, _ = make(count_to(1))
+        lane.submit(job)
+        assert job.wait(TIMEOUT_S)
+        assert not lane.busy
+        assert lane.current is None
+
+
+def test_the_end_of_one_job_can_start_the_next():
+    lane, items = Lane("t", latest_wins=False), []
+    second, items, _ = make(count_to(2))
+
+    def start_second(job):
+        if job.finished:
+            lane.submit(second)
+
+    lane.submit(Job("first", count_to(1), lambda job, item: None, start_second))
+    assert lane.wait(TIMEOUT_S)
+    assert (second.state, items) == ("done", [0, 1])
+
+
+def test_wait_gives_up_in_time_and_current_names_what_runs():
+    go_on = threading.Event()
+
+    def slow(cancel):
+        go_on.wait(TIMEOUT_S)
+        yield 1
+
+    lane = Lane("t", latest_wins=False)
+    assert lane.wait(0)
+    job, _, _ = make(slow)
+    lane.submit(job)
+    assert not lane.wait(0.01)
+    assert not job.wait(0.01)
+    assert lane.busy and lane.current is job
+    go_on.set()
+    assert lane.wait(TIMEOUT_S)
+    assert not lane.busy
+
+
+def test_cancelling_a_lane_reaches_what_runs_and_what_waits():
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow(cancel):
+        started.set()
+        go_on.wait(TIMEOUT_S)
+        yield 1
+
+    lane = Lane("t", latest_wins=True)
+    lane.cancel()
+    first, first_items, _ = make(slow)
+    lane.submit(first)
+    assert started.wait(TIMEOUT_S)
+    second, second_items, _ = make(count_to(1))
+    lane.submit(second)
+    lane.cancel()
+    go_on.set()
+    assert lane.wait(TIMEOUT_S)
+    assert (first.state, second.state, first_items, second_items) == ("cancelled", "cancelled", [], [])
