@@ -17,6 +17,8 @@ from workbench.records import CoverageRow, LayerRecord
 from workbench.sources import Source
 
 _FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
+_NOT_YET = {"Conv1D": "a linear layer stored [in, out], which this version leaves dense"}
+_EXPERTS = "stacked matrices (fused experts), which this version leaves dense"
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def preflight_source(
         if record.tied_to is not None:
             notes[f"{record.name} is untied: {record.tied_to} keeps its dense weight beside the int4 copy"] = None
     _refuse_useless_rules(recipe, records)
-    coverage = Coverage(source.name, tuple(rows), configs, (*notes, f"kernel: {device_note(device)}"))
+    left = _left_for_later(rows)
+    coverage = Coverage(source.name, tuple(rows), configs, (*notes, *left, f"kernel: {device_note(device)}"))
     _hold_minimum(coverage, min_coverage)
     return coverage
 
@@ -156,6 +159,10 @@ def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice
     """Return why a weight stays as it is, or ""."""
     if record.kind == "int4_linear":
         return "int4 already"
+    if record.kind in _NOT_YET:
+        return f"{record.kind}: {_NOT_YET[record.kind]}"
+    if _is_expert_stack(record):
+        return f"{record.kind}: {_EXPERTS}"
     if record.kind not in QUANTIZABLE_KINDS:
         return f"{record.kind}: not a linear layer"
     if record.dtype not in _FLOAT_DTYPES:
@@ -167,6 +174,19 @@ def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice
     if record.parameters == 0:
         return "no elements"
     return source.missing(record.tied_to or record.name)
+
+
+def _is_expert_stack(record: LayerRecord) -> bool:
+    return record.kind == "parameter" and len(record.shape) == 3
+
+
+def _left_for_later(rows: list[CoverageRow]) -> list[str]:
+    """Say how much stays dense only because this version does not take its kind of weight."""
+    later = (*_NOT_YET.values(), _EXPERTS)
+    found = [row for row in rows if row.reason.endswith(later)]
+    whole = sum(row.before_bytes for row in found)
+    kinds = ", ".join(sorted({row.reason for row in found}))
+    return [f"{len(found)} weights with {size(whole)} stay dense: {kinds}"] if found else []
 
 
 def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:

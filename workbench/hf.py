@@ -7,6 +7,7 @@ checkpoint. There is one loader: `load_checkpoint` calls the same `from_pretrain
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +140,28 @@ def _from_pretrained(folder: Path, *, dtype: str | torch.dtype = "auto", device:
     model_class = _model_class(config)
     SafetensorsFolder(folder)  # a missing, truncated or foreign shard is named here, before anything is built
     try:
-        model = model_class.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True
+        model, found = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
         )
     except WorkbenchError:
         raise
     except Exception as error:  # transformers raises many kinds; the person needs the model and the reason
         raise ModelError(f"The model {str(folder)!r} cannot be loaded: {error}", mend="check its files") from error
+    _refuse_missing(folder, sorted(found["missing_keys"]))
     return model if device is None else model.to(device)
+
+
+def _refuse_missing(folder: Path, names: list[str]) -> None:
+    if names:
+        raise ModelError(
+            f"{str(folder)!r} lacks {len(names)} weights of the model, first {names[0]!r}: they would be random.",
+            mend="download or copy the folder again, or name the folder of the whole model",
+        )
 
 
 def _config(folder: Path) -> Any:
@@ -275,7 +290,9 @@ class PortableLinear(nn.Module):
         Raises:
             CheckpointError: when a value is out of range.
         """
-        tensors: dict[str, Tensor] = {suffix: getattr(self, suffix) for suffix in self.form.tensors()}
+        tensors: dict[str, Tensor] = {
+            suffix: getattr(self, suffix).to(dtype) for suffix, (dtype, _) in self.form.tensors().items()
+        }  # exact: where transformers changes a dtype while loading, it widens
         try:
             weight = quantized_from_portable(
                 tensors,
@@ -310,7 +327,8 @@ class Int4WorkbenchQuantizer(HfQuantizer):
             check_headers(Path(os.fspath(files[0])).parent, modules)
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
         for name, form in modules.items():
-            swap_layer(model, name, PortableLinear(form, _dense_layer(model, name, form), dtype))
+            dense = _dense_layer(model, name, form)
+            swap_layer(model, name, PortableLinear(form, dense, _layer_dtype(model, name, dtype)))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -318,9 +336,23 @@ class Int4WorkbenchQuantizer(HfQuantizer):
         for name, module in waiting:
             swap_layer(model, name, module.finished(name))
         recipe = self.quantization_config.to_dict().get("recipe")
-        if isinstance(recipe, dict):
-            object.__setattr__(model, RECIPE_ATTRIBUTE, Recipe.from_json(recipe))
+        if recipe is not None:
+            object.__setattr__(model, RECIPE_ATTRIBUTE, _recipe(recipe))
         return model
+
+
+def _recipe(data: Any) -> Recipe:
+    try:
+        return Recipe.from_json(data)
+    except (WorkbenchError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"The recipe in config.json is damaged: {error}", mend="fetch or save it again") from None
+
+
+def _layer_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
+    """Dtype that transformers gives a module's weight: float32 where the architecture keeps it so in 16 bits."""
+    plan: dict[str, torch.dtype] = model._get_dtype_plan(dtype)
+    kept = (other for pattern, other in plan.items() if re.search(pattern.replace("*", ".*"), f"{name}.weight"))
+    return next(kept, dtype)
 
 
 def _dense_layer(model: nn.Module, name: str, form: ModuleFormat) -> nn.Linear:

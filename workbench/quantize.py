@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from workbench.affine import QuantizedWeight
+from workbench.checkpoint.native import describe_model, int4_layers
 from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
@@ -154,6 +155,7 @@ def quantize_(
     if any(record.tied_to is not None and record.name in layers for record in source.records()):
         untie_embeddings(model)
     object.__setattr__(model, RECIPE_ATTRIBUTE, settled)
+    _tell_the_config(model, settled)
     return QuantizationReport(coverage, tuple(results), time.monotonic() - start)
 
 
@@ -163,6 +165,13 @@ def model_device(model: nn.Module) -> torch.device:
     if first is not None:
         return first.device
     return next((m.device for m in model.modules() if isinstance(m, Int4Linear)), torch.device("cpu"))
+
+
+def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
+    """Put into a transformers model's configuration what its own `save_pretrained` must write for it to load again."""
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "save_pretrained") and int4_layers(model):
+        config.quantization_config = describe_model(model, recipe)
 
 
 def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Linear:

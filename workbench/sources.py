@@ -10,14 +10,14 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.errors import ModelError
-from workbench.layers import get_layer, layer_records
+from workbench.layers import QUANTIZABLE_KINDS, get_layer, layer_records
 from workbench.records import LayerRecord
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -201,16 +201,14 @@ class FolderSource:
         tensor = self._tensor(record.name)
         if tensor not in self.folder or record.tied_to is not None:
             return record
-        dtype = _DTYPES.get(self.folder.dtype(tensor))
-        if dtype is None:
-            return record
-        return LayerRecord(
-            record.name,
-            record.kind,
-            self.folder.shape(tensor),
-            str(dtype).removeprefix("torch."),
-            record.parameters * dtype.itemsize,
-        )
+        shape, dtype = self.folder.shape(tensor), self.folder.dtype(tensor)
+        if shape != record.shape and record.kind in QUANTIZABLE_KINDS:
+            raise ModelError(
+                f"{tensor!r} is {list(shape)} in {str(self.path)!r}, but {list(record.shape)} by its config.json.",
+                mend="the config.json does not belong to these weights: download or copy the folder again",
+            )
+        known = str(_DTYPES.get(dtype, dtype)).removeprefix("torch.")
+        return LayerRecord(record.name, record.kind, shape, known, self.folder.size_bytes(tensor))
 
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -255,12 +253,26 @@ def shard_files(folder: Path) -> list[str]:
     )
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object whose keys are all different: of two, a reader would silently take the second.
+
+    Raises:
+        ValueError: naming the key that stands twice.
+    """
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object names the key {twice!r} twice")
+    return data
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)["weight_map"]
         if not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
             raise TypeError("weight_map holds something other than names")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"The index {str(index)!r} is damaged ({error!r}).", mend="download or copy it again"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 
 from workbench.checkpoint.native import ModuleFormat, parse
-from workbench.checkpoint.writer import MANIFEST_FILE, file_sha256, tensor_sha256
+from workbench.checkpoint.writer import MANIFEST_FILE, MANIFEST_VERSION, file_sha256, tensor_sha256
 from workbench.errors import CheckpointError, ModelError
-from workbench.sources import SafetensorsFolder
+from workbench.sources import SafetensorsFolder, unique_keys
 
 _NAMES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32}
+_NEEDED_FILES = {"config.json"}
 _MAX_JSON_BYTES = 256 * 2**20
 
 
@@ -41,10 +43,10 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise CheckpointError(f"{str(path)!r} has {path.stat().st_size} bytes.", allowed=f"up to {_MAX_JSON_BYTES}")
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except FileNotFoundError:
         raise CheckpointError(f"{str(path)!r} does not exist.", mend="name a checkpoint folder") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}.", mend="the file is damaged") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{str(path)!r} holds {type(data).__name__}.", allowed="a JSON object")
@@ -53,7 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_quantization(directory: Path | str) -> dict[str, Any]:
     """Return the quantization_config of a checkpoint folder, {} for a model that is not quantized."""
-    found = read_json(Path(directory) / "config.json").get("quantization_config") or {}
+    found = read_json(Path(directory) / "config.json").get("quantization_config", {})
+    if found is None:
+        return {}
     if not isinstance(found, dict):
         raise CheckpointError("quantization_config is no JSON object.", mend="the file is damaged")
     return found
@@ -92,17 +96,15 @@ def iter_verify(directory: Path | str) -> Iterator[Checked]:
     """
     directory = Path(directory)
     modules = parse(read_quantization(directory))
-    manifest = read_json(directory / MANIFEST_FILE)
     folder = check_headers(directory, modules)
     yield Checked("headers")
-    listed = manifest.get("tensors")
-    files = manifest.get("files")
-    if not isinstance(listed, dict) or not isinstance(files, dict):
-        raise CheckpointError("The manifest lists no tensors.", mend="the manifest is damaged")
+    listed, files = _manifest(directory)
     for name in sorted(set(listed) | set(folder.names())):
         yield Checked(name, _tensor_problem(folder, name, listed, modules))
     for name, facts in sorted(files.items()):
         yield Checked(name, _file_problem(directory, name, facts))
+    for name in sorted(_NEEDED_FILES - set(files)):
+        yield Checked(name, "not in the manifest")
 
 
 def verify_checkpoint(directory: Path | str) -> int:
@@ -122,6 +124,28 @@ def verify_checkpoint(directory: Path | str) -> int:
     return len(found)
 
 
+def inside(name: str) -> bool:
+    """Say whether a relative name stays in its folder on every system; what it links to is not asked."""
+    parts = re.split(r"[/\\]", name)
+    return bool(name) and ":" not in name and not {"", ".", ".."} & set(parts)
+
+
+def _manifest(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the manifest's facts about tensors and about files."""
+    manifest = read_json(directory / MANIFEST_FILE)
+    version = manifest.get("format_version")
+    if not isinstance(version, str) or version.split(".")[0] != MANIFEST_VERSION.split(".")[0]:
+        raise CheckpointError(
+            f"The manifest has format_version {version!r}.",
+            allowed=f"{MANIFEST_VERSION.split('.')[0]}.x",
+            mend="update int4-workbench",
+        )
+    tensors, files = manifest.get("tensors"), manifest.get("files")
+    if not isinstance(tensors, dict) or not isinstance(files, dict):
+        raise CheckpointError("The manifest lists no tensors.", mend="the manifest is damaged")
+    return tensors, files
+
+
 def _tensor_problem(
     folder: SafetensorsFolder, name: str, listed: dict[str, Any], modules: dict[str, ModuleFormat]
 ) -> str:
@@ -130,7 +154,12 @@ def _tensor_problem(
     if name not in folder:
         return "in the manifest, but in no shard"
     tensor = folder.read(name)
-    if tensor_sha256(tensor.contiguous()) != (listed[name] or {}).get("sha256"):
+    saved = {
+        "sha256": tensor_sha256(tensor.contiguous()),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "shape": list(tensor.shape),
+    }
+    if saved != listed[name]:
         return "its bytes are not those that were saved"
     module, _, suffix = name.rpartition(".")
     if module in modules and suffix == "weight_zp" and int(tensor.max()) > 15:
@@ -141,7 +170,7 @@ def _tensor_problem(
 
 
 def _file_problem(directory: Path, name: str, facts: Any) -> str:
-    if Path(name).name != name or not isinstance(facts, dict):
+    if not isinstance(facts, dict) or not inside(name):
         return "named outside the folder"
     path = directory / name
     if not path.is_file():
@@ -149,10 +178,3 @@ def _file_problem(directory: Path, name: str, facts: Any) -> str:
     if path.stat().st_size != facts.get("size_bytes"):
         return f"has {path.stat().st_size} bytes, saved with {facts.get('size_bytes')}"
     return "" if file_sha256(path) == facts.get("sha256") else "its bytes are not those that were saved"
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise CheckpointError("A JSON object names a key twice.", mend="the file is damaged")
-    return data

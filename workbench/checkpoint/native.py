@@ -6,16 +6,20 @@ domain, `<m>.weight_zero` like the scale or `<m>.weight_zp` uint8 [N, ceil(K/g)]
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import DOMAINS, GROUP_SIZES, Domain
 from workbench.errors import CheckpointError
+from workbench.layers import QUANTIZABLE_KINDS, layer_records
+from workbench.linear import Int4Linear
 from workbench.portable import portable_names
 from workbench.recipe import Recipe
 
@@ -46,10 +50,19 @@ class ModuleFormat:
     scale_dtype: str
 
     @classmethod
-    def of(cls, weight: QuantizedWeight) -> ModuleFormat:
-        """Describe a quantized weight."""
-        n, k = weight.shape
-        return cls(n, k, weight.group_size, weight.domain, str(weight.scale.dtype).removeprefix("torch."))
+    def of(cls, weight: QuantizedWeight | Int4Linear) -> ModuleFormat:
+        """Describe a quantized weight, or that of a layer."""
+        if isinstance(weight, Int4Linear):
+            scale = torch.bfloat16 if weight.stored_scale is None else weight.stored_scale.dtype
+            n, k = weight.out_features, weight.in_features
+        else:
+            scale, (n, k) = weight.scale.dtype, weight.shape
+        return cls(n, k, weight.group_size, weight.domain, str(scale).removeprefix("torch."))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the module's tensors on disk, its bias apart."""
+        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.tensors().values())
 
     def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, int]]]:
         """Return name → (dtype, shape) of each tensor of the module on disk."""
@@ -89,6 +102,18 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
     }
 
 
+def int4_layers(model: nn.Module) -> dict[str, Int4Linear]:
+    """Return the int4 layers of a model by their names."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Int4Linear)}
+
+
+def describe_model(model: nn.Module, recipe: Recipe | None) -> dict[str, Any]:
+    """Return the `quantization_config` of a model as it is now."""
+    formats = {name: ModuleFormat.of(layer) for name, layer in int4_layers(model).items()}
+    dense = [record.name for record in layer_records(model) if record.kind in QUANTIZABLE_KINDS]
+    return describe(formats, dense, recipe)
+
+
 def parse(config: Mapping[str, Any]) -> dict[str, ModuleFormat]:
     """Read a `quantization_config`: module path → how its weight is stored. Unknown keys are ignored.
 
@@ -96,7 +121,11 @@ def parse(config: Mapping[str, Any]) -> dict[str, ModuleFormat]:
         CheckpointError: for another method, an unknown major version or code layout, or values out of range.
     """
     if config.get("quant_method") != QUANT_METHOD:
-        raise CheckpointError(f"quant_method {config.get('quant_method')!r}.", allowed=repr(QUANT_METHOD))
+        raise CheckpointError(
+            f"This is no int4 checkpoint of the workbench: its quant_method is {config.get('quant_method')!r}.",
+            allowed=repr(QUANT_METHOD),
+            mend="name a folder that workbench quantize or wb.save_checkpoint made",
+        )
     version = config.get("format_version")
     if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise CheckpointError(

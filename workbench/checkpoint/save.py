@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from workbench.checkpoint.native import ModuleFormat, describe
-from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, new_directory, write_manifest
+from workbench.checkpoint.atomic import new_directory
+from workbench.checkpoint.native import ModuleFormat, describe, describe_model, int4_layers
+from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, write_manifest
 from workbench.coverage import Coverage
 from workbench.errors import CheckpointError
-from workbench.layers import QUANTIZABLE_KINDS, layer_records
+from workbench.layers import QUANTIZABLE_KINDS
 from workbench.linear import Int4Linear
 from workbench.portable import portable_tensors
 from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
@@ -33,6 +34,8 @@ _COMPANIONS = (
     "vocab.txt",
     "merges.txt",
     "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
     "spiece.model",
     "chat_template.jinja",
     "chat_template.json",
@@ -64,22 +67,20 @@ def save_checkpoint(
     Raises:
         CheckpointError: when the model has no int4 layer, or the folder exists or cannot be written.
     """
-    int4 = {name: module for name, module in model.named_modules() if isinstance(module, Int4Linear)}
+    int4 = int4_layers(model)
     if not int4:
         raise CheckpointError("The model has no int4 layer.", mend="quantize it first: wb.quantize_(model, cfg)")
-    formats: dict[str, ModuleFormat] = {}
-    with new_directory(directory, overwrite=overwrite) as folder:
+    _refuse_empty(model)
+    need_bytes = sum(tensor.nbytes for _, tensors in _model_tensors(model) for tensor in tensors.values())
+    need_bytes += sum(ModuleFormat.of(layer).size_bytes for layer in int4.values())
+    with new_directory(directory, overwrite=overwrite, need_bytes=need_bytes) as folder:
         writer = ShardWriter(folder, max_shard_bytes)
         for name, tensors in _model_tensors(model):
             if name in int4:
-                weight = int4[name].quantized_weight()
-                formats[name] = ModuleFormat.of(weight)
-                tensors = {**portable_tensors(weight, f"{name}."), **tensors}
-            if tensors:
-                writer.add(tensors)
+                tensors = {**portable_tensors(int4[name].quantized_weight(), f"{name}."), **tensors}
+            writer.add(tensors)
         hashes = writer.finish()
-        dense = [record.name for record in layer_records(model) if record.kind in QUANTIZABLE_KINDS]
-        quantization = describe(formats, dense, getattr(model, RECIPE_ATTRIBUTE, None))
+        quantization = describe_model(model, getattr(model, RECIPE_ATTRIBUTE, None))
         _write_model_files(model, tokenizer, folder)
         _patch_config(folder, quantization, untied=getattr(model.config, "tie_word_embeddings", None) is False)
         write_manifest(folder, hashes)
@@ -105,7 +106,7 @@ def iter_write_quantized(
         WeightError: when a weight holds NaN or infinity; nothing is left behind.
     """
     formats: dict[str, ModuleFormat] = {}
-    with new_directory(directory, overwrite=overwrite) as folder:
+    with new_directory(directory, overwrite=overwrite, need_bytes=coverage.after_bytes) as folder:
         writer = ShardWriter(folder, max_shard_bytes)
         int4 = set(coverage.configs)
         rest: dict[str, dict[str, Tensor]] = {}
@@ -124,10 +125,21 @@ def iter_write_quantized(
         tied = {record.name for record in source.records() if record.tied_to is not None}
         if isinstance(source, FolderSource):
             _copy_model_files(source.path, folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
         elif isinstance(source, ModelSource):
             _write_model_files(source.model, tokenizer, folder)
         _patch_config(folder, describe(formats, dense, recipe), untied=bool(tied & int4))
         write_manifest(folder, hashes)
+
+
+def _refuse_empty(model: nn.Module) -> None:
+    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if empty:
+        raise CheckpointError(
+            f"{len(empty)} weights are on the meta device and have no values, first {empty[0]!r}.",
+            mend="load the model with its weights",
+        )
 
 
 def _model_tensors(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -176,7 +188,7 @@ def _write_model_files(model: nn.Module, tokenizer: Any, folder: Path) -> None:
     config.save_pretrained(folder)
     generation = getattr(model, "generation_config", None)
     if generation is not None:
-        generation.save_pretrained(folder)
+        generation.to_json_file(folder / "generation_config.json")  # save_pretrained refuses some that models come with
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     data = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
