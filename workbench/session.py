@@ -6,7 +6,6 @@ previews on a latest-wins lane, measurements and exports one at a time on anothe
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,8 @@ from torch import nn
 from workbench.config import Int4WeightOnlyConfig, ResolvedConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError, WeightError
+from workbench.events import Event as Event
+from workbench.events import EventKind, Listeners
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
 from workbench.hf import open_source
@@ -41,27 +42,8 @@ from workbench.views import LayerView, ViewCache, iter_layer_views, same_values
 
 T = TypeVar("T")
 Scope = Literal["layer", "selection", "all"]
-EventKind = Literal["coverage", "selection", "view", "job", "speed", "error", "export", "problem"]
 SCOPES: tuple[Scope, ...] = ("layer", "selection", "all")
 _THUMBNAIL = 64  # sides of a picture in `Session.errors`: a sweep keeps thousands of them
-_LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that a view may want to show.
-
-    Attributes:
-        kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "job" (Job), "speed" (SpeedPoint),
-            "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception).
-            "coverage" and "selection" come on the thread of the person's action, all others on a worker's.
-        data: What the kind says.
-        job: The job that it comes from, or None.
-    """
-
-    kind: EventKind
-    data: Any
-    job: Job | None = None
 
 
 @dataclass
@@ -101,7 +83,7 @@ class Session:
     exported: ExportResult | None = None
 
     def __post_init__(self) -> None:
-        self._listeners: list[Callable[[Event], None]] = []
+        self._listeners = Listeners()
         self._undo: list[Recipe] = []
         self._redo: list[Recipe] = []
         self._cache = ViewCache()
@@ -123,13 +105,7 @@ class Session:
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event, on the thread where it happens; returns a function that stops it."""
-        self._listeners.append(listener)
-
-        def forget() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return forget
+        return self._listeners.add(listener)
 
     def layer_rows(self) -> list[CoverageRow]:
         """Rows of the linear layers, int4 or not."""
@@ -482,18 +458,7 @@ class Session:
             return kept
 
     def _emit(self, kind: EventKind, data: Any, job: Job | None = None) -> None:
-        """Tell every listener; what one of them raises is a problem that the others hear of."""
-        event = Event(kind, data, job)
-        faults: list[Exception] = []
-        for listener in list(self._listeners):
-            try:
-                listener(event)
-            except Exception as error:
-                _LOG.exception("A listener failed on %r", kind)
-                faults.append(error)
-        if kind != "problem":
-            for fault in faults:
-                self._emit("problem", fault, job)
+        self._listeners.tell(Event(kind, data, job))
 
     def _on_view(self, job: Job, view: LayerView) -> None:
         self._record(view)

@@ -1,0 +1,73 @@
+"""The notebooks that we ship: thin, stored without outputs, and each runs from top to bottom, silent on stderr."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from workbench.demo import notebooks_path
+
+NOTEBOOKS = sorted(notebooks_path().glob("*.ipynb"))
+MOST_LINES = 12
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def test_there_are_notebooks_and_their_numbers_count_up():
+    assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(1, len(NOTEBOOKS) + 1))
+    assert NOTEBOOKS
+    assert all(re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name) for path in NOTEBOOKS)
+
+
+@each_notebook
+def test_it_is_stored_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata
+    for cell in code_cells(path):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert "execution" not in cell.metadata
+
+
+@each_notebook
+def test_it_is_thin(path):
+    cells = code_cells(path)
+    assert cells
+    for cell in cells:
+        assert 1 <= len(cell.source.splitlines()) <= MOST_LINES, cell.source
+        if not cell.source.lstrip().startswith(("%", "!")):
+            found = [type(node).__name__ for node in ast.walk(ast.parse(cell.source))]
+            assert not {"FunctionDef", "AsyncFunctionDef", "ClassDef", "Lambda"} & set(found), cell.source
+
+
+@each_notebook
+def test_it_begins_by_saying_what_it_is_for(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+
+
+@each_notebook
+def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.delenv("INT4_WORKBENCH_MODEL", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    work = tmp_path / "work"
+    work.mkdir()
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(work)}})
+    client.execute()
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        assert [out for out in outputs if out.output_type == "error"] == []
+        assert "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stderr") == ""
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    assert shown, "a notebook that shows nothing teaches nothing"
