@@ -211,6 +211,15 @@ def test_the_recipe_as_python(lab: NotebookPage) -> None:
     expect(lab.page.locator(".wb-code", has_text="import json")).to_contain_text("wb.quantize_(model, recipe)")
 
 
+def test_the_figure_for_a_report_is_drawn(lab: NotebookPage) -> None:
+    plot = lab.page.locator(".js-plotly-plot")
+    plot.scroll_into_view_if_needed()
+    expect(plot.get_by_text("256 output features × 4 groups")).to_be_visible(timeout=30_000)
+    box = plot.bounding_box()
+    assert box is not None and box["height"] > 300
+    lab.page.locator(".wb-app").scroll_into_view_if_needed()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_whole_view_is_readable(lab: NotebookPage, theme: str) -> None:
     lab.set_theme(theme)

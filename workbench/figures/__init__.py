@@ -12,7 +12,7 @@ from workbench.figures.speed import latency_figure, speedup_figure
 from workbench.figures.style import ThemeName
 from workbench.figures.weights import convergence_figure, error_map_figure, histogram_figure, map_values
 
-CONFIG: dict[str, Any] = {"displaylogo": False, "responsive": True}
+CONFIG: dict[str, Any] = {"displaylogo": False}  # "responsive" collapses a figure in JupyterLab to no height
 
 __all__ = [
     "CONFIG",
