@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from workbench.config import DOMAINS, GROUP_SIZES, SCALE_DTYPES, Domain
 from workbench.errors import ConfigError, WeightError
@@ -109,13 +110,15 @@ class QuantizedWeight:
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return the weights [N, K], computed in float32 and rounded once to `dtype`."""
-        scale = self._spread(self.scale.float())
-        if self.zero is None:
-            return ((self.codes.float() - MID_POINT) * scale).to(dtype)
-        zero = self._spread(self.zero.float())
-        if self.domain == "int":
-            return ((self.codes.float() - zero) * scale).to(dtype)
-        return torch.addcmul(zero, self.codes.float() - MID_POINT, scale).to(dtype)
+        (n, k), groups = self.shape, self.scale.shape[1]
+        codes = functional.pad(self.codes, (0, missing)) if (missing := groups * self.group_size - k) else self.codes
+        steps = codes.float().view(n, groups, self.group_size)
+        scale, zero = self.scale.float()[..., None], None if self.zero is None else self.zero.float()[..., None]
+        if zero is not None and self.domain == "float":
+            values = torch.addcmul(zero, steps.sub_(MID_POINT), scale, out=steps)
+        else:
+            values = steps.sub_(MID_POINT if zero is None else zero).mul_(scale)
+        return values.view(n, -1)[:, :k].contiguous().to(dtype)
 
     def packed_codes(self) -> Tensor:
         """Return the codes two to a byte, uint8 [N, ceil(K/2)], even k in the low nibble (the order on disk).
@@ -128,7 +131,7 @@ class QuantizedWeight:
         if self.domain == "int" and self.zero is not None:
             _check_four_bits("zero", self.zero)
         if codes.shape[1] % 2:
-            codes = torch.nn.functional.pad(codes, (0, 1))
+            codes = functional.pad(codes, (0, 1))
         return codes[:, 0::2] | (codes[:, 1::2] << 4)
 
     @classmethod
@@ -151,10 +154,6 @@ class QuantizedWeight:
         """Return the same weight on another device."""
         zero = None if self.zero is None else self.zero.to(device)
         return QuantizedWeight(self.codes.to(device), self.scale.to(device), zero, self.group_size, self.domain)
-
-    def _spread(self, per_group: Tensor) -> Tensor:
-        """Repeat a value per group over the group's columns: [N, G] -> [N, K]."""
-        return per_group.repeat_interleave(self.group_size, dim=1)[:, : self.shape[1]]
 
 
 def group_count(in_features: int, group_size: int) -> int:
