@@ -882,3 +882,15 @@ def test_settings_of_a_session_can_be_given_when_it_opens(demo_source):
     session = open_session(demo_source, recipe=recipe, current=GATE, scope="layer")
     assert session.coverage.configs[GATE].group_size == 256
     assert session.targets() == [GATE]
+
+
+def test_the_app_hands_model_tokenizer_and_device_to_its_session(live_pair):
+    model, tokenizer = live_pair
+    app = wb.Workbench(model, tokenizer, device="xpu")
+    try:
+        assert app.session.tokenizer is tokenizer
+        assert app.session.source.model is model
+        assert app.session.device == "xpu"
+        assert app.wait(TIMEOUT_S)
+    finally:
+        app.close()
