@@ -24,8 +24,8 @@ checkpoint.native quantize
 measure
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
-jobs views script session figures widgets
-launch cli
+jobs events views script session figures widgets
+launch commands cli
 """.split()
 
 # Foreign library → the only rooms that may import it.

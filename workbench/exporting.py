@@ -13,6 +13,7 @@ import torch
 
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.save import iter_write_quantized
+from workbench.checkpoint.writer import size_on_disk
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.hf import load_checkpoint
@@ -83,8 +84,8 @@ def iter_export(
             raise Cancelled("Verifying was cancelled.", mend=f"the checkpoint {str(directory)!r} is whole")
         sample = sample_text(directory)
         checked = f"{count} hashes and headers, loaded again" + (" and generated" if sample else "")
-    files = [path for path in directory.iterdir() if path.is_file()]
-    size_bytes = sum(path.stat().st_size for path in files)
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    size_bytes = size_on_disk(directory)
     seconds = time.monotonic() - start
     yield ExportResult(directory, len(files), size_bytes, seconds, tuple(layers), verify, checked, sample)
 

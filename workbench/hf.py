@@ -6,8 +6,10 @@ checkpoint. There is one loader: `load_checkpoint` calls the same `from_pretrain
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +66,24 @@ def open_source(path_or_name: str | Path) -> FolderSource:
     Raises:
         ModelError: when the folder is missing, damaged, of an unknown architecture, or holds int4 weights already.
     """
+    folder = dense_folder(path_or_name)
+    stored = SafetensorsFolder(folder)
+    return FolderSource(folder, layer_records(skeleton(folder)), stored, name=str(path_or_name))
+
+
+def dense_folder(path_or_name: str | Path) -> Path:
+    """Return the folder of a model that is not quantized yet.
+
+    Raises:
+        ModelError: when there is no such model, or it is quantized.
+    """
     folder = local_folder(path_or_name)
     if read_config(folder).get("quantization_config"):
         raise ModelError(
             f"The model {str(path_or_name)!r} is quantized already.",
             mend="open the model that it was made from (workbench inspect shows what this one holds)",
         )
-    stored = SafetensorsFolder(folder)
-    return FolderSource(folder, layer_records(skeleton(folder)), stored, name=_display_name(path_or_name))
+    return folder
 
 
 def skeleton(folder: Path) -> nn.Module:
@@ -132,6 +144,21 @@ def read_config(folder: Path) -> dict[str, Any]:
         return read_json(folder / "config.json")
     except CheckpointError as error:
         raise ModelError(error.what, mend=error.mend) from None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the terminal; what goes wrong still raises."""
+    log = transformers.utils.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _from_pretrained(folder: Path, *, dtype: str | torch.dtype = "auto", device: Any = None) -> Any:
@@ -208,10 +235,6 @@ def _snapshot(name: str) -> Path:
             allowed="a model folder, a hub name such as 'org/name', or 'demo'",
             mend="check the name and the network, or download the model and name its folder",
         ) from None
-
-
-def _display_name(path_or_name: str | Path) -> str:
-    return str(path_or_name)
 
 
 # --- int4 checkpoints -----------------------------------------------------------------------------------------------

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from workbench.checkpoint.writer import MAX_SHARD_BYTES
 from workbench.coverage import size
-from workbench.demo import notebooks_path
+from workbench.demo import demo_path, notebooks_path
 from workbench.errors import EnvironmentProblem
 from workbench.sources import SafetensorsFolder
 
@@ -22,7 +25,7 @@ MODEL_VARIABLE = "INT4_WORKBENCH_MODEL"
 COPIES = "int4-workbench-notebooks"
 _NEEDED = ("jupyterlab", "ipykernel", "ipywidgets", "anywidget", "plotly")
 _READ_BYTES_PER_S = 5e8  # headers and one layer at a time; a whole pass reads every byte once
-_LARGEST_COPIES = 8  # the largest layer in its own dtype, float32 and the solver's working copies
+_LARGEST_COPIES = 8  # the largest layer in its own dtype, float32 and the solver's working copies; and one shard
 _BASE_BYTES = 900e6  # a kernel with torch and transformers imported
 
 
@@ -60,7 +63,9 @@ def forecast(folder: Path) -> Forecast:
     stored = SafetensorsFolder(folder)
     sizes = [stored.size_bytes(name) for name in stored.names()]
     largest = max(sizes, default=0)
-    return Forecast(sum(sizes), largest, _BASE_BYTES + _LARGEST_COPIES * largest, sum(sizes) / _READ_BYTES_PER_S)
+    total, shard = sum(sizes), min(sum(sizes), MAX_SHARD_BYTES)
+    memory_bytes = _BASE_BYTES + _LARGEST_COPIES * largest + shard
+    return Forecast(total, largest, memory_bytes, total / _READ_BYTES_PER_S)
 
 
 def launch_lab(model: str | None = None, *, port: int = 8888, browser: bool = True, folder: Path | None = None) -> int:
@@ -80,25 +85,55 @@ def launch_lab(model: str | None = None, *, port: int = 8888, browser: bool = Tr
         ModelError: when the model cannot be read.
     """
     check_notebook_packages()
-    environment = dict(os.environ)
-    if model is not None:
-        from workbench.hf import local_folder
-
-        place = local_folder(model)
-        print(f"model {model}: {forecast(place)}", flush=True)
-        environment[MODEL_VARIABLE] = str(place.absolute()) if Path(model).exists() else model
-    else:
+    environment = {**os.environ, **model_variable(model)}
+    if model is None:
         environment.pop(MODEL_VARIABLE, None)
-        print("model: the embedded demo model (11.5 MB; name another with `workbench lab MODEL`)", flush=True)
-    notebooks = prepare_notebooks(folder or Path.cwd() / COPIES)
-    port, token = free_port(port), secrets.token_hex(16)
-    for line in addresses(port, token, environment):
+    notebooks = prepare_notebooks((folder or Path(COPIES)).absolute())
+    wanted, port = port, free_port(port)
+    if port != wanted:
+        print(f"port {wanted} is taken: using {port}", flush=True)
+    environment["JUPYTER_TOKEN"] = secrets.token_hex(16)  # not in the command, which every user of a machine can see
+    for line in addresses(port, environment["JUPYTER_TOKEN"], environment):
         print(line, flush=True)
-    command = lab_command(notebooks, port, token, browser=browser and not is_remote(environment))
+    return run_server(lab_command(notebooks, port, browser=browser and not is_remote(environment)), environment)
+
+
+def model_variable(model: str | None) -> dict[str, str]:
+    """Say what opening a model will take, and return the variable that hands it to the notebook.
+
+    Raises:
+        ModelError: when the model cannot be read.
+    """
+    if model is None:
+        print(f"model: the embedded demo model, {forecast(demo_path())}", flush=True)
+        print("name another with: workbench lab MODEL", flush=True)
+        return {}
+    from workbench.hf import dense_folder
+
+    place = dense_folder(model)
+    print(f"model {model}: {forecast(place)}", flush=True)
+    return {MODEL_VARIABLE: str(place.absolute()) if Path(model).exists() else model}
+
+
+def run_server(command: list[str], environment: dict[str, str]) -> int:
+    """Run JupyterLab until it ends, and return its exit code.
+
+    Ctrl-C reaches the server too, which asks whether to stop: it is waited for. A second Ctrl-C stops it, as does
+    ending this process.
+    """
+    process = subprocess.Popen(command, env=environment)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    asked = False
     try:
-        return subprocess.run(command, env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                if asked:
+                    process.terminate()
+                asked = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def check_notebook_packages() -> None:
@@ -140,7 +175,7 @@ def prepare_notebooks(folder: Path) -> Path:
     return folder
 
 
-def lab_command(notebooks: Path, port: int, token: str, *, browser: bool) -> list[str]:
+def lab_command(notebooks: Path, port: int, *, browser: bool) -> list[str]:
     """Return the command that starts JupyterLab on the first notebook."""
     command = [
         sys.executable,
@@ -148,7 +183,7 @@ def lab_command(notebooks: Path, port: int, token: str, *, browser: bool) -> lis
         "jupyterlab",
         f"--ServerApp.root_dir={notebooks}",
         f"--ServerApp.port={port}",
-        f"--IdentityProvider.token={token}",
+        "--ServerApp.port_retries=0",  # another port than the one that was said would be no help
         f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}",
     ]
     if not browser:
@@ -163,13 +198,20 @@ def addresses(port: int, token: str, environment: dict[str, str]) -> list[str]:
     url = f"http://localhost:{port}/lab/tree/{FIRST_NOTEBOOK}?token={token}"
     lines = [f"open {url}"]
     if is_remote(environment):
-        user = environment.get("USER") or environment.get("LOGNAME") or "user"
+        names = (environment.get(name) for name in ("USER", "LOGNAME", "USERNAME"))
+        user = next((name for name in names if name), "user")
         lines += [
-            "this is a remote machine: on your own one, run",
-            f"    ssh -N -L {port}:localhost:{port} {user}@{socket.gethostname()}",
-            "and open the address above there",
+            "this looks like a remote machine: on your own one, run",
+            f"    ssh -N -L {port}:localhost:{port} {ssh_port(environment)}{user}@{socket.gethostname()}",
+            "(or with the name by which you reach this machine), and open the address above there",
         ]
     return lines
+
+
+def ssh_port(environment: dict[str, str]) -> str:
+    """Return ssh's option for the port that this session came in by, "" for the usual one."""
+    parts = environment.get("SSH_CONNECTION", "").split()
+    return f"-p {parts[3]} " if len(parts) == 4 and parts[3] != "22" else ""
 
 
 def is_remote(environment: dict[str, str]) -> bool:
@@ -181,16 +223,23 @@ def is_remote(environment: dict[str, str]) -> bool:
 
 
 def free_port(first: int) -> int:
-    """Return the first free port from `first` on.
+    """Return the first port from `first` on that is free on this machine's own addresses.
 
     Raises:
         EnvironmentProblem: when 100 ports in a row are taken.
     """
-    for port in range(first, first + 100):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+    last = min(first + 99, 65535)
+    for port in range(first, last + 1):
+        if _is_free(socket.AF_INET, "127.0.0.1", port) and _is_free(socket.AF_INET6, "::1", port):
             return port
-    raise EnvironmentProblem(f"Ports {first} to {first + 99} are all taken.", mend="name another with --port")
+    raise EnvironmentProblem(f"Ports {first} to {last} are all taken.", mend="name another with --port")
+
+
+def _is_free(family: socket.AddressFamily, address: str, port: int) -> bool:
+    """Say whether a server could listen there; an address that this machine does not have is no hindrance."""
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((address, port))
+    except OSError as error:
+        return error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+    return True

@@ -1,0 +1,233 @@
+"""What each command of the command line does; heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import CheckpointError, ConfigError, EnvironmentProblem
+
+if TYPE_CHECKING:
+    from workbench.coverage import Coverage
+    from workbench.recipe import Recipe
+    from workbench.records import LayerResult, Progress
+
+DEFAULT_GROUP_SIZE = 64
+
+
+def quantize(arguments: argparse.Namespace) -> None:
+    """Quantize a model folder into a checkpoint, layer by layer."""
+    from workbench.checkpoint.save import iter_write_quantized
+    from workbench.checkpoint.writer import size_on_disk
+    from workbench.coverage import preflight_source, size
+    from workbench.export_checks import check_exportable, export_target
+    from workbench.hf import open_source
+
+    if arguments.out is None and not arguments.dry_run:
+        raise ConfigError("No folder to write.", mend="name one with --out DIR, or look first with --dry-run")
+    recipe = _recipe(arguments)
+    source = open_source(arguments.model)
+    coverage = preflight_source(source, recipe, min_coverage=arguments.min_coverage)
+    if arguments.dry_run:
+        print(coverage)
+        return
+    target = export_target(source, arguments.out, overwrite=arguments.overwrite)
+    check_exportable(source, coverage)
+    for line in (coverage.verdict(), *(f"note: {note}" for note in coverage.notes)):
+        print(line, flush=True)
+    results = []
+    with _ProgressLine() as shown:
+        for step in iter_write_quantized(source, coverage, recipe, target, overwrite=arguments.overwrite):
+            shown.show(step.progress)
+            results.append(step.result)
+    print(mean_error(coverage, results))
+    print(f"wrote {target}: {size(size_on_disk(target))}")
+    print(f"load it: import workbench as wb; model, tokenizer = wb.load_checkpoint({str(target)!r})")
+
+
+def mean_error(coverage: Coverage, results: list[LayerResult]) -> str:
+    """Say the mean |error| over all int4 weights, and how it stands against round-to-nearest."""
+    parameters = {row.name: row.parameters for row in coverage.int4_rows}
+    total = max(1, sum(parameters.values()))
+    error = sum(parameters[one.name] * one.mean_abs_error for one in results) / total
+    nearest = sum(parameters[one.name] * one.rtn_mean_abs_error for one in results) / total
+    against = f" ({error / nearest:.3f} of round-to-nearest's)" if nearest else ""
+    return f"mean |error| {error:.4g}{against}"
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Say what a checkpoint or a model folder holds."""
+    from workbench.checkpoint.integrity import read_quantization
+    from workbench.checkpoint.native import QUANT_METHOD
+    from workbench.coverage import preflight_source
+    from workbench.hf import local_folder, open_source, read_config
+
+    folder = local_folder(arguments.directory)
+    config = read_config(folder)
+    quantization = read_quantization(folder)
+    if quantization.get("quant_method") == QUANT_METHOD:
+        _inspect_checkpoint(folder, config, quantization, as_json=arguments.json)
+    elif quantization:
+        method = quantization.get("quant_method")
+        raise CheckpointError(
+            f"{str(folder)!r} is quantized with {method!r}.",
+            allowed=f"a checkpoint of the workbench ({QUANT_METHOD!r}), or a model that is not quantized",
+        )
+    else:
+        coverage = preflight_source(open_source(arguments.directory), _recipe(arguments))
+        print(json.dumps(coverage.to_json(), indent=2) if arguments.json else coverage)
+
+
+def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict[str, Any], *, as_json: bool) -> None:
+    from workbench.checkpoint.integrity import check_headers
+    from workbench.checkpoint.native import parse
+    from workbench.checkpoint.writer import size_on_disk
+    from workbench.coverage import size
+
+    modules = parse(quantization)
+    stored = check_headers(folder, modules)
+    if as_json:
+        print(json.dumps(quantization, indent=2))
+        return
+    width = max((len(name) for name in modules), default=6)
+    print(f"{'module':<{width}}  {'shape':<14} {'group':>5} {'domain':<10} {'scales':<8} {'bits':>5}")
+    for name, form in modules.items():
+        shape = f"{form.out_features}x{form.in_features}"
+        bits = 8 * form.size_bytes / (form.out_features * form.in_features)
+        print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype:<8} {bits:>5.2f}")
+    dense = quantization.get("modules_to_not_convert") or []
+    architectures = config.get("architectures") or ["unknown architecture"]
+    print(
+        f"{architectures[0]}, format {quantization['format_version']}, {len(modules)} int4 modules, "
+        f"{len(dense)} dense linear layers, {len(stored.names())} tensors, {size(size_on_disk(folder))}; "
+        f"made by {quantization.get('producer', 'an unknown program')}"
+    )
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Check every hash, shape and range of a checkpoint."""
+    from workbench.checkpoint.integrity import iter_verify
+
+    checked, bad = 0, []
+    for found in iter_verify(arguments.directory):
+        checked += 1
+        if found.problem:
+            bad.append(f"{found.what}: {found.problem}")
+            print(f"damaged: {bad[-1]}", flush=True)
+    if bad:
+        raise CheckpointError(
+            f"{str(arguments.directory)!r} is damaged in {len(bad)} of {checked} places, first {bad[0]}.",
+            mend="fetch or save it again",
+        )
+    print(f"{arguments.directory}: whole ({checked} things checked)")
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Load a checkpoint and print greedy text after a prompt."""
+    from workbench.exporting import sample_text
+    from workbench.hf import quiet
+
+    if arguments.tokens < 1:
+        raise ConfigError(f"--tokens {arguments.tokens}.", allowed="1 or more")
+    if not arguments.prompt.strip():
+        raise ConfigError("The prompt is blank.", mend='give some text, for instance "The module"')
+    with quiet():
+        text = sample_text(Path(arguments.directory), arguments.prompt, arguments.tokens)
+    print(text or "this model does not generate text, or has no tokenizer")
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    """Measure a linear layer, int4 and dense, by batch size."""
+    from workbench.config import Int4WeightOnlyConfig
+    from workbench.measure.speed import bench_linear
+    from workbench.records import write_json
+
+    for path in (arguments.json, arguments.csv):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{str(path)!r} cannot be written.", allowed="a file in a folder that exists")
+    config = Int4WeightOnlyConfig(group_size=_group_size(arguments))
+    report = bench_linear(
+        arguments.n, arguments.k, config, arguments.batch_sizes, device=arguments.device, dtypes=arguments.dtypes
+    )
+    print(report)
+    for dtype in arguments.dtypes:
+        pairs = ", ".join(f"{batch}: {ratio:.2f}x" for batch, ratio in report.speedups(dtype).items())
+        print(f"speedup over dense {dtype} by batch: {pairs}")
+    if arguments.json:
+        write_json(arguments.json, report.to_json())
+    if arguments.csv:
+        arguments.csv.write_text(report.to_csv(), encoding="utf-8")
+
+
+def lab(arguments: argparse.Namespace) -> None:
+    """Open the workbench in JupyterLab."""
+    from workbench.launch import launch_lab
+
+    if not 1 <= arguments.port <= 65535:
+        raise ConfigError(f"--port {arguments.port}.", allowed="1 to 65535")
+    code = launch_lab(
+        arguments.model, port=arguments.port, browser=not arguments.no_browser, folder=arguments.notebook_dir
+    )
+    if code:
+        raise EnvironmentProblem(f"JupyterLab ended with code {code}.", mend="its own messages above say why")
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """Make a recipe of a file, or of the settings on the command line."""
+    from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout
+    from workbench.recipe import Recipe, as_recipe
+
+    if arguments.recipe is not None:
+        given = [name for name in SETTINGS if getattr(arguments, name) not in (None, False)]
+        if given:
+            named = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ConfigError(f"--recipe was given together with {named}.", mend="put them into the recipe file")
+        return Recipe.load(arguments.recipe)
+    config = Int4WeightOnlyConfig(
+        group_size=_group_size(arguments),
+        layout=TensorCoreTiledLayout(8 if arguments.inner_k_tiles is None else arguments.inner_k_tiles),
+        use_hqq=arguments.hqq,
+        preserve_zero={None: None, "yes": True, "no": False}[arguments.preserve_zero],
+    )
+    return as_recipe(
+        config,
+        include=arguments.include,
+        exclude=arguments.exclude,
+        domain=arguments.domain,
+        solver=arguments.solver,
+    )
+
+
+def _group_size(arguments: argparse.Namespace) -> int:
+    return DEFAULT_GROUP_SIZE if arguments.group_size is None else int(arguments.group_size)
+
+
+SETTINGS = ("group_size", "hqq", "domain", "solver", "preserve_zero", "inner_k_tiles", "include", "exclude")
+
+
+class _ProgressLine:
+    """One line that is written over on a terminal; elsewhere, every tenth step."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> _ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live and self._count:
+            print(file=sys.stderr)
+
+    def show(self, progress: Progress) -> None:
+        """Show where the work stands."""
+        self._count += 1
+        left = "" if progress.remaining_s is None else f", about {progress.remaining_s:.0f} s left"
+        text = f"{progress.done / max(1, progress.total):>4.0%}  {progress.label}  {progress.elapsed_s:.1f} s{left}"
+        if self._live:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif self._count % 10 == 0 or progress.done == progress.total:
+            print(text, file=sys.stderr, flush=True)
