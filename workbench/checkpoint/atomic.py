@@ -42,8 +42,10 @@ def new_directory(target: Path | str, *, overwrite: bool = False, need_bytes: in
     """
     with _told_as_checkpoint_errors(Path(target)):
         target = Path(target).absolute()
-        _check_target(target, overwrite)
+        if not target.name:
+            raise CheckpointError(f"{str(target)!r} cannot hold a checkpoint.", mend="name a new folder")
         _clean_leftovers(target)
+        _check_target(target, overwrite)
         _check_space(target, need_bytes)
     temporary = target.parent / f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     made: list[Path] = []
@@ -79,8 +81,6 @@ def _told_as_checkpoint_errors(target: Path) -> Iterator[None]:
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.name:
-        raise CheckpointError(f"{str(target)!r} cannot hold a checkpoint.", mend="name a new folder")
     if target.is_symlink():
         raise CheckpointError(f"{str(target)!r} is a symbolic link.", mend="name the folder itself")
     if target.exists() and not target.is_dir():
