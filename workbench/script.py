@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import pprint
 from pathlib import Path
 
+from workbench.config import Int4WeightOnlyConfig
 from workbench.demo import demo_path
 from workbench.recipe import Recipe
 from workbench.sources import ModelSource, Source
@@ -14,17 +16,39 @@ DEFAULT_DIRECTORY = "exports/int4"
 
 def python_of(source: Source, recipe: Recipe, directory: Path | str = DEFAULT_DIRECTORY) -> str:
     """Return Python that quantizes the model of `source` under `recipe` and saves it in `directory`."""
+    made, argument = _recipe_lines(recipe)
     lines = [
-        "import json",
-        "",
         "import workbench as wb",
         "",
         _model_line(source),
-        f"recipe = wb.Recipe.from_json(json.loads({json.dumps(recipe.to_json())!r}))",
-        "print(wb.quantize_(model, recipe))",
+        *made,
+        f"print(wb.quantize_(model, {argument}))",
         f"wb.save_checkpoint(model, {str(directory)!r}, tokenizer=tokenizer)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _recipe_lines(recipe: Recipe) -> tuple[list[str], str]:
+    """Return the lines that make a recipe and what quantize_ is given: a configuration alone where that says it all."""
+    choice = recipe.default
+    if choice is None or recipe.rules or recipe.output_head:
+        body = pprint.pformat(recipe.to_json(), width=96, sort_dicts=False).splitlines()
+        return ["recipe = wb.Recipe.from_json(", *(f"    {line}" for line in body), ")"], "recipe"
+    beside = [f"{name}={value!r}" for name in ("solver", "domain") if (value := getattr(choice, name)) is not None]
+    return [f"cfg = {_config_call(choice.config)}"], ", ".join(["cfg", *beside])
+
+
+def _config_call(config: Int4WeightOnlyConfig) -> str:
+    """Return the call that makes a configuration, with what differs from its defaults; always the group size."""
+    usual = Int4WeightOnlyConfig()
+    spelled = {
+        "layout": f"wb.TensorCoreTiledLayout(inner_k_tiles={config.layout.inner_k_tiles})",
+        "zero_point_domain": f"wb.ZeroPointDomain.{config.zero_point_domain.name}",
+    }
+    names = [field.name for field in dataclasses.fields(config)]
+    changed = [name for name in names if name == "group_size" or getattr(config, name) != getattr(usual, name)]
+    arguments = ", ".join(f"{name}={spelled.get(name, repr(getattr(config, name)))}" for name in changed)
+    return f"wb.Int4WeightOnlyConfig({arguments})"
 
 
 def _model_line(source: Source) -> str:

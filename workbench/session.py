@@ -224,6 +224,16 @@ class Session:
         self._redo.clear()
         self._take(recipe, coverage)
 
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is a recipe to go back to."""
+        return bool(self._undo)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is an undo to take back."""
+        return bool(self._redo)
+
     def undo(self) -> bool:
         """Go back to the recipe before the last change; False when there is none."""
         return self._step(self._undo, self._redo)

@@ -208,7 +208,8 @@ def test_an_export_is_written_verified_and_generates_in_a_new_process(lab: Noteb
 
 def test_the_recipe_as_python(lab: NotebookPage) -> None:
     press(lab, "Copy as Python")
-    expect(lab.page.locator(".wb-code", has_text="import json")).to_contain_text("wb.quantize_(model, recipe)")
+    code = lab.page.locator(".wb-code", has_text="import workbench as wb")
+    expect(code).to_contain_text("wb.quantize_(model, recipe)")
 
 
 def test_the_figure_for_a_report_is_drawn(lab: NotebookPage) -> None:

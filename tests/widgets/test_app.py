@@ -112,6 +112,8 @@ def test_traits_drive_the_app(app: Workbench) -> None:
 
 
 def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
+    enabled = {button["id"]: button["enabled"] for button in app.tools.buttons}
+    assert enabled == {"undo": False, "redo": False, "sweep": True}
     change(app, "scope", "this layer")
     change(app, "group_size", 32)
     assert app.recipe.rules[0].pattern == LAYERS[0]
@@ -120,8 +122,10 @@ def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
     assert any(f"{LAYERS[0]}, lm_head dense" in note for note in app.layers.verdict.notes)
     click(app.tools, "undo")
     assert facts(app.layers.verdict)["Weights"] == "42 of 57"
+    assert all(button["enabled"] for button in app.tools.buttons)
     click(app.tools, "redo")
     assert facts(app.layers.verdict)["Weights"] == "41 of 57"
+    assert not app.tools.buttons[1]["enabled"]
 
 
 def test_the_sweep_fills_the_error_column(app: Workbench) -> None:
@@ -155,7 +159,8 @@ def test_an_export_shows_what_was_written_and_checked(app: Workbench, tmp_path: 
     assert app.wait(30)
     assert "exists and is not empty" in app.status.problems[0]["text"]
     click(app.export.commands, "python")
-    assert "wb.quantize_(model, recipe)" in app.export.result.code
+    assert "cfg = wb.Int4WeightOnlyConfig(group_size=64)\nprint(wb.quantize_(model, cfg))" in app.export.result.code
+    assert f"wb.save_checkpoint(model, {str(tmp_path / 'out')!r}" in app.export.result.code
 
 
 def test_a_live_model_is_exported_with_its_tokenizer(wire, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def error_map_figure(error_map: ErrorMap, *, title: str = "", theme: ThemeName =
     )
     figure.update_yaxes(title_text="output feature", autorange="reversed", showgrid=False, zeroline=False)
     figure.update_xaxes(title_text=f"{columns}{'' if columns != 'group' else ' of input features'}", showgrid=False)
+    if error_map.total_cols <= 20:
+        figure.update_xaxes(tick0=0, dtick=1)  # few groups: a tick for each, none between them
     figure.update_layout(margin={"t": 88})
     return figure
 

@@ -71,8 +71,8 @@ class Workbench(ipywidgets.VBox):
         self.export = ExportPanel(self.session, self._on_error)
         self.tools = Commands(
             [
-                Command("undo", "Undo", "Go back to the recipe before the last change"),
-                Command("redo", "Redo", "Take back the last undo"),
+                Command("undo", "Undo", "Go back to the recipe before the last change", enabled=False),
+                Command("redo", "Redo", "Take back the last undo", enabled=False),
                 Command("sweep", "Measure all layers", "Solve every int4 layer and fill the table's error column"),
             ],
             on_error=self._on_error,
@@ -126,6 +126,7 @@ class Workbench(ipywidgets.VBox):
     def _show(self, event: Event) -> None:
         if event.kind == "coverage":
             self.recipe = self.session.recipe
+            self.tools.enable(undo=self.session.can_undo, redo=self.session.can_redo)
         elif event.kind == "selection":
             self.selection = list(self.session.selection)
         elif event.kind == "view":

@@ -52,10 +52,10 @@ class ExportPanel(Panel):
             self._show_result(event.data)
 
     def _run(self, command: str) -> str:
-        if command == "python":
-            self.result.code = self.session.as_python()
-            return ""
         values: dict[str, Any] = self.form.values
+        if command == "python":
+            self.result.code = self.session.as_python(values["directory"])
+            return ""
         self.session.export(values["directory"], overwrite=values["overwrite"], verify=values["verify"])
         return "exporting"
 

@@ -84,7 +84,7 @@ def _surprises(coverage: Coverage) -> list[str]:
         found.append(f"{_named(skipped)} dense: {'; '.join(dict.fromkeys(row.reason for row in skipped))}")
     if padded:
         found.append(f"{_named(padded)} padded in the kernel's layout: {padded[0].padding}")
-    found += [note for note in coverage.notes if note.startswith("kernel:") or "untied" in note]
+    found += [note for note in coverage.notes if note.startswith(("kernel:", "device:")) or "untied" in note]
     return found
 
 

@@ -1,0 +1,63 @@
+"""Python that does the same: run, it makes the very recipe it was made from."""
+
+import pytest
+
+import workbench as wb
+from workbench.hf import open_source
+from workbench.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.script import python_of
+
+INT, TILES = wb.ZeroPointDomain.INT, wb.TensorCoreTiledLayout(4)
+RECIPES = [
+    Recipe(),
+    Recipe(Choice(wb.Int4WeightOnlyConfig(group_size=64, use_hqq=True))),
+    Recipe(
+        Choice(wb.Int4WeightOnlyConfig(32, wb.TensorCoreTiledLayout(4), zero_point_domain=INT, preserve_zero=False))
+    ),
+    Recipe(Choice(wb.Int4WeightOnlyConfig(set_inductor_config=False), domain="symmetric")),
+    Recipe(Choice(solver="hqq", domain="int")),
+    Recipe(None, (Rule("q_proj", Choice()), Rule("re:.*mlp.*", None))),
+    Recipe(output_head=True),
+]
+
+
+class Recorder:
+    """Stands in for the package: takes the real classes, and notes the calls."""
+
+    Int4WeightOnlyConfig, ZeroPointDomain, TensorCoreTiledLayout, Recipe = (
+        wb.Int4WeightOnlyConfig,
+        wb.ZeroPointDomain,
+        wb.TensorCoreTiledLayout,
+        wb.Recipe,
+    )
+
+    def __init__(self):
+        self.recipe = self.directory = None
+
+    def demo_model(self):
+        return "model", "tokenizer"
+
+    def quantize_(self, model, recipe, **beside):
+        assert model == "model"
+        self.recipe = as_recipe(recipe, **beside)
+
+    def save_checkpoint(self, model, directory, *, tokenizer):
+        assert (model, tokenizer) == ("model", "tokenizer")
+        self.directory = directory
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_makes_the_recipe_that_it_was_made_from(recipe):
+    text = python_of(open_source("demo"), recipe, "out dir/it's")
+    head, _, body = text.partition("\n\n")
+    assert head == "import workbench as wb"
+    recorder = Recorder()
+    exec(body, {"wb": recorder})
+    assert recorder.recipe == recipe
+    assert recorder.directory == "out dir/it's"
+
+
+def test_a_plain_recipe_is_a_plain_configuration():
+    text = python_of(open_source("demo"), RECIPES[1])
+    assert "cfg = wb.Int4WeightOnlyConfig(group_size=64, use_hqq=True)\n" in text
+    assert "wb.quantize_(model, cfg)" in text
