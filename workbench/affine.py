@@ -118,7 +118,9 @@ class QuantizedWeight:
             values = torch.addcmul(zero, steps.sub_(MID_POINT), scale, out=steps)
         else:
             values = steps.sub_(MID_POINT if zero is None else zero).mul_(scale)
-        return values.view(n, -1)[:, :k].contiguous().to(dtype)
+        whole = values.to(dtype).view(n, groups * self.group_size)[:, :k]
+        # Inductor's code for the CPU (torch 2.13) reads scales out of bounds when this copy is fused into the product.
+        return whole if torch.compiler.is_compiling() else whole.contiguous()
 
     def packed_codes(self) -> Tensor:
         """Return the codes two to a byte, uint8 [N, ceil(K/2)], even k in the low nibble (the order on disk).
