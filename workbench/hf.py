@@ -141,9 +141,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             mend="name the folder that holds config.json",
         )
     try:
-        return read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
     except CheckpointError as error:
         raise ModelError(error.what, mend=error.mend) from None
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ModelError(f"architectures is {names!r} in {str(folder / 'config.json')!r}.", allowed="a list of names")
+    return config
 
 
 @contextlib.contextmanager

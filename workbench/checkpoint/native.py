@@ -157,10 +157,10 @@ def _module(name: str, settings: Mapping[str, Any]) -> ModuleFormat:
         raise CheckpointError(f"{name}: group_size {group_size!r}.", allowed="256, 128, 64 or 32")
     if domain not in DOMAINS:
         raise CheckpointError(f"{name}: zero_point_domain {domain!r}.", allowed=", ".join(DOMAINS))
-    if scale_dtype not in _DTYPES:
+    if not isinstance(scale_dtype, str) or scale_dtype not in _DTYPES:
         raise CheckpointError(f"{name}: scale_dtype {scale_dtype!r}.", allowed=", ".join(_DTYPES))
     n, k = cast(Sequence[int], shape)
-    return ModuleFormat(n, k, group_size, domain, cast(str, scale_dtype))
+    return ModuleFormat(n, k, group_size, domain, scale_dtype)
 
 
 def _as_mapping(name: object, own: object) -> Mapping[str, Any]:
