@@ -18,9 +18,11 @@ from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, Solve
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.solvers.hqq import improve
 from workbench.solvers.rtn import HUGE, GroupParams, nearest_codes, nearest_params, steps_from_zero
+from workbench.workers import in_order
 
-# Weights solved at a time: three float32 copies of them fit the second-level caches of two cores, or fill a GPU.
-_BLOCK_WEIGHTS = {"cpu": 1 << 18, "cuda": 1 << 25}
+# Weights that a thread solves at a time: float32 copies fit a shared cache; calls are long enough for many threads.
+_BLOCK_WEIGHTS = {"cpu": 1 << 19, "cuda": 1 << 25}
+_LEAST_WEIGHTS = 1 << 14  # smaller blocks cost more in calls than they gain from a second thread
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,41 @@ def solve(
     _check_weight(weight, name)
     n, k = weight.shape
     sink = _Sink(weight, config)
-    whole = k - k % config.group_size
-    rows = max(1, _BLOCK_WEIGHTS.get(weight.device.type, 1 << 18) // max(1, k))
-    for start in range(0, n, rows):
+    rows = _rows_at_a_time(weight)
+
+    def solve_rows(start: int) -> list[_Solved]:
+        block = weight.detach()[start : start + rows].float()
+        return [
+            _solve_groups(block[:, first:last].reshape(-1, length), block, start, name, config)
+            for first, last, length in _parts(k, config.group_size)
+        ]
+
+    starts = range(0, n, rows)
+    solved = in_order(solve_rows, starts) if weight.device.type == "cpu" else map(solve_rows, starts)
+    for start in starts:
         if cancel is not None and cancel.is_set():
             raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
-        block = weight.detach()[start : start + rows].float()
-        for first, last in ((0, whole), (whole, k)):
-            if last > first:
-                length = min(config.group_size, last - first)
-                groups = block[:, first:last].reshape(-1, length)
-                sink.add(_solve_groups(groups, block, start, name, config), start, first, last)
+        for (first, last, _), part in zip(_parts(k, config.group_size), next(solved), strict=True):
+            sink.add(part, start, first, last)
         if progress is not None:
             progress(min(1.0, (start + rows) / n))
     return sink.result()
+
+
+def _rows_at_a_time(weight: Tensor) -> int:
+    """Rows of a block: what fits the cache, and less of a small weight, so that all threads have work."""
+    n, k = weight.shape
+    most = max(1, _BLOCK_WEIGHTS.get(weight.device.type, 1 << 18) // max(1, k))
+    if weight.device.type != "cpu":
+        return most
+    return min(most, max(-(-_LEAST_WEIGHTS // max(1, k)), -(-n // torch.get_num_threads())))
+
+
+def _parts(k: int, group_size: int) -> list[tuple[int, int, int]]:
+    """Split a row into its whole groups and its short last one: (first column, last, length of a group)."""
+    whole = k - k % group_size
+    parts = [(0, whole, group_size), (whole, k, k - whole)]
+    return [part for part in parts if part[1] > part[0]]
 
 
 @dataclass(frozen=True, eq=False)

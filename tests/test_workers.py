@@ -1,0 +1,84 @@
+"""Blocks on threads of their own: order, errors, cancel, and the thread counts of the process left alone."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from workbench.workers import in_order
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+def test_results_come_in_order(threads, count):
+    assert list(in_order(lambda block: block * block, range(count))) == [block * block for block in range(count)]
+
+
+def test_as_many_threads_work_as_pytorch_would_use_and_each_computes_alone(threads):
+    ready = threading.Barrier(threads, timeout=60)
+
+    def work(block):
+        if block < threads:
+            ready.wait()  # passes only when that many blocks are under way at once
+        return threading.get_ident(), torch.get_num_threads()
+
+    found = list(in_order(work, range(4 * threads)))
+    assert len({thread for thread, _ in found}) <= threads
+    assert {alone for _, alone in found} == {1}
+
+
+def test_the_thread_counts_of_all_others_are_left_alone(threads):
+    results = in_order(lambda block: block, range(20))
+    next(results)
+    counts = [torch.get_num_threads()]
+    other = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    list(results)
+    assert [*counts, torch.get_num_threads()] == [threads] * 3
+
+
+def test_an_error_comes_in_its_turn_and_ends_the_work(threads):
+    begun = []
+
+    def work(block):
+        begun.append(block)
+        if block == 7:
+            raise ValueError("block 7")
+        return block
+
+    results, taken = in_order(work, range(10_000)), []
+    with pytest.raises(ValueError, match="block 7"):
+        taken.extend(iter(lambda: next(results), None))
+    assert taken == [] or taken == list(range(7))
+    assert max(begun) <= 7 + 2 * threads
+
+
+def test_closing_ends_the_work_and_leaves_no_thread(threads):
+    begun, before = [], threading.active_count()
+    results = in_order(lambda block: begun.append(block), range(10_000))
+    next(results)
+    results.close()
+    assert threading.active_count() == before and len(begun) <= 1 + 2 * threads
+
+
+def test_blocks_are_fetched_only_a_little_ahead(threads):
+    fetched = []
+    results = in_order(lambda block: block, (fetched.append(block) or block for block in range(10_000)))
+    next(results)
+    assert len(fetched) <= 1 + 2 * threads
+    results.close()
+
+
+def test_without_openmp_the_calling_thread_does_the_work(monkeypatch):
+    monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: False)
+    assert set(in_order(lambda block: threading.get_ident(), range(5))) == {threading.get_ident()}
