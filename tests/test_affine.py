@@ -1,6 +1,7 @@
 """`QuantizedWeight`: what it accepts, the values it stands for (against loops), and its packed codes."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -138,3 +139,17 @@ def test_packed_codes_that_do_not_fit_are_refused(packed, in_features):
     scale = torch.ones(4, group_count(in_features, 32))
     with pytest.raises(WeightError, match=r"packed codes is .*uint8 \[N, "):
         QuantizedWeight.from_packed(packed, scale, None, in_features=in_features, group_size=32, domain="symmetric")
+
+
+BACKENDS = ["aot_eager", *(["inductor"] if shutil.which("c++") else [])]  # inductor compiles C++
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("output", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(16, 100), (17, 33), (16, 128)])
+def test_dequantize_compiled(shape, output, backend):
+    """Inductor once read scales out of bounds in a short last group: errors of 1e38."""
+    torch.compiler.reset()
+    weight = random_weight(*shape, 32)
+    compiled = torch.compile(lambda _: weight.dequantize(output), fullgraph=True, backend=backend)
+    assert torch.allclose(compiled(torch.zeros(1)), weight.dequantize(output), rtol=2**-7, atol=1e-6)
