@@ -94,7 +94,7 @@ def kernel_layout(device: torch.device | str, inner_k_tiles: int = 8) -> Layout 
 def has_kernel(device: torch.device) -> bool:
     """Say whether the int4 op runs on `device` (CUDA needs compute capability 8.0 or newer)."""
     if device.type == "cuda" and torch.version.hip is None:
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type in _OPS
 
 

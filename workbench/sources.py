@@ -270,8 +270,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _weight_map(index: Path) -> dict[str, str]:
     try:
         found = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)["weight_map"]
-        if not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
-            raise TypeError("weight_map holds something other than names")
+        if not found or not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
+            raise TypeError("weight_map is empty, or holds something other than names")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"The index {str(index)!r} is damaged ({error!r}).", mend="download or copy it again"

@@ -1,0 +1,173 @@
+"""Coverage: every weight has a row, a decision and a reason, before any work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import workbench as wb
+from tests.tiny_models import QUANTIZABLE, make
+from workbench.config import DOMAINS, GROUP_SIZES
+from workbench.coverage import planned_bytes, preflight_source, size
+from workbench.errors import ConfigError, PatternError
+from workbench.quantize import iter_quantize
+from workbench.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.records import LayerRecord
+from workbench.sources import ModelSource
+
+G32 = wb.Int4WeightOnlyConfig(group_size=32)
+
+
+def row_of(coverage, name):
+    return next(row for row in coverage.rows if row.name == name)
+
+
+@pytest.mark.parametrize("name", QUANTIZABLE)
+def test_every_weight_has_one_row_and_the_bytes_add_up(name):
+    model = make(name)
+    coverage = wb.preflight(model, G32)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    assert len(coverage.rows) == len(parameters)
+    assert coverage.before_bytes == sum(parameter.nbytes for parameter in model.parameters())
+    assert all(row.reason for row in coverage.rows)
+    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+    assert [row.name for row in coverage.int4_rows] == linear
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_planned_bytes_are_those_of_the_result(group_size, domain):
+    source = ModelSource(make("llama_odd"))
+    recipe = as_recipe(wb.Int4WeightOnlyConfig(group_size=group_size), domain=domain)
+    coverage = preflight_source(source, recipe)
+    for step, row in zip(iter_quantize(source, coverage), coverage.int4_rows, strict=True):
+        assert row.after_bytes == step.weight.size_bytes
+        assert row.bits_per_weight == pytest.approx(step.weight.bits_per_weight)
+
+
+def test_a_model_of_conv1d_says_what_stays_and_why():
+    coverage = wb.preflight(make("gpt2"))
+    assert coverage.int4_rows == ()
+    assert "Conv1D" in row_of(coverage, "transformer.h.0.mlp.c_fc").reason
+    assert any(note.startswith("4 weights with ") and "Conv1D" in note for note in coverage.notes)
+
+
+def test_fused_experts_say_that_they_stay():
+    coverage = wb.preflight(make("mixtral"), G32)
+    row = row_of(coverage, "model.layers.0.mlp.experts.gate_up_proj")
+    assert row.decision == "dense" and "fused experts" in row.reason
+    assert any("fused experts" in note for note in coverage.notes)
+    assert coverage.share < 0.2
+
+
+def test_the_output_head_waits_to_be_named():
+    model = make("qwen2", tied=False)
+    assert "output head" in row_of(wb.preflight(model, G32), "lm_head").reason
+    assert row_of(wb.preflight(model, G32, include=["lm_head", "mlp"]), "lm_head").decision == "int4"
+    whole = Recipe(default=Choice(G32), output_head=True)
+    assert row_of(wb.preflight(model, whole), "lm_head").decision == "int4"
+
+
+def test_a_tied_head_that_is_named_is_untied_and_said():
+    coverage = wb.preflight(make("qwen2"), G32, include="lm_head")
+    row = row_of(coverage, "lm_head")
+    assert (row.decision, row.before_bytes) == ("int4", 0)
+    assert row.after_bytes > 0
+    assert "lm_head is untied: model.embed_tokens keeps its dense weight beside the int4 copy" in coverage.notes
+
+
+def test_include_and_exclude():
+    model = make("qwen2")
+    only = wb.preflight(model, G32, include="mlp", exclude="re:.*layers.1.*")
+    assert [row.name.split(".")[-1] for row in only.int4_rows] == ["gate_proj", "up_proj", "down_proj"]
+    assert row_of(only, "model.layers.1.mlp.up_proj").reason == "left out by pattern 're:.*layers.1.*'"
+    assert row_of(only, "model.layers.0.self_attn.q_proj").reason == "matched by no include pattern"
+
+
+@pytest.mark.parametrize("pattern", ["q_prj", "model.layers.9.*", "re:nothing.*"])
+def test_a_pattern_that_matches_nothing_is_refused(pattern):
+    with pytest.raises(PatternError, match=r"matches none of the 27 weights.*did you mean"):
+        wb.preflight(make("qwen2"), include=pattern)
+    with pytest.raises(PatternError, match="matches none"):
+        wb.preflight(make("qwen2"), exclude=pattern)
+
+
+def test_a_pattern_that_matches_no_linear_layer_is_refused():
+    with pytest.raises(PatternError, match="matches no linear layer, only: norm"):
+        wb.preflight(make("qwen2"), include="model.norm")
+
+
+def test_the_least_coverage_is_held():
+    model = make("mixtral")
+    share = wb.preflight(model, G32).linear_share
+    wb.preflight(model, G32, min_coverage=share)
+    with pytest.raises(ConfigError, match=r"Only 79\.\d% .* less than 90\.0%\. Largest left out: lm_head"):
+        wb.preflight(model, G32, min_coverage=0.9)
+    for bad in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ConfigError, match="min_coverage"):
+            wb.preflight(model, G32, min_coverage=bad)
+
+
+def test_a_layer_that_would_not_shrink_stays_dense():
+    model = nn.Sequential(nn.Linear(1, 8).bfloat16(), nn.Linear(64, 8).bfloat16())
+    coverage = wb.preflight(model, G32)
+    assert row_of(coverage, "0").reason == "int4 with its scales would not be smaller"
+    assert row_of(coverage, "1").decision == "int4"
+
+
+def test_layers_that_are_int4_already_are_said():
+    model = make("qwen2")
+    wb.quantize_(model, G32, include="mlp")
+    coverage = wb.preflight(model, G32)
+    assert row_of(coverage, "model.layers.0.mlp.up_proj").reason == "int4 already"
+    assert len(coverage.int4_rows) == 8
+
+
+def test_what_auto_became_and_the_device_are_noted():
+    notes = "\n".join(wb.preflight(make("qwen2")).notes)
+    assert "zero_point_domain: NONE (auto) → float" in notes
+    assert "kernel: int4 op of cpu" in notes
+    assert any(
+        note.startswith("kernel: ") and "cuda" in note for note in wb.preflight(make("qwen2"), device="cuda").notes
+    )
+
+
+def test_padding_is_said():
+    row = row_of(wb.preflight(make("llama_odd"), G32), "model.layers.0.mlp.down_proj")
+    assert row.shape == (56, 77) and row.padding
+
+
+def test_text_and_json_say_every_row():
+    coverage = wb.preflight(make("qwen2"), G32)
+    text, data = str(coverage), json.loads(json.dumps(coverage.to_json()))
+    assert all(row.name in text and row.reason in text for row in coverage.rows)
+    assert text.endswith(coverage.verdict())
+    assert len(data["rows"]) == len(coverage.rows)
+    assert (data["before_bytes"], data["after_bytes"]) == (coverage.before_bytes, coverage.after_bytes)
+
+
+def test_planned_bytes_by_hand():
+    record = LayerRecord("a", "linear", (10, 77), "float32", 10 * 77 * 4)
+    groups, codes = 10 * 3, 10 * 39
+    for domain, per_group in (("float", 4), ("int", 3), ("symmetric", 2)):
+        assert planned_bytes(record, G32.resolved("cpu", domain=domain)) == codes + groups * per_group
+    wide = G32.resolved("cpu", domain="float", scale_dtype=torch.float32)
+    assert planned_bytes(record, wide) == codes + groups * 8
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345_678, "12.35 MB"), (5e12, "5000.00 GB")]
+)
+def test_sizes_are_written_as_a_person_would(count, text):
+    assert size(count) == text
+
+
+def test_rules_decide_in_order():
+    recipe = Recipe(default=None, rules=(Rule("layers.0", Choice(G32)), Rule("q_proj", None), Rule("mlp", Choice(G32))))
+    coverage = wb.preflight(make("qwen2"), recipe)
+    assert row_of(coverage, "model.layers.0.self_attn.q_proj").decision == "int4"
+    assert row_of(coverage, "model.layers.1.self_attn.q_proj").decision == "dense"
+    assert row_of(coverage, "model.layers.1.mlp.up_proj").decision == "int4"

@@ -1,0 +1,260 @@
+"""A live model and a folder give the same records and the same weights, headers first and one weight at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import workbench as wb
+import workbench.sources as sources
+from tests import tiny_models
+from tests.tiny_models import FAMILIES, make, saved
+from workbench.coverage import preflight_source
+from workbench.demo import demo_path
+from workbench.errors import ModelError
+from workbench.hf import demo_model, load_model, open_source
+from workbench.layers import QUANTIZABLE_KINDS
+from workbench.quantize import iter_quantize
+from workbench.recipe import as_recipe
+from workbench.sources import INDEX_FILE, SINGLE_FILE, ModelSource, SafetensorsFolder
+
+G32 = as_recipe(wb.Int4WeightOnlyConfig(group_size=32))
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def both(folder):
+    return ModelSource(load_model(folder)[0]), open_source(folder)
+
+
+# --- the same from a live model and from its folder -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_records_coverage_and_codes_are_the_same(name, dtype, tmp_path):
+    live, stored = both(saved(name, tmp_path, dtype))
+    assert live.records() == stored.records()
+    coverages = [preflight_source(source, G32) for source in (live, stored)]
+    assert coverages[0].rows == coverages[1].rows
+    for one, other in zip(iter_quantize(live, coverages[0]), iter_quantize(stored, coverages[1]), strict=True):
+        assert one.result.name == other.result.name
+        assert torch.equal(one.weight.codes, other.weight.codes)
+        assert torch.equal(one.weight.scale, other.weight.scale)
+        assert torch.equal(one.weight.zero, other.weight.zero)
+
+
+def test_the_demo_model_is_the_same_from_both():
+    live, stored = ModelSource(demo_model()[0]), open_source("demo")
+    assert live.records() == stored.records()
+    for record in live.records():
+        if record.kind in QUANTIZABLE_KINDS:
+            assert torch.equal(live.weight(record.name), stored.weight(record.name))
+
+
+def test_a_tied_head_reads_the_embedding(tmp_path):
+    live, stored = both(saved("qwen2", tmp_path))
+    head = next(record for record in stored.records() if record.name == "lm_head")
+    assert (head.kind, head.tied_to, head.size_bytes) == ("output_head", "model.embed_tokens", 0)
+    assert torch.equal(stored.weight("lm_head"), live.weight("model.embed_tokens"))
+    assert stored.missing("lm_head") == live.missing("lm_head") == ""
+
+
+def test_sharded_and_single_folders_are_the_same(tmp_path):
+    model = make("qwen2")
+    model.save_pretrained(tmp_path / "single")
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    assert (tmp_path / "sharded" / INDEX_FILE).is_file()
+    single, sharded = SafetensorsFolder(tmp_path / "single"), SafetensorsFolder(tmp_path / "sharded")
+    assert set(single.names()) == set(sharded.names())
+    for name in single.names():
+        assert torch.equal(single.read(name), sharded.read(name))
+        assert torch.equal(single.rows(name, 1, 3), single.read(name)[1:3])
+        assert single.shape(name) == tuple(single.read(name).shape)
+        assert single.size_bytes(name) == single.read(name).nbytes
+
+
+# --- what is read, and when -----------------------------------------------------------------------------------------
+
+
+class Reads:
+    """Counts what is read of a folder, and how many of the weights that were handed out are still held."""
+
+    def __init__(self, monkeypatch):
+        self.names = []
+        read = SafetensorsFolder.read
+
+        def counted(folder, name):
+            self.names.append(name)
+            return read(folder, name)
+
+        monkeypatch.setattr(SafetensorsFolder, "read", counted)
+        monkeypatch.setattr(SafetensorsFolder, "rows", lambda *_: pytest.fail("rows were read"))
+
+
+def test_opening_and_preflight_read_no_weight(monkeypatch):
+    reads = Reads(monkeypatch)
+    source = open_source(demo_path())
+    wb.preflight(demo_path())
+    preflight_source(source, as_recipe(None, include="mlp"))
+    assert [source.missing(record.name) for record in source.records()] == [""] * len(source.records())
+    assert reads.names == []
+
+
+def test_quantizing_reads_each_weight_once_and_none_ahead(monkeypatch):
+    source = open_source(demo_path())
+    coverage = preflight_source(source, as_recipe(None))
+    reads = Reads(monkeypatch)
+    for count, step in enumerate(iter_quantize(source, coverage), start=1):
+        assert reads.names[-1] == f"{step.result.name}.weight"
+        assert len(reads.names) == count
+
+
+# --- dtypes ---------------------------------------------------------------------------------------------------------
+
+
+def rewrite(folder, change):
+    tensors = load_file(folder / SINGLE_FILE)
+    change(tensors)
+    save_file(tensors, folder / SINGLE_FILE, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8], ids=str)
+def test_a_dtype_that_is_no_plain_float_stays_dense_and_is_named(dtype, tmp_path):
+    name = "model.layers.0.mlp.up_proj"
+    folder = saved("qwen2", tmp_path)
+    rewrite(folder, lambda tensors: tensors.update({f"{name}.weight": tensors[f"{name}.weight"].to(dtype)}))
+    row = next(row for row in wb.preflight(folder).rows if row.name == name)
+    assert (row.decision, row.reason) == ("dense", f"stored as {str(dtype).removeprefix('torch.')}")
+    assert row.before_bytes == 64 * 96
+
+
+def test_a_folder_of_many_dtypes_says_each(tmp_path):
+    def mix(tensors):
+        tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].bfloat16()
+        tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].half()
+
+    source = open_source(rewrite(saved("qwen2", tmp_path), mix))
+    dtypes = {record.name: record.dtype for record in source.records()}
+    assert [dtypes[f"model.layers.{index}.mlp.up_proj"] for index in range(2)] == ["bfloat16", "float16"]
+    assert dtypes["model.layers.0.mlp.down_proj"] == "float32"
+    assert source.weight("model.layers.1.mlp.up_proj").dtype == torch.float16
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_base_model_under_other_names_is_said_for_every_weight(tmp_path):
+    model = make("qwen2")
+    model.model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen2ForCausalLM"]}))
+    coverage = wb.preflight(tmp_path)
+    linear = [row for row in coverage.rows if row.kind == "linear"]
+    assert coverage.int4_rows == () and len(linear) == 14
+    assert all("under another name" in row.reason and "wb.load_model" in row.reason for row in linear)
+    live, _ = load_model(tmp_path)
+    assert len(wb.quantize_(live).layers) == 14
+
+
+def test_a_config_that_does_not_belong_is_refused(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 128}))
+    with pytest.raises(ModelError, match=r"gate_proj.*\[96, 64\].*but \[128, 64\] by its config\.json"):
+        open_source(folder)
+
+
+def test_weights_on_the_meta_device_are_said():
+    with torch.device("meta"):
+        source = ModelSource(FAMILIES["qwen2"]())
+    coverage = preflight_source(source, G32)
+    assert coverage.int4_rows == ()
+    assert {row.reason for row in coverage.rows if row.kind == "linear"} == {"on the meta device: no values"}
+
+
+# --- folders that are no model --------------------------------------------------------------------------------------
+
+
+def refused(folder, match):
+    with pytest.raises(ModelError, match=match):
+        SafetensorsFolder(folder)
+
+
+def test_a_folder_that_is_none_or_holds_none_is_refused(tmp_path):
+    refused(tmp_path / "nowhere", "does not exist")
+    refused(tmp_path, "No safetensors weights")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    refused(tmp_path, r"pickled \.bin weights are never read")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 7, b"\xff" * 64, b"PK\x03\x04" + b"0" * 400, b"hello " * 99])
+def test_a_file_that_is_no_safetensors_is_named(content, tmp_path):
+    (tmp_path / SINGLE_FILE).write_bytes(content)
+    refused(tmp_path, r"model\.safetensors.*no readable safetensors file")
+
+
+def test_every_cut_of_a_file_is_refused(tmp_path):
+    save_file({"a": torch.arange(40.0), "b": torch.arange(3)}, tmp_path / SINGLE_FILE)
+    whole = (tmp_path / SINGLE_FILE).read_bytes()
+    for end in range(len(whole)):
+        (tmp_path / SINGLE_FILE).write_bytes(whole[:end])
+        refused(tmp_path, "no readable safetensors file")
+
+
+def sharded(folder, weight_map, text=None):
+    save_file({"a": torch.zeros(2)}, folder / "one.safetensors")
+    save_file({"b": torch.zeros(2)}, folder / "two.safetensors")
+    (folder / INDEX_FILE).write_text(text or json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "match"),
+    [
+        ({"a": "one.safetensors", "b": "gone.safetensors"}, r"gone\.safetensors.*missing"),
+        ({"a": "one.safetensors", "b": "../one.safetensors"}, "outside its folder"),
+        ({"a": "one.safetensors", "b": "/etc/hosts"}, "outside its folder"),
+        ({"a": "one.safetensors", "c": "two.safetensors"}, r"no shard holds, first 'c'"),
+        ({"a": "one.safetensors", "b": 3}, "damaged"),
+        ({}, "damaged"),
+        (["a"], "damaged"),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(weight_map, match, tmp_path):
+    sharded(tmp_path, weight_map)
+    refused(tmp_path, match)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "null", '{"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}}']
+)
+def test_an_index_that_is_no_index_is_refused(text, tmp_path):
+    sharded(tmp_path, {}, text)
+    refused(tmp_path, "damaged")
+
+
+def test_a_name_in_two_shards_is_refused(tmp_path):
+    sharded(tmp_path, {"a": "one.safetensors", "b": "two.safetensors"})
+    save_file({"a": torch.zeros(2), "b": torch.zeros(2)}, tmp_path / "two.safetensors")
+    refused(tmp_path, "stands in both")
+
+
+def test_a_shard_that_goes_away_later_is_named(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    source = open_source(folder)
+    Path(folder / SINGLE_FILE).unlink()
+    with pytest.raises(ModelError, match="missing"):
+        source.weight("model.layers.0.mlp.up_proj")
+
+
+def test_the_names_of_sources(tmp_path):
+    assert open_source("demo").name == "demo"
+    assert open_source(saved("qwen2", tmp_path)).name == str(tmp_path / "qwen2")
+    assert ModelSource(torch.nn.Sequential(torch.nn.Linear(4, 4))).name == "Sequential"
+    assert isinstance(open_source("demo"), sources.Source)
+    with tiny_models.hushed():
+        assert ModelSource(load_model(tmp_path / "qwen2")[0]).name == str(tmp_path / "qwen2")
