@@ -103,6 +103,23 @@ def test_unpack_is_the_inverse(layout, rows, columns, seed):
     assert torch.equal(unpack(pack(codes, layout), layout, *codes.shape), codes)
 
 
+@pytest.mark.parametrize("codes_at_a_time", [1, 64 * 34, 3 * 64 * 34, 1 << 30])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("layout", CPU_LAYOUTS, ids=str)
+def test_threads_change_nothing(monkeypatch, layout, threads, codes_at_a_time):
+    codes = random_codes(400, 34)
+    expected = slow_cpu(codes, layout)
+    monkeypatch.setattr("workbench.packing._THREAD_CODES", codes_at_a_time)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            packed = pack(codes, layout)
+            assert torch.equal(packed, expected) and torch.equal(unpack(packed, layout, 400, 34), codes)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("layout", GPU_LAYOUTS + CPU_LAYOUTS, ids=str)
 def test_codes_need_not_be_contiguous(layout):
     codes = random_codes(256, 128).t()

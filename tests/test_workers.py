@@ -82,3 +82,13 @@ def test_blocks_are_fetched_only_a_little_ahead(threads):
 def test_without_openmp_the_calling_thread_does_the_work(monkeypatch):
     monkeypatch.setattr(torch.backends.openmp, "is_available", lambda: False)
     assert set(in_order(lambda block: threading.get_ident(), range(5))) == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad, torch.enable_grad])
+def test_inference_and_gradient_modes_of_the_caller_hold(threads, mode):
+    seen = lambda _=None: (torch.is_inference_mode_enabled(), torch.is_grad_enabled())  # noqa: E731
+    with mode():
+        assert set(in_order(seen, range(6))) == {seen()}
+        shared = torch.zeros(6)
+        list(in_order(lambda block: shared[block].fill_(block), range(6)))
+    assert shared.tolist() == [0, 1, 2, 3, 4, 5]

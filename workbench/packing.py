@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from workbench.config import INNER_K_TILES
 from workbench.errors import EnvironmentProblem, KernelError
+from workbench.workers import in_order
 
 Kind = Literal["cuda", "rocm", "cpu"]
 CpuVariant = Literal["avx512", "avx2", "default", "neon"]
@@ -38,6 +40,7 @@ _CPU_BLOCKS: dict[CpuVariant, tuple[int, bool]] = {
 }
 _CPU_N_MULTIPLE = 16
 _PROBE_ROWS = 64
+_THREAD_CODES = 1 << 19  # codes that a thread takes at a time
 
 
 @dataclass(frozen=True)
@@ -233,22 +236,43 @@ def _as_words(pairs: Tensor, layout: Layout, n: int, k: int) -> Tensor:
 def _pack_cpu(codes: Tensor, layout: Layout) -> Tensor:
     n, k = codes.shape
     packed = torch.empty(n * k // 2, dtype=torch.uint8, device=codes.device)
-    for start, rows, halves in _cpu_blocks(layout, n):
+
+    def pack_block(start: int, rows: int, halves: bool) -> None:
         low, high = _paired(codes[start : start + rows], halves)
         block = packed[start * k // 2 : (start + rows) * k // 2].view(k, rows // 2)
         block.copy_((high << 4).bitwise_or_(low).t())
+
+    _for_each_block(pack_block, codes, layout)
     return packed.view(n, k // 2)
 
 
 def _unpack_cpu(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
     codes = torch.empty(n, k, dtype=torch.uint8, device=packed.device)
     flat = packed.view(-1)
-    for start, rows, halves in _cpu_blocks(layout, n):
+
+    def unpack_block(start: int, rows: int, halves: bool) -> None:
         pairs = flat[start * k // 2 : (start + rows) * k // 2].view(k, rows // 2).t().contiguous()
         low, high = _paired(codes[start : start + rows], halves)
         low.copy_(pairs & 15)
         high.copy_(pairs >> 4)
+
+    _for_each_block(unpack_block, codes, layout)
     return codes
+
+
+def _for_each_block(work: Callable[[int, int, bool], None], codes: Tensor, layout: Layout) -> None:
+    """Call `work` with each block of rows of `codes`; on the CPU every thread takes whole runs of blocks."""
+    n, k = codes.shape
+    blocks = _cpu_blocks(layout, n)
+    together = max(1, _THREAD_CODES // (blocks[0][1] * k))
+
+    def work_through(first: int) -> None:
+        for block in blocks[first : first + together]:
+            work(*block)
+
+    starts = range(0, len(blocks), together)
+    for _ in in_order(work_through, starts) if codes.device.type == "cpu" else map(work_through, starts):
+        pass
 
 
 def _cpu_blocks(layout: Layout, n: int) -> list[tuple[int, int, bool]]:

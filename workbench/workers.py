@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
@@ -20,11 +20,12 @@ _Block = TypeVar("_Block")
 _Result = TypeVar("_Result")
 
 
-def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Iterator[_Result]:
+def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Generator[_Result, None, None]:
     """Yield `work(block)` for each block, in order, computed by as many threads as PyTorch would use.
 
-    No more than two blocks for each thread are begun before the first of them is taken. An error of `work` is raised
-    when its block's turn comes; blocks not begun by then never are, as when the iterator is closed.
+    The caller's inference and gradient modes hold in `work`. No more than two blocks for each thread are begun before
+    the first of them is taken. An error of `work` is raised when its block's turn comes; blocks not begun by then never
+    are, as when the iterator is closed.
 
     Args:
         work: Runs on several threads at once; CPU tensors only.
@@ -36,16 +37,22 @@ def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Ite
     if len(ahead) < 2 or not torch.backends.openmp.is_available():
         yield from map(work, chain(ahead, blocks))
         return
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def work_alone(block: _Block) -> _Result:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            return work(block)
+
     ready = threading.Barrier(len(ahead) + 1)
     pool = ThreadPoolExecutor(len(ahead), "workbench", _compute_alone, (ready,))
     try:
-        running: deque[Future[_Result]] = deque(pool.submit(work, block) for block in ahead)
+        running: deque[Future[_Result]] = deque(pool.submit(work_alone, block) for block in ahead)
         ready.wait()
         torch.set_num_threads(threads)  # of this thread, as before; and of threads that are yet to start
-        running.extend(pool.submit(work, block) for block in islice(blocks, len(ahead)))
+        running.extend(pool.submit(work_alone, block) for block in islice(blocks, len(ahead)))
         while running:
             yield running.popleft().result()
-            running.extend(pool.submit(work, block) for block in islice(blocks, 1))
+            running.extend(pool.submit(work_alone, block) for block in islice(blocks, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

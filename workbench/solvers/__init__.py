@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -123,14 +124,15 @@ def solve(
         ]
 
     starts = range(0, n, rows)
-    solved = in_order(solve_rows, starts) if weight.device.type == "cpu" else map(solve_rows, starts)
-    for start in starts:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
-        for (first, last, _), part in zip(_parts(k, config.group_size), next(solved), strict=True):
-            sink.add(part, start, first, last)
-        if progress is not None:
-            progress(min(1.0, (start + rows) / n))
+    on_cpu = weight.device.type == "cpu"
+    with closing(in_order(solve_rows, starts) if on_cpu else (solve_rows(start) for start in starts)) as solved:
+        for start in starts:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
+            for (first, last, _), part in zip(_parts(k, config.group_size), next(solved), strict=True):
+                sink.add(part, start, first, last)
+            if progress is not None:
+                progress(min(1.0, (start + rows) / n))
     return sink.result()
 
 
