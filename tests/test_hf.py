@@ -1,0 +1,199 @@
+"""Loading models: found, refused or named, never guessed; and the loader of int4 checkpoints inside transformers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+
+import workbench as wb
+from tests import tiny_models
+from tests.tiny_models import logits, make, saved
+from workbench.checkpoint.save import save_checkpoint
+from workbench.demo import demo_path
+from workbench.errors import CheckpointError, ModelError
+from workbench.hf import Int4WorkbenchConfig, load_checkpoint, load_model, local_folder, open_source, quiet, skeleton
+
+G32 = wb.Int4WeightOnlyConfig(group_size=32)
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.fixture(autouse=True)
+def _hushed():
+    with tiny_models.hushed():
+        yield
+
+
+# --- finding --------------------------------------------------------------------------------------------------------
+
+
+def test_demo_is_a_name_and_a_folder_is_a_path(tmp_path):
+    assert local_folder("demo") == demo_path()
+    assert local_folder(tmp_path) == local_folder(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("load", [load_model, open_source, load_checkpoint, wb.preflight])
+def test_a_path_that_does_not_exist_is_named(load, tmp_path):
+    with pytest.raises((ModelError, CheckpointError), match=r"no/model' does not exist|no/model/config.json' does not"):
+        load(tmp_path / "no" / "model")
+
+
+@pytest.mark.parametrize("name", ["nothing", "./a/b", "/a/b", "~/a", "a/b/c"])
+def test_names_that_are_no_hub_names_never_ask_the_hub(name, monkeypatch):
+    monkeypatch.setattr("workbench.hf._snapshot", lambda name: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match=r"does not exist.*hub name such as 'org/name'"):
+        local_folder(name)
+
+
+def test_a_hub_name_without_the_hub_is_explained(monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(ModelError, match=r"'some/model' is no folder here, and the hub did not give it"):
+        load_model("some/model")
+
+
+def test_a_file_and_a_folder_without_config_are_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="is a file"):
+        load_model(tmp_path / "model.safetensors")
+    for load in (load_model, open_source):
+        with pytest.raises(ModelError, match=r"no config\.json.*To mend it"):
+            load(tmp_path)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model_type": "of_the_future"}, "does not know the model"),
+        ({"model_type": None}, "does not know the model"),
+        ({"architectures": 3}, "architectures is 3"),
+        ({"architectures": [None]}, "architectures is"),
+        ({"num_attention_heads": 7, "hidden_size": -1}, "cannot be built|cannot be loaded"),
+    ],
+)
+def test_a_config_that_cannot_be_is_named(changes, match, tmp_path):
+    folder = saved("opt", tmp_path)
+    edit_config(folder, **changes)
+    for load in (load_model, open_source):
+        with pytest.raises(ModelError, match=match):
+            load(folder)
+
+
+def test_code_of_a_checkpoint_is_never_run(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    edit_config(folder, model_type="evil", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"})
+    for load in (load_model, open_source):
+        with pytest.raises(ModelError, match="code of a checkpoint is never run"):
+            load(folder)
+
+
+def test_an_architecture_by_another_name_falls_back_to_the_config(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    for names in (["NoSuchClass"], None, ["AutoModel"], ["torch"]):
+        edit_config(folder, architectures=names)
+        assert type(load_model(folder)[0]).__name__ == "Qwen2ForCausalLM"
+
+
+def test_a_weight_that_the_folder_lacks_is_never_made_up(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    layers = {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}
+    edit_config(folder, **layers)
+    with pytest.raises(ModelError, match=r"lacks 12 weights of the model, first 'model\.layers\.2\..*random"):
+        load_model(folder)
+
+
+def test_the_tokenizer_comes_along_or_is_none(tmp_path):
+    assert load_model("demo")[1]("def").input_ids
+    assert load_model(saved("qwen2", tmp_path))[1] is None
+
+
+def test_a_dtype_and_a_device_are_taken(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    model, _ = load_model(folder, dtype="bfloat16", device="cpu")
+    assert model.dtype == torch.bfloat16
+    assert load_model(folder)[0].dtype == torch.float32
+
+
+def test_a_quantized_folder_is_no_source(tmp_path):
+    model = make("qwen2")
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4")
+    with pytest.raises(ModelError, match=r"quantized already.*workbench inspect"):
+        open_source(tmp_path / "int4")
+    edit_config(tmp_path / "int4", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(ModelError, match="quantized already"):
+        open_source(tmp_path / "int4")
+
+
+def test_a_skeleton_takes_no_memory(tmp_path):
+    model = skeleton(saved("mixtral", tmp_path))
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+# --- the loader of int4 checkpoints ---------------------------------------------------------------------------------
+
+
+def test_a_model_in_float16_keeps_what_its_family_keeps_in_float32(tmp_path):
+    model, _ = load_model(saved("t5", tmp_path, torch.float16))
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4")
+    loaded, _ = load_checkpoint(tmp_path / "int4")
+    block = loaded.encoder.block[0].layer[1].DenseReluDense
+    assert (block.wo.dtype, block.wi.dtype) == (torch.float32, torch.float16)
+    assert block.wo.weight.dtype == torch.float32
+    assert block.wo.quantized_weight().scale.dtype == torch.bfloat16
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_no_dense_copy_of_an_int4_weight_is_ever_made(tmp_path, monkeypatch):
+    model = make("qwen2")
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4")
+    monkeypatch.setattr(wb.QuantizedWeight, "dequantize", lambda *_: pytest.fail("dequantized"))
+    loaded, _ = load_checkpoint(tmp_path / "int4")
+    linear = [name for name, module in loaded.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert linear == ["lm_head"]
+
+
+def test_adapters_may_be_trained_over_it_and_it_may_be_saved(tmp_path):
+    model = make("qwen2")
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4")
+    loaded, _ = load_checkpoint(tmp_path / "int4")
+    assert loaded.hf_quantizer.is_trainable and loaded.hf_quantizer.is_serializable()
+    assert loaded.is_quantized
+    assert isinstance(loaded.config.quantization_config, Int4WorkbenchConfig)
+    assert loaded.config.quantization_config.modules_to_not_convert == ["lm_head"]
+
+
+def test_verify_is_asked_for_at_load(tmp_path):
+    model = make("qwen2")
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4")
+    with (tmp_path / "int4" / "generation_config.json").open("a") as file:
+        file.write("\n")
+    load_checkpoint(tmp_path / "int4")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json"):
+        load_checkpoint(tmp_path / "int4", verify=True)
+
+
+def test_quiet_puts_everything_back():
+    log = transformers.utils.logging
+    log.enable_progress_bar()
+    before = log.get_verbosity()
+    with pytest.raises(ZeroDivisionError), quiet():
+        assert not log.is_progress_bar_enabled()
+        raise ZeroDivisionError
+    assert log.is_progress_bar_enabled() and log.get_verbosity() == before
