@@ -47,7 +47,7 @@ def check_exportable(source: Source, coverage: Coverage) -> None:
         _check_live(source)
     if coverage.int4_rows:
         return
-    linear = [row for row in coverage.rows if row.kind in QUANTIZABLE_KINDS]
+    linear = [row for row in coverage.rows if row.kind in QUANTIZABLE_KINDS or "leaves dense" in row.reason]
     if not linear:
         raise ModelError(f"{coverage.model!r} has no linear layer.", mend="open a model with nn.Linear layers")
     reasons = "; ".join(dict.fromkeys(row.reason for row in linear))

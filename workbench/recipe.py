@@ -71,7 +71,7 @@ class Choice:
         if unknown:
             raise ConfigError(f"Unknown settings {unknown} in a recipe.", allowed=", ".join(_FIELDS))
         named = data.get("zero_point_domain", "NONE")
-        if named not in ZeroPointDomain.__members__:
+        if not isinstance(named, str) or named not in ZeroPointDomain.__members__:
             raise ConfigError(f"zero_point_domain={named!r} in a recipe.", allowed="FLOAT, INT or NONE")
         config = Int4WeightOnlyConfig(
             group_size=data.get("group_size", 128),
@@ -176,8 +176,13 @@ class Recipe:
         unknown = sorted(set(data) - {"format_version", "default", "rules", "output_head"})
         if unknown:
             raise ConfigError(f"Unknown keys {unknown} in a recipe.", allowed="default, rules, output_head")
-        default = data.get("default", {})
-        rules = tuple(_rule_from_json(rule) for rule in data.get("rules", ()))
+        default, listed = data.get("default", {}), data.get("rules", [])
+        if not isinstance(default, dict | None) or not isinstance(listed, list | tuple):
+            raise ConfigError(
+                "A recipe's default or rules are of the wrong type.",
+                allowed="default: an object or null; rules: a list",
+            )
+        rules = tuple(_rule_from_json(rule) for rule in listed)
         return cls(
             None if default is None else Choice.from_json(default),
             rules,

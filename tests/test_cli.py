@@ -1,0 +1,407 @@
+"""The command line: what each command prints and writes, and one clear line with code 2 for all bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import workbench.checkpoint.writer as writer
+from tests.tiny_models import hushed, make, saved
+from workbench.cli import main
+from workbench.config import Int4WeightOnlyConfig
+from workbench.hf import load_checkpoint
+from workbench.recipe import Choice, Recipe
+
+ROOT = Path(__file__).parents[1]
+SAFETENSORS = "model.safetensors"
+
+
+def run(*arguments, **settings):
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "workbench.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, **settings)
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must fail; returns its one line."""
+
+    def check(*arguments):
+        assert main([str(argument) for argument in arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("workbench: ") and error.count("\n") == 1, error
+        assert "Traceback" not in error
+        return error
+
+    return check
+
+
+@pytest.fixture
+def says(capsys):
+    """Run a command that must work; returns what it printed."""
+
+    def check(*arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+        return capsys.readouterr().out
+
+    return check
+
+
+@pytest.fixture
+def model(tmp_path):
+    return saved("qwen2", tmp_path / "models")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "demo int4"
+    assert main(["quantize", "demo", "--out", str(folder)]) == 0
+    return folder
+
+
+# --- what works -----------------------------------------------------------------------------------------------------
+
+
+def test_from_demo_to_text_in_processes_of_their_own(tmp_path):
+    out = tmp_path / "missing" / "parent" / "int4"
+    made = run("quantize", "demo", "--out", out, "--hqq", "--group-size", 32)
+    assert made.returncode == 0, made.stderr
+    assert "weights become int4: " in made.stdout
+    assert f"wrote {out}" in made.stdout and "of round-to-nearest's)" in made.stdout
+    assert "100%" in made.stderr
+    assert "whole (" in run("verify", out).stdout
+    told = run("generate", out, "The module provides", "--tokens", 12)
+    assert told.returncode == 0 and told.stdout.startswith("The module provides") and told.stderr == ""
+    shown = run("inspect", out)
+    assert "LlamaForCausalLM, format 1.0" in shown.stdout and "made by int4-workbench" in shown.stdout
+
+
+def test_every_setting_reaches_the_checkpoint(says, model, tmp_path):
+    out = tmp_path / "int4"
+    says("quantize", model, "--out", out, "--group-size", 32, "--domain", "int", "--preserve-zero", "no")
+    loaded, _ = load_checkpoint(out)
+    layer = loaded.model.layers[0].mlp.up_proj
+    assert (layer.group_size, layer.domain) == (32, "int")
+    says(
+        "quantize", model, "--out", out, "--overwrite", "--include", "mlp", "--exclude", "down_proj", "--solver", "hqq"
+    )
+    names = set(load_checkpoint(out)[0].config.quantization_config.settings["modules"])
+    assert {name.rsplit(".", 1)[-1] for name in names} == {"gate_proj", "up_proj"}
+
+
+def test_the_tied_head_can_be_included(says, model, tmp_path):
+    out = says("quantize", model, "--out", tmp_path / "int4", "--include", "lm_head", "--group-size", 32)
+    assert "lm_head is untied" in out
+    assert load_checkpoint(tmp_path / "int4")[0].config.tie_word_embeddings is False
+
+
+def test_a_recipe_file_is_followed(says, model, tmp_path):
+    recipe = Recipe(default=Choice(Int4WeightOnlyConfig(group_size=32), domain="symmetric")).with_rule("k_proj", None)
+    recipe.save(tmp_path / "recipe.json")
+    says("quantize", model, "--out", tmp_path / "int4", "--recipe", tmp_path / "recipe.json")
+    loaded, _ = load_checkpoint(tmp_path / "int4")
+    assert loaded.int4_recipe == recipe
+    assert loaded.model.layers[0].mlp.up_proj.domain == "symmetric"
+    assert "left out by pattern 'k_proj'" in says("inspect", model, "--recipe", tmp_path / "recipe.json")
+
+
+def test_a_dry_run_writes_nothing(says, model, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    out = says("quantize", model, "--dry-run", "--out", tmp_path / "int4")
+    assert "model.layers.0.mlp.up_proj" in out and "14 of 27 weights become int4" in out
+    assert says("quantize", model, "--dry-run") == out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_inspect_shows_a_checkpoint_a_model_and_the_demo(says, checkpoint, model):
+    table = says("inspect", checkpoint)
+    assert "model.layers.0.mlp.down_proj" in table and " float " in table and "bfloat16" in table
+    assert "14 of 27 weights become int4" in says("inspect", model)
+    assert "lm_head" in says("inspect", "demo") and "tied to model.embed_tokens" in says("inspect", "demo")
+
+
+def test_inspect_prints_json_for_both(says, checkpoint, model):
+    assert json.loads(says("inspect", checkpoint, "--json"))["quant_method"] == "int4_workbench"
+    data = json.loads(says("inspect", model, "--json", "--group-size", 32))
+    assert len(data["rows"]) == 27 and data["after_bytes"] < data["before_bytes"]
+
+
+def test_a_benchmark_is_printed_and_written(says, tmp_path):
+    sizes = ["-n", 64, "-k", 96, "--group-size", 32, "--batch-sizes", "1,4", "--dtypes", "bfloat16,float32"]
+    out = says("bench", *sizes, "--json", tmp_path / "b.json", "--csv", tmp_path / "b.csv")
+    assert "speedup over dense bfloat16 by batch: 1: " in out and "speedup over dense float32" in out
+    points = json.loads((tmp_path / "b.json").read_text())["points"]
+    assert {point["batch"] for point in points} == {1, 4}
+    assert (tmp_path / "b.csv").read_text().count("\n") == len(points) + 1
+
+
+@pytest.mark.parametrize("command", [[], ["lab"], ["quantize"], ["inspect"], ["verify"], ["generate"], ["bench"]])
+def test_help_is_readable(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: workbench") and "None" not in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_help_and_version_load_nothing_heavy():
+    code = (
+        "import sys; from workbench.cli import main\ntry: main(['--version'])\nfinally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stdout.splitlines()[0].startswith("int4-workbench 0.") and done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_hindrance(model):
+    done = run("inspect", model, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert done.returncode == 0 and "?" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(model):
+    script = f"{sys.executable} -m workbench.cli inspect {model} | head -n 1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- bad input: the model -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["quantize", "--out", "OUT"], ["inspect"], ["lab"]])
+def test_a_model_that_does_not_exist(command, fails, tmp_path):
+    name, *rest = (str(tmp_path / "out") if part == "OUT" else part for part in command)
+    error = fails(name, tmp_path / "no-such-model", *rest)
+    assert "no-such-model' does not exist. Allowed: a model folder, a hub name such as 'org/name', or 'demo'" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_without_config(fails, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for command in (["quantize", tmp_path / "empty", "--out", tmp_path / "out"], ["inspect", tmp_path / "empty"]):
+        assert "has no config.json" in fails(*command)
+    for command in ("verify", "generate"):
+        assert "config.json' does not exist" in fails(command, tmp_path / "empty", *(["Hi"] * (command == "generate")))
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors at all" * 40, None])
+def test_a_file_that_is_no_safetensors_or_is_cut(content, fails, model, tmp_path):
+    whole = (model / SAFETENSORS).read_bytes()
+    (model / SAFETENSORS).write_bytes(whole[:-1] if content is None else content)
+    for command in (["quantize", model, "--out", tmp_path / "out"], ["inspect", model], ["lab", model]):
+        error = fails(*command)
+        assert str(model / SAFETENSORS) in error and "no readable safetensors file" in error and "To mend it" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_shard(fails, tmp_path):
+    with hushed():
+        make("qwen2").save_pretrained(tmp_path / "model", max_shard_size="40KB")
+    next(iter(sorted((tmp_path / "model").glob("model-00002*")))).unlink()
+    assert "model-00002-of" in fails("quantize", tmp_path / "model", "--out", tmp_path / "out")
+
+
+def test_nan_weights_are_named_and_nothing_is_written(fails, model, tmp_path, capsys):
+    tensors = load_file(model / SAFETENSORS)
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, model / SAFETENSORS, metadata={"format": "pt"})
+    assert main(["quantize", str(model), "--out", str(tmp_path / "deep" / "out")]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("workbench: model.layers.1.mlp.down_proj[3, 5] is nan") and "exclude pattern" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_model_with_nothing_to_quantize(fails, tmp_path):
+    error = fails("quantize", saved("gpt2", tmp_path / "models"), "--out", tmp_path / "out")
+    assert "Conv1D" in error and "this version leaves dense" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_quantized_already_or_by_others(fails, checkpoint, model, tmp_path):
+    assert "quantized already" in fails("quantize", checkpoint, "--out", tmp_path / "out")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    assert "quantized with 'gptq'" in fails("inspect", model)
+
+
+# --- bad input: settings --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--group-size", "48"], "48 256 128 64 32"),
+        (["--group-size", "0"], "0 256 128 64 32"),
+        (["--domain", "complex"], "complex float int symmetric"),
+        (["--solver", "magic"], "magic rtn hqq"),
+        (["--hqq", "--domain", "symmetric"], "symmetric"),
+        (["--hqq", "--solver", "rtn"], "rtn"),
+        (["--inner-k-tiles", "3"], "3 2 4 8"),
+        (["--include", "no_such_layer"], "no_such_layer matches none"),
+        (["--exclude", "q_prj"], "q_prj did you mean q_proj"),
+        (["--include", "re:("], "re:( regular expression"),
+        (["--include", ""], "Empty pattern"),
+        (["--include", "model.norm"], "no linear layer"),
+        (["--exclude", "*"], "No layer becomes int4"),
+        (["--min-coverage", "2"], "min_coverage 0 to 1"),
+        (["--min-coverage", "1", "--include", "mlp"], "Only % Largest left out"),
+        (["--recipe", "/no/such/recipe.json"], "/no/such/recipe.json cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be(settings, words, fails, model, tmp_path):
+    error = fails("quantize", model, "--out", tmp_path / "out", *settings)
+    for word in words.split():
+        assert word in error, word
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "\xff", '{"format_version": 2}'),
+        *(
+            f'{{"format_version": 1, {part}}}'
+            for part in (
+                '"rulez": []',
+                '"rules": 7',
+                '"rules": [{}]',
+                '"rules": [{"pattern": 3, "dense": true}]',
+                '"rules": [{"pattern": "a", "group_size": "64"}]',
+                '"default": 3',
+                '"default": {"group_size": 48}',
+                '"default": {"domain": ["int"]}',
+                '"default": {"inner_k_tiles": null}',
+                '"default": {"zero_point_domain": []}',
+            )
+        ),
+    ],
+)
+def test_a_recipe_file_that_is_broken(text, fails, model, tmp_path):
+    (tmp_path / "recipe.json").write_text(text, encoding="latin-1")
+    fails("quantize", model, "--out", tmp_path / "out", "--recipe", tmp_path / "recipe.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_with_settings_beside_it(fails, model, tmp_path):
+    Recipe().save(tmp_path / "recipe.json")
+    error = fails("quantize", model, "--dry-run", "--recipe", tmp_path / "recipe.json", "--hqq", "--group-size", 64)
+    assert "--recipe was given together with --group-size, --hqq" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-n", "0"], "0"),
+        (["-k", "-5"], "-5"),
+        (["--batch-sizes", "0"], "0"),
+        (["--dtypes", "int9"], "int9 bfloat16"),
+        (["--group-size", "48"], "48 32"),
+        (["--json", "/no/such/folder/b.json"], "/no/such/folder/b.json"),
+        (["--csv", "/"], "/"),
+    ],
+)
+def test_benchmarks_that_cannot_be(arguments, words, fails):
+    error = fails("bench", "-n", 64, "-k", 64, *arguments)
+    assert all(word in error for word in words.split()), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [(["--tokens", "0"], "--tokens 0"), (["--tokens", "-3"], "--tokens -3")],
+)
+def test_generating_nothing(arguments, match, fails, checkpoint):
+    assert match in fails("generate", checkpoint, "Hi", *arguments)
+    assert "prompt is blank" in fails("generate", checkpoint, " ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["quantise"], ["quantize"], ["quantize", "demo", "--group-size", "many"], ["bench", "--batch-sizes", "1,x"]],
+)
+def test_argparse_says_the_rest(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: workbench" in capsys.readouterr().err
+
+
+# --- bad input: the place to write to -------------------------------------------------------------------------------
+
+
+def test_places_that_cannot_be_written(fails, model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    quantize = ("quantize", model, "--overwrite", "--out")
+    assert "no folder to write" in fails("quantize", model).lower()
+    assert "is a file" in fails(*quantize, tmp_path / "file")
+    assert "not written" in fails(*quantize, tmp_path / "file" / "out")
+    assert "not empty" in fails("quantize", model, "--out", tmp_path / "full")
+    assert "the model that is read" in fails(*quantize, model)
+    assert "the model that is read" in fails(*quantize, tmp_path / "models")
+    monkeypatch.chdir(tmp_path / "models")
+    assert "holds the working folder" in fails(*quantize, tmp_path)
+    assert "no checkpoint" in fails(*quantize, tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_said_before_the_work_and_while_writing(model, tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    assert main(["quantize", str(model), "--out", str(tmp_path / "out")]) == 2
+    assert "its disk has 10 B free" in capsys.readouterr().err
+    monkeypatch.undo()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writer, "save_file", full)
+    assert main(["quantize", str(model), "--out", str(tmp_path / "out")]) == 2
+    assert "the disk is full" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_damaged_checkpoint_is_said_place_by_place(checkpoint, tmp_path, capsys):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    data = bytearray((copy / SAFETENSORS).read_bytes())
+    data[-1] ^= 1
+    (copy / SAFETENSORS).write_bytes(data)
+    assert main(["verify", str(copy)]) == 2
+    out, error = capsys.readouterr()
+    assert out.count("damaged: ") == 2
+    assert error.startswith("workbench: ") and "is damaged in 2 of " in error and error.count("\n") == 1
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_ctrl_c_in_the_middle_leaves_what_was_there(existing, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    if existing:
+        shutil.copytree(checkpoint, out)
+    torch.manual_seed(0)
+    big = saved("qwen2", tmp_path / "models", num_hidden_layers=200, layer_types=None)
+    command = [sys.executable, "-m", "workbench.cli", "quantize", big, "--out", out, "--overwrite", "--hqq"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    for line in process.stderr:
+        if "model.layers." in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "workbench: stopped; nothing was half-written"
+    assert "Traceback" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out"][: 1 + existing]
+    assert not existing or main(["verify", str(out)]) == 0
