@@ -186,6 +186,17 @@ def test_what_does_not_fit_is_refused(layout):
         unpack(packed.float(), layout, n, k)
 
 
+@pytest.mark.parametrize("codes_at_a_time", [1, 1 << 19])
+@pytest.mark.parametrize("layout", GPU_LAYOUTS + CPU_LAYOUTS, ids=str)
+def test_a_code_beyond_four_bits_is_named_wherever_it_stands(monkeypatch, layout, codes_at_a_time):
+    monkeypatch.setattr("workbench.packing._THREAD_CODES", codes_at_a_time)
+    for row, column in [(0, 0), (199, 255), (207, 17)]:
+        codes = random_codes(208, 256)
+        codes[row, column] = 255
+        with pytest.raises(KernelError, match=rf"\[{row}, {column}\] is 255"):
+            pack(codes, layout)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("cuda",), ("cuda", 3), ("cpu",), ("cpu", 8, "avx512"), ("cpu", None, "sse"), ("xpu", 8), ("cuda", 8, "avx2")],

@@ -116,10 +116,13 @@ def pack(codes: Tensor, layout: Layout) -> Tensor:
     Raises:
         KernelError: when dtype, shape or a code does not fit.
     """
-    _check_codes(codes, layout)
-    if layout.kind == "cuda":
-        return _pack_cuda(codes, layout)
-    return _pack_rocm(codes, layout) if layout.kind == "rocm" else _pack_cpu(codes, layout)
+    if codes.dtype != torch.uint8 or codes.ndim != 2:
+        raise KernelError(f"The codes are {codes.dtype} {list(codes.shape)}.", allowed="uint8 [N, K]")
+    _check_multiples(codes.shape[0], codes.shape[1], layout)
+    if layout.kind == "cpu":
+        return _pack_cpu(codes, layout)
+    _check_range(codes)
+    return _pack_cuda(codes, layout) if layout.kind == "cuda" else _pack_rocm(codes, layout)
 
 
 def unpack(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
@@ -238,6 +241,7 @@ def _pack_cpu(codes: Tensor, layout: Layout) -> Tensor:
     packed = torch.empty(n * k // 2, dtype=torch.uint8, device=codes.device)
 
     def pack_block(start: int, rows: int, halves: bool) -> None:
+        _check_range(codes[start : start + rows], start)
         low, high = _paired(codes[start : start + rows], halves)
         block = packed[start * k // 2 : (start + rows) * k // 2].view(k, rows // 2)
         block.copy_((high << 4).bitwise_or_(low).t())
@@ -295,14 +299,13 @@ def _paired(rows: Tensor, halves: bool) -> tuple[Tensor, Tensor]:
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def _check_codes(codes: Tensor, layout: Layout) -> None:
-    if codes.dtype != torch.uint8 or codes.ndim != 2:
-        raise KernelError(f"The codes are {codes.dtype} {list(codes.shape)}.", allowed="uint8 [N, K]")
-    _check_multiples(codes.shape[0], codes.shape[1], layout)
-    if codes.numel() and not codes.is_meta and (highest := int(codes.max())) > 15:
+def _check_range(codes: Tensor, first_row: int = 0) -> None:
+    if not codes.is_meta and (highest := int(codes.max())) > 15:
         row, column = (codes == highest).nonzero()[0].tolist()
         raise KernelError(
-            f"The code at [{row}, {column}] is {highest}.", allowed="0 to 15", mend="clamp the codes to 4 bits"
+            f"The code at [{first_row + row}, {column}] is {highest}.",
+            allowed="0 to 15",
+            mend="clamp the codes to 4 bits",
         )
 
 
