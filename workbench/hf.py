@@ -377,9 +377,13 @@ def _recipe(data: Any) -> Recipe:
 
 def _layer_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
     """Dtype that transformers gives a module's weight: float32 where the architecture keeps it so in 16 bits."""
-    plan: dict[str, torch.dtype] = model._get_dtype_plan(dtype)
-    kept = (other for pattern, other in plan.items() if re.search(pattern.replace("*", ".*"), f"{name}.weight"))
-    return next(kept, dtype)
+    patterns: set[str] = set()
+    if dtype in (torch.float16, torch.bfloat16):
+        patterns |= set(model._keep_in_fp32_modules_strict or ())
+    if dtype == torch.float16:
+        patterns |= set(model._keep_in_fp32_modules or ())
+    kept = any(re.search(pattern.replace("*", ".*"), f"{name}.weight") for pattern in patterns)
+    return torch.float32 if kept else dtype
 
 
 def _dense_layer(model: nn.Module, name: str, form: ModuleFormat) -> nn.Linear:
