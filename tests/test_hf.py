@@ -14,7 +14,8 @@ from tests.tiny_models import logits, make, saved
 from workbench.checkpoint.save import save_checkpoint
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError
-from workbench.hf import Int4WorkbenchConfig, load_checkpoint, load_model, local_folder, open_source, quiet, skeleton
+from workbench.hf import load_checkpoint, load_model, local_folder, open_source, quiet, skeleton
+from workbench.hf.quantizer import Int4WorkbenchConfig
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
 
