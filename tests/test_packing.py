@@ -120,6 +120,13 @@ def test_threads_change_nothing(monkeypatch, layout, threads, codes_at_a_time):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("layout", CPU_LAYOUTS, ids=str)
+def test_unpacking_compiles_whole(layout):
+    codes = random_codes(208, 34)
+    compiled = torch.compile(lambda packed: unpack(packed, layout, 208, 34), fullgraph=True, backend="eager")
+    assert torch.equal(compiled(pack(codes, layout)), codes)
+
+
 @pytest.mark.parametrize("layout", GPU_LAYOUTS + CPU_LAYOUTS, ids=str)
 def test_codes_need_not_be_contiguous(layout):
     codes = random_codes(256, 128).t()

@@ -275,8 +275,12 @@ def _for_each_block(work: Callable[[int, int, bool], None], codes: Tensor, layou
             work(*block)
 
     starts = range(0, len(blocks), together)
-    for _ in in_order(work_through, starts) if codes.device.type == "cpu" else map(work_through, starts):
-        pass
+    if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+        for _ in in_order(work_through, starts):
+            pass
+    else:  # a device has its own parallelism; a compiler traces what one thread does
+        for first in starts:
+            work_through(first)
 
 
 def _cpu_blocks(layout: Layout, n: int) -> list[tuple[int, int, bool]]:
