@@ -7,7 +7,7 @@ Each precondition is therefore checked here, in Python, on every call; it costs 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class PackedWeight:
         out_features: N before padding.
         in_features: K before padding.
         group_size: Weights per group along K.
+        padded: [N, K] as the kernel sees them.
     """
 
     packed: Tensor
@@ -53,13 +54,12 @@ class PackedWeight:
     out_features: int
     in_features: int
     group_size: int
+    padded: tuple[int, int] = field(init=False)
 
-    @property
-    def padded(self) -> tuple[int, int]:
-        """[N, K] as the kernel sees them."""
-        if self.layout is None:
-            return self.out_features, group_count(self.in_features, self.group_size) * self.group_size
-        return padded_shape(self.out_features, self.in_features, self.group_size, self.layout)
+    def __post_init__(self) -> None:
+        n, k, size = self.out_features, self.in_features, self.group_size
+        padded = (n, group_count(k, size) * size) if self.layout is None else padded_shape(n, k, size, self.layout)
+        object.__setattr__(self, "padded", padded)
 
     def codes(self) -> Tensor:
         """Return the exact codes, uint8 [N, K]."""
@@ -158,16 +158,17 @@ def int4_linear(x: Tensor, weight: PackedWeight) -> Tensor:
         KernelError: when a precondition of the op does not hold.
     """
     _check_activation(x, weight)
-    if not x.is_meta and torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    rows = x.reshape(-1, weight.in_features)
+    if not x.is_meta and torch.is_autocast_enabled(device_type := x.device.type) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(device_type))
+    flat = x.ndim == 2  # a decoding step is not reshaped back and forth
+    rows = x if flat else x.reshape(-1, weight.in_features)
     if rows.shape[0] == 0:
         return x.new_zeros((*x.shape[:-1], weight.out_features)) + x.sum() * 0
-    if torch.is_grad_enabled() and x.requires_grad:
+    if x.requires_grad and torch.is_grad_enabled():
         result = _differentiable(rows, weight)
     else:
         result = _forward(rows, weight)
-    return result.view(*x.shape[:-1], weight.out_features)
+    return result if flat else result.view(*x.shape[:-1], weight.out_features)
 
 
 class _Int4Linear(torch.autograd.Function):

@@ -39,6 +39,7 @@ class Int4Linear(nn.Module):
     stored_scale: Tensor | None
     stored_zero: Tensor | None
     bias: nn.Parameter | None
+    _ready: PackedWeight | None = None
 
     def __init__(
         self,
@@ -140,7 +141,8 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype."""
         result = int4_linear(x, self._packed_weight())
-        return result if self.bias is None else result + self.bias.to(result.dtype)
+        bias = self.bias
+        return result if bias is None else result + bias.to(result.dtype)
 
     def notes(self) -> list[str]:
         """Say how this layer runs where it is: kernel, padding, casts."""
@@ -164,14 +166,25 @@ class Int4Linear(nn.Module):
         )
 
     def _packed_weight(self) -> PackedWeight:
-        return PackedWeight(
-            self.packed,
-            self.scales_and_zeros,
-            self._layout,
-            self.out_features,
-            self.in_features,
-            self.group_size,
-        )
+        """Return the buffers of now as one weight; remembered, since each forward asks for it."""
+        if torch.compiler.is_compiling():
+            return self._joined()
+        ready, buffers = self._ready, self._buffers
+        if (
+            ready is None
+            or ready.packed is not buffers["packed"]
+            or ready.scales_and_zeros is not buffers["scales_and_zeros"]
+            or ready.layout is not self._layout
+            or ready.group_size != self.group_size
+            or ready.in_features != self.in_features
+        ):
+            ready = self._joined()
+            object.__setattr__(self, "_ready", ready)
+        return ready
+
+    def _joined(self) -> PackedWeight:
+        shape = (self.out_features, self.in_features)
+        return PackedWeight(self.packed, self.scales_and_zeros, self._layout, *shape, self.group_size)
 
     def _land(self, weight: QuantizedWeight, device: torch.device) -> None:
         """Make the layout of `device`; what the kernel's bfloat16 cannot give back is kept beside it."""
