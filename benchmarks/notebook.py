@@ -1,32 +1,29 @@
 """The notebook in a real browser: kernel up to first paint, and slider move to new heatmap, on the demo model.
 
-    python benchmarks/notebook.py [--layers 8] [--json FILE]
-
-Needs the extra "test" (Playwright) and a Chromium. A move is timed in the page, from the key press on the group-size
-slider to the exact heatmap painted on the canvas; each layer is moved through all four group sizes for the first
-time, with round-to-nearest and with HQQ, so that nothing comes out of a cache, and then once more out of it.
+Needs the extra "test" (Playwright) and a Chromium. A move is timed in the page, from the input event of the group-size
+slider to the exact heatmap painted on the canvas; each layer is moved through the other three group sizes for the
+first time, with round-to-nearest and with HQQ, so that nothing comes out of a cache, and then once more out of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+from benchmarks.report import Goal, Report, finish, options, time_row
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
+sys.path.append(str(ROOT / "tests" / "browser"))
 
 from notebook_page import CHROMIUM_FLAGS, LabServer, NotebookPage, chromium_path  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
-from workbench.measure.speed import environment  # noqa: E402
-from workbench.records import write_json  # noqa: E402
-
-MOVE = """([from, to]) => new Promise((resolve, reject) => {
+PAINT = "kernel up to first exact heatmap"
+SOLVERS = ("rtn", "hqq")
+MOVE = """(to) => new Promise((resolve, reject) => {
     const slider = document.querySelector("[data-field=group_size] input");
     const canvas = document.querySelector(".wb-heat canvas");
     const badge = document.querySelector(".wb-heat .wb-badge");
@@ -56,59 +53,50 @@ def first_paint_s(lab: NotebookPage) -> float:
     return time.perf_counter() - start
 
 
-def moves_ms(lab: NotebookPage, layer: str) -> list[float]:
-    """Milliseconds of each of eight slider moves on a layer, through all four group sizes and back."""
+def moves_s(lab: NotebookPage, layer: str) -> list[float]:
+    """Seconds of each of eight slider moves on a layer, through all four group sizes and back."""
     lab.run_code(f"app.session.select([{layer!r}]); app.wait()")
     lab.page.wait_for_function("name => document.querySelector('.wb-heat .wb-title').textContent === name", arg=layer)
     lab.page.wait_for_timeout(150)
-    return [float(lab.page.evaluate(MOVE, [0, to])) for to in (0, 2, 3, 1, 0, 2, 3, 1)]
+    return [float(lab.page.evaluate(MOVE, to)) / 1e3 for to in (0, 2, 3, 1, 0, 2, 3, 1)]
 
 
-def measure(layers: int) -> dict[str, Any]:
-    """Run both measurements in one browser."""
+def measure(lab: NotebookPage, layers: int) -> dict[str, list[float]]:
+    """Return the seconds of each measurement, by what was done."""
+    found = {PAINT: [first_paint_s(lab) for _ in range(3)]}
+    lab.wait_until_run()
+    names = lab.run_code("print('\\n'.join(r.name for r in app.session.coverage.int4_rows))").split()
+    chosen = names[:: max(1, len(names) // layers)][:layers]
+    for solver in SOLVERS:
+        lab.run_code(f"app.session.configure(use_hqq={solver == 'hqq'}, group_size=64); app.wait()")
+        moves = [moves_s(lab, name) for name in chosen]
+        found[f"slider move, {solver}"] = [seconds for row in moves for seconds in row[:3]]
+        found[f"slider move, {solver}, cached"] = [seconds for row in moves for seconds in row[4:]]
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = options("Time the notebook in a real browser, from a kernel that is up and from a slider's move.")
+    parser.add_argument("--layers", type=int, default=8, help="layers that are moved (default 8)")
+    args = parser.parse_args(argv)
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         path = chromium_path(playwright.chromium.executable_path)
         browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
         server = LabServer.start(Path(folder))
         try:
             lab = NotebookPage(browser.new_page(viewport={"width": 1440, "height": 1000}), server)
-            paints = [first_paint_s(lab) for _ in range(3)]
-            lab.wait_until_run()
-            names = lab.run_code("print('\\n'.join(r.name for r in app.session.coverage.int4_rows))").split()
-            chosen = names[:: max(1, len(names) // layers)][:layers]
-            found: dict[str, Any] = {"first_paint_s": paints, "layers": chosen}
-            for solver in ("rtn", "hqq"):
-                lab.run_code(f"app.session.configure(use_hqq={solver == 'hqq'}, group_size=64); app.wait()")
-                moves = [moves_ms(lab, name) for name in chosen]
-                found[f"{solver}_first_ms"] = [ms for row in moves for ms in row[:3]]
-                found[f"{solver}_again_ms"] = [ms for row in moves for ms in row[4:]]
+            found = measure(lab, args.layers)
             assert not lab.errors, lab.errors
-            return found
         finally:
             server.stop()
             browser.close()
-
-
-def main() -> int:
-    """Measure, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--layers", type=int, default=8, help="layers that are moved")
-    parser.add_argument("--json", type=Path, help="write the measurements here")
-    arguments = parser.parse_args()
-    found = {"environment": vars(environment("cpu")), **measure(arguments.layers)}
-    print(f"{found['environment']}")
-    paints = found["first_paint_s"]
-    print(f"kernel up to first exact heatmap: median {statistics.median(paints):.2f} s of {len(paints)} (goal: 5 s)")
-    for name, what in (("first", "first time"), ("again", "out of the cache")):
-        for solver in ("rtn", "hqq"):
-            times = sorted(found[f"{solver}_{name}_ms"])
-            print(
-                f"slider move to exact heatmap, {solver}, {what}: median {statistics.median(times):.0f} ms, "
-                f"90 % within {times[int(0.9 * (len(times) - 1))]:.0f} ms, slowest {times[-1]:.0f} ms "
-                f"({len(times)} moves; goal: 300 ms)"
-            )
-    if arguments.json:
-        write_json(arguments.json, found)
+    rows = [{"what": what, **time_row(seconds)} for what, seconds in found.items()]
+    goals = [Goal(f"{PAINT}, s", round(statistics.median(found[PAINT]), 3), 5, "at most")]
+    for solver in SOLVERS:
+        median = statistics.median(found[f"slider move, {solver}"])
+        goals.append(Goal(f"slider move to new exact heatmap, {solver}, s", round(median, 4), 0.3, "at most"))
+    finish(Report("notebook", {"layers": args.layers}, rows, goals), args.json)
     return 0
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import workbench.checkpoint.writer as writer
 from tests.tiny_models import hushed, make, saved
+from workbench import commands
 from workbench.cli import main
 from workbench.config import Int4WeightOnlyConfig
 from workbench.hf import load_checkpoint
@@ -400,8 +402,29 @@ def test_ctrl_c_in_the_middle_leaves_what_was_there(existing, checkpoint, tmp_pa
             break
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, error
     assert error.splitlines()[-1] == "workbench: stopped; nothing was half-written"
     assert "Traceback" not in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models", "out"][: 1 + existing]
     assert not existing or main(["verify", str(out)]) == 0
+
+
+def test_a_ctrl_c_is_seen_between_blocks_and_the_second_one_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with commands.stopping() as cancel:
+        assert not cancel.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert cancel.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_work_on_another_thread_is_given_an_event_that_nobody_sets():
+    with ThreadPoolExecutor(1) as pool:
+
+        def work():
+            with commands.stopping() as cancel:
+                return cancel.is_set()
+
+        assert pool.submit(work).result() is False

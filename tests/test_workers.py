@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from workbench import workers
 from workbench.workers import in_order
 
 
@@ -92,3 +93,20 @@ def test_inference_and_gradient_modes_of_the_caller_hold(threads, mode):
         shared = torch.zeros(6)
         list(in_order(lambda block: shared[block].fill_(block), range(6)))
     assert shared.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_interrupt_before_all_threads_have_met_leaves_none_waiting(monkeypatch):
+    real, before = workers.ThreadPoolExecutor.submit, threading.active_count()
+    calls = []
+
+    def submit(pool, *arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(pool, *arguments)
+
+    monkeypatch.setattr(workers.ThreadPoolExecutor, "submit", submit)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(lambda block: block, range(8)))
+    assert threading.active_count() == before

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench import __version__, commands
-from workbench.errors import WorkbenchError
+from workbench.errors import Cancelled, WorkbenchError
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -27,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command(arguments)
         sys.stdout.flush()
-    except WorkbenchError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Cancelled):
         print("workbench: stopped; nothing was half-written", file=sys.stderr)
         return INTERRUPTED
+    except WorkbenchError as error:
+        return _fail(str(error))
     except BrokenPipeError:  # who reads us has seen enough: let the interpreter's last flush go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

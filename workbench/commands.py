@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +43,37 @@ def quantize(arguments: argparse.Namespace) -> None:
     for line in (coverage.verdict(), *(f"note: {note}" for note in coverage.notes)):
         print(line, flush=True)
     results = []
-    with _ProgressLine() as shown:
-        for step in iter_write_quantized(source, coverage, recipe, target, overwrite=arguments.overwrite):
+    with _ProgressLine() as shown, stopping() as cancel:
+        steps = iter_write_quantized(source, coverage, recipe, target, overwrite=arguments.overwrite, cancel=cancel)
+        for step in steps:
             shown.show(step.progress)
             results.append(step.result)
     print(mean_error(coverage, results))
     print(f"wrote {target}: {size(size_on_disk(target))}")
     print(f"load it: import workbench as wb; model, tokenizer = wb.load_checkpoint({str(target)!r})")
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """Turn a Ctrl-C into an event that long work looks at between its blocks; a second one stops wherever it is.
+
+    Raised in the middle of an operation, a KeyboardInterrupt can come out of it as another error, or not at all.
+    """
+    cancel = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield cancel
+        return
+    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
+
+    def stop(_signal: int, _frame: object) -> None:
+        cancel.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def mean_error(coverage: Coverage, results: list[LayerResult]) -> str:

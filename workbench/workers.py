@@ -7,6 +7,7 @@ a hundred times as long. Here each thread takes whole blocks and shares nothing,
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -54,6 +55,7 @@ def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Gen
             yield running.popleft().result()
             running.extend(pool.submit(work_alone, block) for block in islice(blocks, 1))
     finally:
+        ready.abort()  # an interrupt before all have met would leave the first ones waiting for ever
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -64,4 +66,5 @@ def _compute_alone(ready: threading.Barrier) -> None:
     """
     torch.get_num_threads()
     torch.set_num_threads(1)
-    ready.wait()
+    with contextlib.suppress(threading.BrokenBarrierError):
+        ready.wait()

@@ -10,8 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from notebook_page import PROJECT, LabServer, NotebookPage
 from playwright.sync_api import Locator, Page, expect
+from safetensors.torch import load_file, save_file
+
+from workbench.demo import demo_path
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 LAYER = "model.layers.2.mlp.down_proj"
@@ -251,12 +255,7 @@ class TestBadInput:
 
     @pytest.fixture
     def broken(self, lab_server: LabServer) -> Path:
-        """A copy of the demo model with a NaN in one layer and the last shard cut short."""
-        import torch
-        from safetensors.torch import load_file, save_file
-
-        from workbench.demo import demo_path
-
+        """A copy of the demo model with a NaN in one layer."""
         folder = lab_server.root / "broken"
         folder.mkdir(exist_ok=True)
         for file in demo_path().glob("*.json"):
@@ -280,21 +279,49 @@ class TestBadInput:
         expect(page.locator(".wb-heat .wb-title")).to_have_text("model.layers.1.mlp.down_proj")
         expect(page.locator(".wb-heat .wb-empty")).to_be_hidden()
         page.get_by_role("button", name="Export checkpoint", exact=True).click()
-        expect(page.locator(".wb-status")).to_have_attribute("data-state", "failed", timeout=30_000)
+        expect(page.locator(".wb-job")).to_have_text(re.compile(r"Export to exports/int4\s*failed"), timeout=30_000)
         assert not (notebook.server.root / "exports").exists() or not any((notebook.server.root / "exports").iterdir())
         notebook.screenshot("walk-problem")
         assert notebook.errors == []
+
+    def test_a_full_disk_is_said_under_the_view_and_nothing_is_left(self, notebook: NotebookPage) -> None:
+        notebook.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
+        notebook.run_all()
+        page, place = notebook.page, notebook.server.root / "full"
+        page.get_by_label("Directory").fill("full/int4")
+        page.get_by_label("Directory").press("Tab")
+        notebook.run_code(
+            "import shutil\nreal = shutil.disk_usage\nshutil.disk_usage = lambda _: real('.')._replace(free=0)"
+        )
+        page.get_by_role("button", name="Export checkpoint", exact=True).click()
+        expect(page.locator(".wb-problem-list")).to_contain_text("free", timeout=30_000)
+        expect(page.locator(".wb-problem-list")).to_contain_text("To mend it")
+        assert not place.exists()
+        notebook.run_code("shutil.disk_usage = real")
+        page.get_by_role("button", name="Export checkpoint", exact=True).click()
+        expect(page.locator("[data-fact=Verified]")).to_contain_text("yes", timeout=60_000)
+        assert [path.name for path in place.iterdir()] == ["int4"]
 
     @pytest.mark.parametrize(
         ("code", "message"),
         [
             ("wb.Workbench('no/such/model/here')", "'no/such/model/here' does not exist"),
             ("wb.Workbench('.')", "has no config.json"),
+            ("wb.Workbench('cut')", "model.safetensors' is no readable safetensors file"),
+            ("wb.Workbench('text')", "model.safetensors' is no readable safetensors file"),
+            ("wb.Workbench('bare')", "No safetensors weights in 'bare'"),
             ("wb.Int4WeightOnlyConfig(group_size=48)", "Allowed: 256, 128, 64 or 32"),
             ("wb.preflight('demo', include='q_prj')", "did you mean"),
         ],
     )
     def test_an_error_is_one_clear_line(self, notebook: NotebookPage, code: str, message: str) -> None:
+        weights = (demo_path() / "model.safetensors").read_bytes()
+        for name, content in (("cut", weights[:200_000]), ("text", b"not a safetensors file"), ("bare", None)):
+            folder = notebook.server.root / name
+            folder.mkdir(exist_ok=True)
+            (folder / "config.json").write_bytes((demo_path() / "config.json").read_bytes())
+            if content is not None:
+                (folder / "model.safetensors").write_bytes(content)
         notebook.open_notebook([f"import workbench as wb\n{code}"])
         with pytest.raises(AssertionError) as raised:
             notebook.run_all()

@@ -14,7 +14,7 @@ from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.native import ModuleFormat, describe, describe_model, int4_layers
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, write_manifest
 from workbench.coverage import Coverage
-from workbench.errors import CheckpointError
+from workbench.errors import Cancelled, CheckpointError
 from workbench.layers import QUANTIZABLE_KINDS
 from workbench.linear import Int4Linear
 from workbench.portable import portable_tensors
@@ -111,6 +111,8 @@ def iter_write_quantized(
         int4 = set(coverage.configs)
         rest: dict[str, dict[str, Tensor]] = {}
         for name, tensors in _dense_tensors(source, int4):
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("Writing the checkpoint was cancelled.", mend="start it again; nothing was changed")
             if name in int4:
                 rest[name] = tensors  # a bias, which goes beside its codes
             else:
