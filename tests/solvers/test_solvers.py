@@ -36,6 +36,11 @@ def test_what_is_no_weight_is_refused(weight):
         wb.quantize_weight(weight, CONFIG)
 
 
+def test_a_weight_without_values_is_refused():
+    with pytest.raises(WeightError, match=r"q_proj is on the meta device.*load the model's weights first"):
+        solve(torch.empty(4, 64, device="meta"), CONFIG.resolved(), name="q_proj")
+
+
 @pytest.mark.parametrize("shape", [(0, 64), (3, 0), (1, 1), (1, 33), (2, 31)])
 @pytest.mark.parametrize("domain", ["float", "int", "symmetric"])
 def test_shapes_that_do_not_divide(shape, domain):

@@ -231,6 +231,8 @@ def _check_weight(weight: Tensor, name: str) -> None:
             f"{name} is {weight.dtype} {list(weight.shape)}.",
             allowed="a floating-point weight [out_features, in_features]",
         )
+    if weight.is_meta:
+        raise WeightError(f"{name} is on the meta device: it has no values.", mend="load the model's weights first")
 
 
 def _not_finite(block: Tensor, start: int, name: str) -> WeightError:
