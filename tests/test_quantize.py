@@ -151,6 +151,18 @@ def test_a_tied_head_is_untied_and_the_embedding_kept():
     assert isinstance(model.lm_head, wb.Int4Linear)
 
 
+def test_a_shared_layer_becomes_int4_under_both_names_and_the_tied_head_stays_tied(tmp_path):
+    model = make("qwen2")
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    report = wb.quantize_(model, G32)
+    first, second = (f"model.layers.{i}.mlp.up_proj" for i in (0, 1))
+    assert f"{second} shares its weight with {first}: each gets an int4 copy of its own" in report.coverage.notes
+    assert all(isinstance(model.get_submodule(name), wb.Int4Linear) for name in (first, second))
+    assert model.config.tie_word_embeddings is True
+    loaded, _ = wb.load_checkpoint(wb.save_checkpoint(model, tmp_path / "out"))
+    assert torch.equal(logits(loaded), logits(model))
+
+
 def test_a_second_pass_takes_what_the_first_left():
     model = make("qwen2")
     wb.quantize_(model, G32, include="mlp")

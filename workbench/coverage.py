@@ -130,7 +130,7 @@ def preflight_source(
         rows.append(_int4_row(record, config, reason, device))
         notes.update(dict.fromkeys(str(note) for note in config.notes))
         if record.tied_to is not None:
-            notes[f"{record.name} is untied: {record.tied_to} keeps its dense weight beside the int4 copy"] = None
+            notes[_untied_note(record, configs)] = None
     _refuse_useless_rules(recipe, records)
     left = _left_for_later(rows)
     coverage = Coverage(source.name, tuple(rows), configs, (*notes, *left, f"kernel: {device_note(device)}"))
@@ -187,6 +187,12 @@ def _left_for_later(rows: list[CoverageRow]) -> list[str]:
     whole = sum(row.before_bytes for row in found)
     kinds = ", ".join(sorted({row.reason for row in found}))
     return [f"{len(found)} weights with {size(whole)} stay dense: {kinds}"] if found else []
+
+
+def _untied_note(record: LayerRecord, configs: dict[str, ResolvedConfig]) -> str:
+    if record.tied_to in configs:  # listed before it
+        return f"{record.name} shares its weight with {record.tied_to}: each gets an int4 copy of its own"
+    return f"{record.name} is untied: {record.tied_to} keeps its dense weight beside the int4 copy"
 
 
 def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -57,6 +57,11 @@ def output_head(model: nn.Module) -> nn.Module | None:
     except (AttributeError, NotImplementedError):
         return None
     return head if isinstance(head, nn.Module) else None
+
+
+def unties_head(records: Iterable[LayerRecord], int4: Collection[str]) -> bool:
+    """Say whether the output head shares the embedding's weight and becomes int4, which ends the sharing."""
+    return any(r.tied_to is not None and r.kind == "output_head" and r.name in int4 for r in records)
 
 
 def get_layer(model: nn.Module, name: str) -> nn.Module:
@@ -119,4 +124,5 @@ __all__ = [
     "output_head",
     "swap_layer",
     "untie_embeddings",
+    "unties_head",
 ]

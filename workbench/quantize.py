@@ -19,7 +19,7 @@ from workbench.checkpoint.native import describe_model, int4_layers
 from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
-from workbench.layers import get_layer, swap_layer, untie_embeddings
+from workbench.layers import get_layer, swap_layer, untie_embeddings, unties_head
 from workbench.linear import Int4Linear
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import LayerResult, Progress
@@ -152,7 +152,7 @@ def quantize_(
             progress(step.progress)
     for name, layer in layers.items():
         swap_layer(model, name, layer)
-    if any(record.tied_to is not None and record.name in layers for record in source.records()):
+    if unties_head(source.records(), layers):
         untie_embeddings(model)
     object.__setattr__(model, RECIPE_ATTRIBUTE, settled)
     _tell_the_config(model, settled)

@@ -104,7 +104,9 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
 
 def int4_layers(model: nn.Module) -> dict[str, Int4Linear]:
     """Return the int4 layers of a model by their names."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Int4Linear)}
+    return {
+        name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Int4Linear)
+    }
 
 
 def describe_model(model: nn.Module, recipe: Recipe | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from workbench.checkpoint.native import ModuleFormat, describe, describe_model, 
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, write_manifest
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled, CheckpointError
-from workbench.layers import QUANTIZABLE_KINDS
+from workbench.layers import QUANTIZABLE_KINDS, unties_head
 from workbench.linear import Int4Linear
 from workbench.portable import portable_tensors
 from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
@@ -124,14 +124,13 @@ def iter_write_quantized(
             yield step
         hashes = writer.finish()
         dense = [row.name for row in coverage.rows if row.kind in QUANTIZABLE_KINDS and row.decision == "dense"]
-        tied = {record.name for record in source.records() if record.tied_to is not None}
         if isinstance(source, FolderSource):
             _copy_model_files(source.path, folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
         elif isinstance(source, ModelSource):
             _write_model_files(source.model, tokenizer, folder)
-        _patch_config(folder, describe(formats, dense, recipe), untied=bool(tied & int4))
+        _patch_config(folder, describe(formats, dense, recipe), untied=unties_head(source.records(), int4))
         write_manifest(folder, hashes)
 
 
@@ -147,7 +146,7 @@ def _refuse_empty(model: nn.Module) -> None:
 def _model_tensors(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield (module path, its own parameters and persistent buffers), declared ties once."""
     declared = _declared_ties(model)
-    for path, module in model.named_modules():
+    for path, module in model.named_modules(remove_duplicate=False):
         own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         transient = module._non_persistent_buffers_set
         own |= {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in transient}
