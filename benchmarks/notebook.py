@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from benchmarks.report import Goal, Report, finish, options, time_row
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "browser"))
 
-from notebook_page import CHROMIUM_FLAGS, LabServer, NotebookPage, chromium_path  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
+from notebook_page import NotebookPage, open_lab  # noqa: E402
 
 PAINT = "kernel up to first exact heatmap"
 SOLVERS = ("rtn", "hqq")
@@ -80,17 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = options("Time the notebook in a real browser, from a kernel that is up and from a slider's move.")
     parser.add_argument("--layers", type=int, default=8, help="layers that are moved (default 8)")
     args = parser.parse_args(argv)
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
-        path = chromium_path(playwright.chromium.executable_path)
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
-        server = LabServer.start(Path(folder))
-        try:
-            lab = NotebookPage(browser.new_page(viewport={"width": 1440, "height": 1000}), server)
-            found = measure(lab, args.layers)
-            assert not lab.errors, lab.errors
-        finally:
-            server.stop()
-            browser.close()
+    with open_lab(1440, 1000) as lab:
+        found = measure(lab, args.layers)
     rows = [{"what": what, **time_row(seconds)} for what, seconds in found.items()]
     goals = [Goal(f"{PAINT}, s", round(statistics.median(found[PAINT]), 3), 5, "at most")]
     for solver in SOLVERS:

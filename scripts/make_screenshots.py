@@ -8,14 +8,13 @@ Needs the extra "test" (Playwright) and a Chromium. The speedups in the picture 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
 
-from notebook_page import CHROMIUM_FLAGS, LabServer, NotebookPage, chromium_path  # noqa: E402
-from playwright.sync_api import Page, expect, sync_playwright  # noqa: E402
+from notebook_page import NotebookPage, open_lab  # noqa: E402
+from playwright.sync_api import expect  # noqa: E402
 
 WALK = """
 app.session.configure(use_hqq=True, group_size=64)
@@ -37,31 +36,21 @@ def walk(lab: NotebookPage) -> None:
     expect(lab.page.locator("[data-fact=Verified]")).to_contain_text("yes")
 
 
-def pictures(page: Page, lab: NotebookPage, folder: Path) -> None:
+def pictures(lab: NotebookPage, folder: Path) -> None:
     """Save the app in both themes."""
     for theme in ("light", "dark"):
         lab.set_theme(theme)
-        page.mouse.move(0, 0)
-        page.wait_for_timeout(500)
-        page.locator(".wb-app").screenshot(path=folder / f"workbench-{theme}.png")
+        lab.page.mouse.move(0, 0)
+        lab.page.wait_for_timeout(500)
+        lab.page.locator(".wb-app").screenshot(path=folder / f"workbench-{theme}.png")
 
 
 def main() -> int:
     folder = ROOT / "docs"
     folder.mkdir(exist_ok=True)
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
-        path = chromium_path(playwright.chromium.executable_path)
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
-        server = LabServer.start(Path(temporary))
-        try:
-            page = browser.new_page(viewport={"width": 1460, "height": 2000})
-            lab = NotebookPage(page, server)
-            walk(lab)
-            pictures(page, lab, folder)
-            assert not lab.errors, lab.errors
-        finally:
-            server.stop()
-            browser.close()
+    with open_lab(1460, 2000) as lab:
+        walk(lab)
+        pictures(lab, folder)
     print(f"wrote {folder}/workbench-light.png and {folder}/workbench-dark.png")
     return 0
 

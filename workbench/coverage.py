@@ -63,6 +63,12 @@ class Coverage:
         linear = sum(row.before_bytes for row in self.rows if row.kind in QUANTIZABLE_KINDS)
         return sum(row.before_bytes for row in self.int4_rows) / max(1, linear)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes but those on settings that were left open, which stand beside the settings themselves."""
+        resolved = {str(note) for note in {note for config in self.configs.values() for note in config.notes}}
+        return tuple(note for note in self.notes if note not in resolved)
+
     def verdict(self) -> str:
         """Say the coverage in a line."""
         return (

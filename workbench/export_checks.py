@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workbench.checkpoint.native import int4_layers
 from workbench.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError
 from workbench.layers import QUANTIZABLE_KINDS
-from workbench.linear import Int4Linear
 from workbench.sources import FolderSource, ModelSource, Source
 
 CHECKPOINT_MARK = "config.json"  # a folder with this file holds a model or a checkpoint
@@ -57,7 +57,7 @@ def check_exportable(source: Source, coverage: Coverage) -> None:
 
 
 def _check_live(source: ModelSource) -> None:
-    done = [name for name, module in source.model.named_modules() if isinstance(module, Int4Linear)]
+    done = list(int4_layers(source.model))
     if done:
         raise ModelError(
             f"{len(done)} layers of {source.name!r} are int4 already, first {done[0]!r}.",

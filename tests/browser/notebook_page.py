@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,17 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
-from playwright.sync_api import Page
+from playwright.sync_api import Page, sync_playwright
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = PROJECT / "tests" / "screenshots"
@@ -275,6 +277,22 @@ class NotebookPage:
         else:
             self.page.locator(selector).first.screenshot(path=path)
         return path
+
+
+@contextlib.contextmanager
+def open_lab(width: int, height: int) -> Iterator[NotebookPage]:
+    """A browser with one page of that size and a server of its own, for programs; no error may be left in the page."""
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        path = chromium_path(playwright.chromium.executable_path)
+        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        server = LabServer.start(Path(folder))
+        try:
+            lab = NotebookPage(browser.new_page(viewport={"width": width, "height": height}), server)
+            yield lab
+            assert not lab.errors, lab.errors
+        finally:
+            server.stop()
+            browser.close()
 
 
 def _plain(traceback: str) -> str:

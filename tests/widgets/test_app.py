@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import workbench as wb
+from tests.tiny_models import make
 from workbench.hf import demo_model
 from workbench.recipe import Choice, Recipe
 from workbench.session import Event
@@ -187,6 +188,19 @@ def test_a_nan_weight_takes_the_picture_away_and_says_where(wire) -> None:
     app.session.select([LAYERS[0]])
     assert app.wait(30)
     assert app.errors.heatmap.payload is not None
+    app.close()
+
+
+def test_what_no_linear_layer_holds_is_said_above_the_panels(wire) -> None:
+    app = Workbench(make("mixtral"))
+    notes, coverage = app.layers.verdict.notes, app.session.coverage
+    dense = next(note for note in coverage.notes if "experts" in note)
+    assert dense in notes
+    assert set(coverage.remarks) <= set(notes)
+    assert not any(note.startswith("zero_point_domain") for note in notes), "these stand in the settings"
+    assert set(coverage.notes) - set(coverage.remarks) == {
+        str(note) for config in coverage.configs.values() for note in config.notes
+    }
     app.close()
 
 

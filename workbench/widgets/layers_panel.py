@@ -76,7 +76,7 @@ def facts_of(coverage: Coverage) -> list[Fact]:
 
 
 def _surprises(coverage: Coverage) -> list[str]:
-    """Say what a person may not expect: linear layers left out, padding, ties, the kernel."""
+    """Say what a person may not expect: layers left out, padding, ties, kinds that stay dense, the kernel."""
     skipped = [row for row in coverage.rows if row.decision == "dense" and row.kind in QUANTIZABLE_KINDS]
     padded = [row for row in coverage.int4_rows if row.padding]
     found = []
@@ -84,8 +84,7 @@ def _surprises(coverage: Coverage) -> list[str]:
         found.append(f"{_named(skipped)} dense: {'; '.join(dict.fromkeys(row.reason for row in skipped))}")
     if padded:
         found.append(f"{_named(padded)} padded in the kernel's layout: {padded[0].padding}")
-    found += [note for note in coverage.notes if note.startswith(("kernel:", "device:")) or "untied" in note]
-    return found
+    return [*found, *coverage.remarks]
 
 
 def _named(rows: list[CoverageRow]) -> str:
