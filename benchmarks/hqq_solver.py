@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Goal, Report, Row, finish, llm_like_weight, options, ratio, time_row
-from workbench.config import HqqOptions, Int4WeightOnlyConfig
+from workbench.config import Int4WeightOnlyConfig
 from workbench.measure.timing import time_interleaved
+from workbench.options import HqqOptions
 from workbench.solvers import solve
 
 Solver = Callable[[], Tensor]
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _ours(weight: Tensor, group_size: int, dtype: torch.dtype, results: dict[str, Any], name: str) -> Solver:
     config = Int4WeightOnlyConfig(group_size=group_size, use_hqq=True).resolved(
-        domain="float", scale_dtype=dtype, hqq=HqqOptions(lp_norm=0.7, beta=10, kappa=1.01, iters=20)
+        domain="float", scale_dtype=dtype, options=HqqOptions(lp_norm=0.7, beta=10, kappa=1.01, iters=20)
     )
 
     def call() -> Any:

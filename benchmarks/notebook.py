@@ -66,7 +66,7 @@ def measure(lab: NotebookPage, layers: int) -> dict[str, list[float]]:
     names = lab.run_code("print('\\n'.join(r.name for r in app.session.coverage.int4_rows))").split()
     chosen = names[:: max(1, len(names) // layers)][:layers]
     for solver in SOLVERS:
-        lab.run_code(f"app.session.configure(use_hqq={solver == 'hqq'}, group_size=64); app.wait()")
+        lab.run_code(f"app.session.configure(solver={solver!r}, group_size=64); app.wait()")
         moves = [moves_s(lab, name) for name in chosen]
         found[f"slider move, {solver}"] = [seconds for row in moves for seconds in row[:3]]
         found[f"slider move, {solver}, cached"] = [seconds for row in moves for seconds in row[4:]]

@@ -17,7 +17,7 @@ from notebook_page import NotebookPage, open_lab  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
 
 WALK = """
-app.session.configure(use_hqq=True, group_size=64)
+app.session.configure(solver="hqq", group_size=64)
 app.session.select(["model.layers.0.mlp.down_proj"])
 app.session.sweep_errors().wait()
 app.session.measure_speed().wait()

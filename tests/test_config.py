@@ -95,14 +95,16 @@ def test_the_solver_follows_use_hqq_unless_it_is_named(use_hqq, solver, final):
 def test_nothing_is_left_open():
     config = Int4WeightOnlyConfig(32, TensorCoreTiledLayout(2), use_hqq=True, zero_point_domain=INT)
     options = HqqOptions(iters=3)
-    resolved = config.resolved("cuda", scale_dtype=torch.float32, hqq=options)
+    resolved = config.resolved("cuda", scale_dtype=torch.float32, options=options)
     assert (resolved.group_size, resolved.inner_k_tiles) == (32, 2)
-    assert (resolved.scale_dtype, resolved.hqq) == (torch.float32, options)
+    assert (resolved.scale_dtype, resolved.options) == (torch.float32, options)
     assert resolved.to_json() == {
         "group_size": 32,
         "zero_point_domain": "int",
         "preserve_zero": True,
         "solver": "hqq",
+        "solver_form": "hqq/2",
+        "solver_options": {"iters": 3},
         "inner_k_tiles": 2,
         "scale_dtype": "float32",
     }

@@ -65,7 +65,7 @@ COVERAGE = Coverage(
     {},
     (),
 )
-TRACE = ErrorTrace((0.5, 0.4, 0.375), 10, 6)
+TRACE = ErrorTrace("mean |error|", (0.5, 0.4, 0.375), 10, 6)
 
 
 def every_figure(theme):
@@ -291,7 +291,7 @@ def test_convergence_begins_at_round_to_nearest():
 
 @pytest.mark.parametrize("errors", [(0.25,), (0.0,), (0.0, 0.0)])
 def test_round_to_nearest_alone_and_no_error_at_all_can_be_drawn(errors):
-    figure = convergence_figure(ErrorTrace(errors, 3, 0))
+    figure = convergence_figure(ErrorTrace("mean |error|", errors, 3, 0))
     assert list(figure.data[0].y) == list(errors)
     assert "0.00% lower" in figure.layout.title.subtitle.text
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors workers config records demo inductor
+errors workers options config records demo inductor
 blocks primitives affine portable
 solvers
 packing kernels linear layers

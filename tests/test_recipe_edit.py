@@ -107,7 +107,7 @@ def test_a_change_that_cannot_be_made_says_where():
     recipe = Recipe(G64, (Rule("q_proj", symmetric),))
 
     def hqq(choice):
-        return changed_choice(choice, use_hqq=True)
+        return changed_choice(choice, solver="hqq")
 
     with pytest.raises(ConfigError, match=r"^q_proj: HQQ"):
         with_change_everywhere(recipe, hqq)
@@ -123,5 +123,5 @@ def test_nothing_given_changes_nothing(start):
 
 
 def test_turning_hqq_on_or_off_overrides_a_solver_beside_the_configuration():
-    assert changed_choice(Choice(solver="hqq"), use_hqq=False).config.resolved().solver == "rtn"
-    assert changed_choice(Choice(solver="rtn"), use_hqq=True).config.resolved().solver == "hqq"
+    assert changed_choice(Choice(solver="hqq"), solver="rtn").config.resolved().solver == "rtn"
+    assert changed_choice(Choice(solver="rtn"), solver="hqq").config.resolved().solver == "hqq"

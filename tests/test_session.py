@@ -195,7 +195,7 @@ def test_configure_in_each_scope(demo):
 def test_configure_leaves_every_layer_what_was_not_given(demo):
     demo.select([GATE])
     demo.configure(domain="int", scope="layer")
-    demo.configure(use_hqq=True, group_size=32, scope="all")
+    demo.configure(solver="hqq", group_size=32, scope="all")
     configs = demo.coverage.configs
     assert (configs[GATE].domain, configs[GATE].solver, configs[GATE].group_size) == ("int", "hqq", 32)
     assert (configs[UP].domain, configs[UP].solver, configs[UP].group_size) == ("float", "hqq", 32)
@@ -220,9 +220,9 @@ def test_preserve_zero_and_back_to_auto(demo, preserve_zero):
         {"group_size": 48},
         {"domain": "hexagonal"},
         {"inner_k_tiles": 3},
-        {"domain": "symmetric", "use_hqq": True},
+        {"domain": "symmetric", "solver": "hqq"},
         {"scope": "everything"},
-        {"use_hqq": True, "preserve_zero": True},
+        {"solver": "hqq", "preserve_zero": True},
     ],
 )
 def test_settings_that_cannot_work_change_nothing(demo, settings):
@@ -238,7 +238,7 @@ def test_a_change_that_one_layer_cannot_take_names_it(demo):
     demo.select([GATE])
     demo.configure(domain="symmetric", scope="layer")
     with pytest.raises(ConfigError, match=GATE.replace(".", r"\.")):
-        demo.configure(use_hqq=True, scope="all")
+        demo.configure(solver="hqq", scope="all")
     assert demo.coverage.configs[UP].solver == "rtn"
 
 
@@ -377,7 +377,7 @@ def test_two_thousand_layers_take_few_rules_and_no_quadratic_work():
 def test_the_view_after_a_change_is_of_the_new_settings(demo, demo_source):
     heard = Heard(demo)
     demo.select([GATE])
-    demo.configure(group_size=32, use_hqq=True, scope="layer")
+    demo.configure(group_size=32, solver="hqq", scope="layer")
     assert demo.wait(TIMEOUT_S)
     view = heard.of("view")[-1]
     config = demo.coverage.configs[GATE]
@@ -634,7 +634,7 @@ def assert_same_checkpoint(one, other):
 
 def test_an_export_is_verified_and_generates(demo, tmp_path):
     heard = Heard(demo)
-    demo.configure(group_size=32, use_hqq=True)
+    demo.configure(group_size=32, solver="hqq")
     job = waited(demo.export(tmp_path / "out"))
     assert (job.state, job.error) == ("done", None)
     (result,) = heard.of("export")
@@ -667,7 +667,7 @@ def test_as_python_makes_the_same_checkpoint_bit_for_bit(demo, tmp_path):
     demo.select([GATE, UP], current=UP)
     demo.configure(group_size=32, domain="int", scope="selection")
     demo.keep_dense("layer")
-    demo.configure(use_hqq=True, scope="all")
+    demo.configure(solver="hqq", scope="all")
     assert waited(demo.export(tmp_path / "session", verify=False)).error is None
     root = str(Path(wb.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": root, "HF_HUB_OFFLINE": "1"}

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.config import HqqOptions, Int4WeightOnlyConfig
+from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import METRICS, error_map, error_summary, sampled_rows
+from workbench.options import HqqOptions
 from workbench.records import LayerRecord
 from workbench.solvers import solve
 from workbench.sources import ModelSource
@@ -140,13 +141,13 @@ def test_what_was_solved_is_not_solved_or_read_again(monkeypatch):
 
 def test_settings_that_leave_values_alone_share_an_entry():
     cache = ViewCache()
-    tiles = replace(G64, inner_k_tiles=2, notes=(), hqq=HqqOptions(iters=3))
+    tiles = replace(G64, inner_k_tiles=2, notes=())
     list(iter_layer_views(Given(weight_of((8, 64))), "w", G64, cache=cache))
     (view,) = iter_layer_views(Given(weight_of((8, 64))), "w", tiles, cache=cache)
     assert len(cache) == 1
     assert view.config == tiles
     assert same_values(G64, tiles)
-    assert not same_values(HQQ, replace(HQQ, hqq=HqqOptions(iters=3)))
+    assert not same_values(HQQ, replace(HQQ, options=HqqOptions(iters=3)))
     for other in (settings(32), settings(domain="int"), HQQ, replace(G64, preserve_zero=True)):
         assert not same_values(G64, other)
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "HqqOptions": "config",
+    "CalibratedOptions": "options",
+    "HqqOptions": "options",
     "Int4Linear": "linear",
     "Int4WeightOnlyConfig": "config",
     "MappingType": "config",
     "QuantizedWeight": "affine",
     "Recipe": "recipe",
+    "RefinedOptions": "options",
     "TensorCoreTiledLayout": "config",
     "Workbench": "widgets.app",
     "WorkbenchError": "errors",
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from workbench.affine import quantize_affine as quantize_affine
     from workbench.api import preflight as preflight
     from workbench.checkpoint.save import save_checkpoint as save_checkpoint
-    from workbench.config import HqqOptions as HqqOptions
     from workbench.config import Int4WeightOnlyConfig as Int4WeightOnlyConfig
     from workbench.config import MappingType as MappingType
     from workbench.config import TensorCoreTiledLayout as TensorCoreTiledLayout
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from workbench.hf import load_model as load_model
     from workbench.linear import Int4Linear as Int4Linear
     from workbench.measure.speed import bench_linear as bench_linear
+    from workbench.options import CalibratedOptions as CalibratedOptions
+    from workbench.options import HqqOptions as HqqOptions
+    from workbench.options import RefinedOptions as RefinedOptions
     from workbench.quantize import quantize_ as quantize_
     from workbench.recipe import Recipe as Recipe
     from workbench.solvers import quantize_weight as quantize_weight

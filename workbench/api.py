@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
+from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.hf import open_source
+from workbench.options import SolverName, SolverOptions
 from workbench.quantize import model_device
 from workbench.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource, Source
@@ -24,6 +25,7 @@ def preflight(
     exclude: str | Iterable[str] | None = None,
     solver: SolverName | None = None,
     domain: Domain | None = None,
+    options: SolverOptions | None = None,
     min_coverage: float = 0.0,
     device: torch.device | str | None = None,
 ) -> Coverage:
@@ -34,8 +36,9 @@ def preflight(
         recipe: A configuration for all linear layers but the output head, or a recipe.
         include: Patterns of the layers to quantize.
         exclude: Patterns of layers to leave dense.
-        solver: "rtn" or "hqq"; None follows the configuration.
+        solver: "rtn", "hqq", "refined" or "calibrated"; None follows the configuration.
         domain: "float", "int" or "symmetric"; None follows the configuration.
+        options: Settings of the solver (`HqqOptions`, ...); None takes its defaults.
         min_coverage: Least share of the linear layers' bytes that must become int4, 0 to 1.
         device: Device that will run the layers; None is the model's own, or the CPU for a path.
 
@@ -47,7 +50,7 @@ def preflight(
         PatternError: for a pattern that matches nothing.
         ConfigError: when less than `min_coverage` would become int4.
     """
-    settled = as_recipe(recipe, include=include, exclude=exclude, solver=solver, domain=domain)
+    settled = as_recipe(recipe, include=include, exclude=exclude, solver=solver, domain=domain, options=options)
     source: Source = ModelSource(model) if isinstance(model, nn.Module) else open_source(model)
     if device is None:
         device = model_device(model) if isinstance(model, nn.Module) else "cpu"

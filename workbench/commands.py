@@ -77,13 +77,17 @@ def stopping() -> Iterator[threading.Event]:
 
 
 def mean_error(coverage: Coverage, results: list[LayerResult]) -> str:
-    """Say the mean |error| over all int4 weights, and how it stands against round-to-nearest."""
+    """Say the error over all int4 weights in each objective that was used, and how it stands against rtn's."""
     parameters = {row.name: row.parameters for row in coverage.int4_rows}
-    total = max(1, sum(parameters.values()))
-    error = sum(parameters[one.name] * one.mean_abs_error for one in results) / total
-    nearest = sum(parameters[one.name] * one.rtn_mean_abs_error for one in results) / total
-    against = f" ({error / nearest:.3f} of round-to-nearest's)" if nearest else ""
-    return f"mean |error| {error:.4g}{against}"
+    said = []
+    for objective in dict.fromkeys(one.objective for one in results):
+        mine = [one for one in results if one.objective == objective]
+        total = max(1, sum(parameters[one.name] for one in mine))
+        error = sum(parameters[one.name] * one.error for one in mine) / total
+        nearest = sum(parameters[one.name] * one.rtn_error for one in mine) / total
+        against = f" ({error / nearest:.3f} of round-to-nearest's)" if nearest else ""
+        said.append(f"{objective} {error:.4g}{against}")
+    return "; ".join(said)
 
 
 def inspect(arguments: argparse.Namespace) -> None:

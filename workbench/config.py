@@ -12,15 +12,14 @@ from typing import Any, Literal, get_args
 import torch
 
 from workbench.errors import ConfigError
+from workbench.options import FORMS, SOLVERS, SolverName, SolverOptions, options_to_json, resolve_options
 
 Domain = Literal["float", "int", "symmetric"]
-SolverName = Literal["rtn", "hqq"]
 
 GROUP_SIZES = (256, 128, 64, 32)
 INNER_K_TILES = (2, 4, 8)
 SCALE_DTYPES = (torch.bfloat16, torch.float32)
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
-SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 
 # Device type -> the zero-point domain that its kernel takes first (torchao 0.12, LAYOUT_TO_ZERO_POINT_DOMAIN).
 _AUTO_DOMAIN: dict[str, Domain] = {"xpu": "int"}
@@ -65,38 +64,6 @@ class TensorCoreTiledLayout:
 
 
 @dataclass(frozen=True)
-class HqqOptions:
-    """Settings of the half-quadratic solver (defaults of the HQQ reference implementation).
-
-    Attributes:
-        lp_norm: Exponent p of the sparse error norm, 0 < p <= 1.
-        beta: Penalty weight of the first iteration, > 0.
-        kappa: Growth of beta per iteration, >= 1.
-        iters: Most iterations, >= 0; 0 is round-to-nearest.
-
-    Raises:
-        ConfigError: for a value out of range.
-    """
-
-    lp_norm: float = 0.7
-    beta: float = 10.0
-    kappa: float = 1.01
-    iters: int = 20
-
-    def __post_init__(self) -> None:
-        self._check("lp_norm", 0 < self.lp_norm <= 1, "0 < lp_norm <= 1", "0.7")
-        self._check("beta", 0 < self.beta < float("inf"), "a finite beta > 0", "10.0")
-        self._check("kappa", 1 <= self.kappa < float("inf"), "a finite kappa >= 1", "1.01")
-        is_count = type(self.iters) is int and 0 <= self.iters <= 10_000
-        self._check("iters", is_count, "a whole number from 0 to 10000", "20")
-
-    def _check(self, name: str, good: bool, allowed: str, default: str) -> None:
-        if not good:
-            value = getattr(self, name)
-            raise ConfigError(f"HQQ: {name}={value!r}.", allowed=allowed, mend=f"leave {name} at {default}")
-
-
-@dataclass(frozen=True)
 class Resolution:
     """One setting that was left to the workbench, and what became of it.
 
@@ -127,7 +94,7 @@ class ResolvedConfig:
         solver: The method that finds the codes.
         inner_k_tiles: Tile count of the CUDA layout.
         scale_dtype: dtype in which scales (and float zero points) are stored.
-        hqq: Settings of the half-quadratic solver.
+        options: Settings of the solver; None for round-to-nearest.
         notes: Each "auto" with what it became and why.
     """
 
@@ -137,8 +104,13 @@ class ResolvedConfig:
     solver: SolverName
     inner_k_tiles: int = 8
     scale_dtype: torch.dtype = torch.bfloat16
-    hqq: HqqOptions = field(default_factory=HqqOptions)
+    options: SolverOptions | None = None
     notes: tuple[Resolution, ...] = ()
+
+    @property
+    def form(self) -> str:
+        """The form of the solver whose results are stored, for instance "hqq/2"."""
+        return FORMS[self.solver]
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings (without notes) as JSON types, for checkpoints and reports."""
@@ -147,6 +119,8 @@ class ResolvedConfig:
             "zero_point_domain": self.domain,
             "preserve_zero": self.preserve_zero,
             "solver": self.solver,
+            "solver_form": self.form,
+            "solver_options": {} if self.options is None else options_to_json(self.options),
             "inner_k_tiles": self.inner_k_tiles,
             "scale_dtype": str(self.scale_dtype).removeprefix("torch."),
         }
@@ -200,16 +174,16 @@ class Int4WeightOnlyConfig:
         domain: Domain | None = None,
         solver: SolverName | None = None,
         scale_dtype: torch.dtype = torch.bfloat16,
-        hqq: HqqOptions | None = None,
+        options: SolverOptions | None = None,
     ) -> ResolvedConfig:
         """Decide everything that this configuration leaves open, for one device.
 
         Args:
             device: Device that will run the weights; it decides what NONE means.
             domain: "float", "int" or "symmetric", overriding an automatic domain. Symmetric can only be asked for here.
-            solver: "rtn" or "hqq"; None follows `use_hqq`.
+            solver: "rtn", "hqq", "refined" or "calibrated"; None follows `use_hqq`.
             scale_dtype: dtype in which scales are stored: bfloat16 (what the kernels run) or float32.
-            hqq: Settings of the HQQ solver.
+            options: Settings of the solver; None takes its defaults.
 
         Raises:
             ConfigError: when the arguments contradict the configuration.
@@ -227,8 +201,8 @@ class Int4WeightOnlyConfig:
         if final_solver == "hqq" and final_domain == "symmetric":
             raise ConfigError(
                 "HQQ moves the zero point, and the symmetric domain has none.",
-                allowed="solver='rtn' with symmetric; 'rtn' or 'hqq' with float and int",
-                mend="use the float or int domain, or solver='rtn' with use_hqq=False",
+                allowed="'rtn', 'refined' or 'calibrated' with symmetric; any solver with float and int",
+                mend="use the float or int domain, or solver='refined' with use_hqq=False",
             )
         if final_solver == "hqq" and final_domain == "float" and preserve_zero:
             raise ConfigError(
@@ -243,7 +217,7 @@ class Int4WeightOnlyConfig:
             solver=final_solver,
             inner_k_tiles=self.layout.inner_k_tiles,
             scale_dtype=scale_dtype,
-            hqq=hqq or HqqOptions(),
+            options=resolve_options(final_solver, options),
             notes=tuple(notes),
         )
 

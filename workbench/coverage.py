@@ -126,7 +126,7 @@ def preflight_source(
         why_not = _why_not(record, source, recipe, choice, reason)
         config = None
         if not why_not and choice is not None:
-            config = choice.config.resolved(device, solver=choice.solver, domain=choice.domain)
+            config = choice.resolved(device)
             if record.tied_to is None and planned_bytes(record, config) >= record.size_bytes:
                 why_not = "int4 with its scales would not be smaller"
         if why_not or config is None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight, group_count
-from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, SolverName, TensorCoreTiledLayout
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout
 from workbench.errors import CheckpointError, WeightError, WorkbenchError
 from workbench.kernels import PackedWeight, device_note, int4_linear, kernel_layout, pack_weight, padding_note
+from workbench.options import SolverName, SolverOptions
 from workbench.packing import Layout
 from workbench.portable import portable_names, portable_tensors, quantized_from_portable
 from workbench.solvers import solve
@@ -87,6 +88,7 @@ class Int4Linear(nn.Module):
         *,
         solver: SolverName | None = None,
         domain: Domain | None = None,
+        options: SolverOptions | None = None,
         name: str = "weight",
     ) -> Int4Linear:
         """Quantize a dense linear layer; `name` stands in error messages.
@@ -99,7 +101,7 @@ class Int4Linear(nn.Module):
             raise WeightError(f"{name} is a {type(linear).__name__}.", allowed="an nn.Linear")
         weight = linear.weight.detach()
         if not isinstance(cfg, ResolvedConfig):
-            cfg = (cfg or Int4WeightOnlyConfig()).resolved(weight.device, solver=solver, domain=domain)
+            cfg = (cfg or Int4WeightOnlyConfig()).resolved(weight.device, solver=solver, domain=domain, options=options)
         solved = solve(weight, cfg, name=name).weight
         return cls(solved, linear.bias, dtype=weight.dtype, inner_k_tiles=cfg.inner_k_tiles)
 

@@ -16,11 +16,12 @@ from torch import nn
 
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.native import describe_model, int4_layers
-from workbench.config import Domain, Int4WeightOnlyConfig, SolverName
+from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
 from workbench.layers import get_layer, swap_layer, untie_embeddings, unties_head
 from workbench.linear import Int4Linear
+from workbench.options import SolverName, SolverOptions
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import LayerResult, Progress
 from workbench.solvers import solve
@@ -95,8 +96,10 @@ def iter_quantize(
             config.solver,
             config.domain,
             config.group_size,
-            solved.trace.mean_abs_error,
-            solved.trace.rtn_mean_abs_error,
+            solved.trace.objective,
+            solved.trace.error,
+            solved.trace.rtn_error,
+            solved.trace.values,
             now - began,
         )
         yield SolvedLayer(progress, result, solved.weight)
@@ -110,6 +113,7 @@ def quantize_(
     exclude: str | Iterable[str] | None = None,
     solver: SolverName | None = None,
     domain: Domain | None = None,
+    options: SolverOptions | None = None,
     calibration: object = None,
     min_coverage: float = 0.0,
     progress: Callable[[Progress], None] | None = None,
@@ -122,8 +126,9 @@ def quantize_(
         recipe: A configuration for all linear layers but the output head, or a recipe.
         include: Patterns of the layers to quantize (all linear ones when not given).
         exclude: Patterns of layers to leave dense.
-        solver: "rtn" or "hqq"; None follows the configuration.
+        solver: "rtn", "hqq", "refined" or "calibrated"; None follows the configuration.
         domain: "float", "int" or "symmetric"; None follows the configuration.
+        options: Settings of the solver (`HqqOptions`, ...); None takes its defaults.
         calibration: Must be None: no solver of this version uses calibration text.
         min_coverage: Least share of the linear layers' bytes that must become int4, 0 to 1.
         progress: Called after each layer.
@@ -139,7 +144,7 @@ def quantize_(
     """
     if calibration is not None:
         raise ConfigError("No solver of this version uses calibration text.", allowed="calibration=None")
-    settled = as_recipe(recipe, include=include, exclude=exclude, solver=solver, domain=domain)
+    settled = as_recipe(recipe, include=include, exclude=exclude, solver=solver, domain=domain, options=options)
     source = ModelSource(model)
     coverage = preflight_source(source, settled, device=model_device(model), min_coverage=min_coverage)
     start = time.monotonic()

@@ -16,8 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from workbench.config import Domain, Int4WeightOnlyConfig, SolverName, TensorCoreTiledLayout, ZeroPointDomain
+import torch
+
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError, PatternError
+from workbench.options import SOLVERS, SolverName, SolverOptions, options_from_json, options_to_json
 from workbench.records import write_json
 
 FORMAT_VERSION = 1
@@ -30,19 +33,29 @@ _FIELDS = (
     "set_inductor_config",
     "domain",
     "solver",
+    "solver_options",
 )
 
 
 @dataclass(frozen=True)
 class Choice:
-    """How one layer is quantized: a configuration with the solver and domain that it may leave open."""
+    """How one layer is quantized: a configuration, and the solver, options and domain that it leaves open."""
 
     config: Int4WeightOnlyConfig = field(default_factory=Int4WeightOnlyConfig)
     solver: SolverName | None = None
     domain: Domain | None = None
+    options: SolverOptions | None = None
 
     def __post_init__(self) -> None:
-        self.config.resolved("cpu", solver=self.solver, domain=self.domain)
+        self.resolved("cpu")
+
+    def resolved(self, device: torch.device | str) -> ResolvedConfig:
+        """Decide everything that the choice leaves open, for the device that will run the weights.
+
+        Raises:
+            ConfigError: when the settings contradict each other.
+        """
+        return self.config.resolved(device, solver=self.solver, domain=self.domain, options=self.options)
 
     def to_json(self) -> dict[str, Any]:
         """Return only what differs from the defaults, as JSON types."""
@@ -56,6 +69,7 @@ class Choice:
             "set_inductor_config": None if config.set_inductor_config else False,
             "domain": self.domain,
             "solver": self.solver,
+            "solver_options": None if self.options is None else options_to_json(self.options),
         }
         usual = {"zero_point_domain": default.zero_point_domain.name, "inner_k_tiles": 8}
         return {key: value for key, value in given.items() if value is not None and usual.get(key) != value}
@@ -81,7 +95,13 @@ class Choice:
             set_inductor_config=data.get("set_inductor_config", True),
             preserve_zero=data.get("preserve_zero"),
         )
-        return cls(config, data.get("solver"), data.get("domain"))
+        solver, options = data.get("solver"), None
+        if data.get("solver_options") is not None:
+            named_solver = solver or ("hqq" if config.use_hqq else "rtn")
+            if named_solver not in SOLVERS:
+                raise ConfigError(f"solver={named_solver!r} in a recipe.", allowed=", ".join(SOLVERS))
+            options = options_from_json(named_solver, data["solver_options"])
+        return cls(config, solver, data.get("domain"), options)
 
 
 @dataclass(frozen=True)
@@ -215,6 +235,7 @@ def as_recipe(
     exclude: str | Iterable[str] | None = None,
     solver: SolverName | None = None,
     domain: Domain | None = None,
+    options: SolverOptions | None = None,
 ) -> Recipe:
     """Make a recipe of a configuration and include/exclude patterns (exclude decides first).
 
@@ -223,9 +244,9 @@ def as_recipe(
     """
     included, excluded = _patterns(include), _patterns(exclude)
     if isinstance(recipe, Recipe):
-        if solver is not None or domain is not None or included or excluded:
+        if solver is not None or domain is not None or options is not None or included or excluded:
             raise ConfigError(
-                "A Recipe holds its own patterns, solver and domain.",
+                "A Recipe holds its own patterns, solver, options and domain.",
                 mend="put them into the recipe, or pass an Int4WeightOnlyConfig instead",
             )
         return recipe
@@ -233,7 +254,7 @@ def as_recipe(
         raise ConfigError(
             f"{recipe!r} is neither a configuration nor a recipe.", allowed="Int4WeightOnlyConfig or Recipe"
         )
-    choice = Choice(recipe or Int4WeightOnlyConfig(), solver, domain)
+    choice = Choice(recipe or Int4WeightOnlyConfig(), solver, domain, options)
     rules = [Rule(pattern, None) for pattern in excluded] + [Rule(pattern, choice) for pattern in included]
     return Recipe(None if included else choice, tuple(rules))
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from workbench.config import DOMAINS, Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError
+from workbench.options import SolverName
 from workbench.recipe import Choice, Recipe, Rule, component_runs, is_plain
 
 Change = Callable[[Choice], Choice]
@@ -18,7 +19,7 @@ def changed_choice(
     choice: Choice,
     group_size: int | None = None,
     domain: str | None = None,
-    use_hqq: bool | None = None,
+    solver: SolverName | None = None,
     preserve_zero: bool | Literal["auto"] | None = None,
     inner_k_tiles: int | None = None,
 ) -> Choice:
@@ -35,18 +36,19 @@ def changed_choice(
             raise ConfigError(f"domain={domain!r}.", allowed="'auto', 'float', 'int' or 'symmetric'")
         zero_point_domain = domains.get(domain, ZeroPointDomain.NONE)
         beside = "symmetric" if domain == "symmetric" else None
-    return Choice(
-        Int4WeightOnlyConfig(
-            group_size=config.group_size if group_size is None else group_size,
-            layout=config.layout if inner_k_tiles is None else TensorCoreTiledLayout(inner_k_tiles),
-            use_hqq=config.use_hqq if use_hqq is None else use_hqq,
-            zero_point_domain=zero_point_domain,
-            set_inductor_config=config.set_inductor_config,
-            preserve_zero={None: config.preserve_zero, "auto": None}.get(preserve_zero, preserve_zero),  # type: ignore[arg-type]
-        ),
-        None if choice.solver is None or use_hqq is not None else choice.solver,
-        beside,
+    use_hqq, named, options = config.use_hqq, choice.solver, choice.options
+    if solver is not None:
+        use_hqq, named = solver == "hqq", None if solver in ("rtn", "hqq") else solver
+        options = options if solver == choice.resolved("cpu").solver else None
+    config = Int4WeightOnlyConfig(
+        group_size=config.group_size if group_size is None else group_size,
+        layout=config.layout if inner_k_tiles is None else TensorCoreTiledLayout(inner_k_tiles),
+        use_hqq=use_hqq,
+        zero_point_domain=zero_point_domain,
+        set_inductor_config=config.set_inductor_config,
+        preserve_zero={None: config.preserve_zero, "auto": None}.get(preserve_zero, preserve_zero),  # type: ignore[arg-type]
     )
+    return Choice(config, named, beside, options)
 
 
 class LayerNames:

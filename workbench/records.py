@@ -139,26 +139,60 @@ class Progress(Record):
 
 
 @dataclass(frozen=True)
+class ErrorTrace(Record):
+    """How a solver came to its result, in its own objective, judged as it is stored.
+
+    Attributes:
+        objective: What is measured, for instance "mean |error|" or "mean squared error".
+        values: Best so far over all weights: round-to-nearest first, then after each step of the solver (none for
+            round-to-nearest itself).
+        groups: Number of groups.
+        improved_groups: Groups whose result is better than round-to-nearest.
+    """
+
+    objective: str
+    values: tuple[float, ...]
+    groups: int
+    improved_groups: int
+
+    @property
+    def rtn_error(self) -> float:
+        """The objective of round-to-nearest, rounded as it is stored."""
+        return self.values[0]
+
+    @property
+    def error(self) -> float:
+        """The objective of the result."""
+        return self.values[-1]
+
+
+@dataclass(frozen=True)
 class LayerResult(Record):
-    """Errors of one quantized layer, in weight units.
+    """How one layer was quantized, and with what error.
 
     Attributes:
         name: Module path.
-        solver: The method that found the codes.
+        solver: The solver that found the codes: the one asked for, or what it fell back to.
         domain: Where the zero point lives.
         group_size: Weights per group.
-        mean_abs_error: Mean |error| of what is stored.
-        rtn_mean_abs_error: Mean |error| of round-to-nearest, as it would be stored.
+        objective: What `error` measures: the solver's own objective.
+        error: Error of what is stored.
+        rtn_error: Error of round-to-nearest, as it would be stored.
+        trace: Best error so far: round-to-nearest first, then after each step of the solver.
         seconds: Time that solving took, in seconds.
+        notes: What a person must know: a fall-back and its reason, rows that keep round-to-nearest, damping.
     """
 
     name: str
     solver: str
     domain: str
     group_size: int
-    mean_abs_error: float
-    rtn_mean_abs_error: float
+    objective: str
+    error: float
+    rtn_error: float
+    trace: tuple[float, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ def _recipe_lines(recipe: Recipe) -> tuple[list[str], str]:
         body = pprint.pformat(recipe.to_json(), width=96, sort_dicts=False).splitlines()
         return ["recipe = wb.Recipe.from_json(", *(f"    {line}" for line in body), ")"], "recipe"
     beside = [f"{name}={value!r}" for name in ("solver", "domain") if (value := getattr(choice, name)) is not None]
+    if choice.options is not None:
+        given = ", ".join(f"{key}={value!r}" for key, value in vars(choice.options).items())
+        beside.append(f"options=wb.{type(choice.options).__name__}({given})")
     return [f"cfg = {_config_call(choice.config)}"], ", ".join(["cfg", *beside])
 
 

@@ -32,6 +32,7 @@ from workbench.measure.errors import METRICS as METRICS
 from workbench.measure.errors import Metric
 from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import iter_bench_linear
+from workbench.options import SolverName
 from workbench.quantize import model_device
 from workbench.recipe import Choice, Recipe
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
@@ -149,7 +150,7 @@ class Session:
     def resolved(self) -> ResolvedConfig:
         """Everything resolved for the settings on show."""
         choice = self.choice()
-        return choice.config.resolved(self.device, solver=choice.solver, domain=choice.domain)
+        return choice.resolved(self.device)
 
     def targets(self, scope: Scope | None = None) -> list[str]:
         """Names of the linear layers that a change of the given scope touches."""
@@ -165,7 +166,7 @@ class Session:
         *,
         group_size: int | None = None,
         domain: str | None = None,
-        use_hqq: bool | None = None,
+        solver: SolverName | None = None,
         preserve_zero: bool | Literal["auto"] | None = None,
         inner_k_tiles: int | None = None,
         scope: Scope | None = None,
@@ -177,7 +178,7 @@ class Session:
         Args:
             group_size: 256, 128, 64 or 32.
             domain: "auto", "float", "int" or "symmetric".
-            use_hqq: Solve with HQQ instead of rounding to nearest.
+            solver: "rtn", "hqq", "refined" or "calibrated"; the options of another solver are dropped.
             preserve_zero: True, False, or "auto" (the domain's own default).
             inner_k_tiles: 2, 4 or 8.
             scope: "layer", "selection" or "all"; None follows `self.scope`.
@@ -189,7 +190,7 @@ class Session:
             changed_choice,
             group_size=group_size,
             domain=domain,
-            use_hqq=use_hqq,
+            solver=solver,
             preserve_zero=preserve_zero,
             inner_k_tiles=inner_k_tiles,
         )

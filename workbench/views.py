@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.affine import QuantizedWeight
-from workbench.config import HqqOptions, ResolvedConfig
+from workbench.config import ResolvedConfig
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import MAX_SIDE, Metric, error_map, error_summary, sampled_rows
 from workbench.records import ErrorMap, ErrorSummary
@@ -22,7 +22,7 @@ from workbench.sources import ModelSource, Source
 
 SAMPLED_ROWS = 256
 # Weights that are solved before a person sees a delay, some 30 ms on two cores; HQQ takes twenty passes over them.
-_AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18}
+_AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18, "refined": 1 << 18, "calibrated": 1 << 18}
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -181,7 +181,7 @@ def _solve(weight: Tensor, name: str, config: ResolvedConfig, cancel: threading.
     quantized = solve(weight, config, name=name, cancel=cancel).weight
     summary = rtn = error_summary(weight, quantized)
     if config.solver != "rtn":
-        nearest = solve(weight, replace(config, solver="rtn"), name=name, cancel=cancel).weight
+        nearest = solve(weight, replace(config, solver="rtn", options=None), name=name, cancel=cancel).weight
         rtn = error_summary(weight, nearest)
     if cancel is not None and cancel.is_set():
         raise Cancelled(f"The view of {name} was superseded.")
@@ -214,5 +214,4 @@ def _view(
 
 def _key(config: ResolvedConfig) -> ResolvedConfig:
     """Notes and tiles do not change values."""
-    hqq = config.hqq if config.solver == "hqq" else HqqOptions()
-    return replace(config, notes=(), inner_k_tiles=8, hqq=hqq)
+    return replace(config, notes=(), inner_k_tiles=8)

@@ -38,4 +38,4 @@ def test_our_error_is_at_or_below_hqq_s(kind, group_size, peer_dtype, scale_dtyp
     config = Int4WeightOnlyConfig(group_size=group_size, use_hqq=True).resolved(scale_dtype=scale_dtype)
     result = solve(weight, config)
     assert mean_error(weight, result.weight.dequantize()) <= theirs
-    assert result.trace.mean_abs_error <= result.trace.rtn_mean_abs_error
+    assert result.trace.error <= result.trace.rtn_error

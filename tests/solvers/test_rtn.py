@@ -121,6 +121,6 @@ def test_the_trace_is_the_mean_error_of_what_is_stored():
     for domain in DOMAINS:
         result = solved(weight, domain)
         error = (result.weight.dequantize().double() - weight.double()).abs().mean()
-        assert result.trace.mean_abs_error == pytest.approx(float(error), rel=1e-5)
-        assert result.trace.mean_abs_errors == (result.trace.rtn_mean_abs_error,)
+        assert result.trace.error == pytest.approx(float(error), rel=1e-5)
+        assert result.trace.values == (result.trace.rtn_error,)
         assert (result.trace.groups, result.trace.improved_groups) == (7 * 5, 0)

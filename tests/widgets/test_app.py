@@ -69,13 +69,13 @@ def test_a_control_changes_the_recipe_the_table_and_the_heatmap(app: Workbench) 
     assert before is not None and after is not None
     assert after.seq > before.seq and (before.total_cols, after.total_cols) == (4, 2)
     assert "g128" in app.layers.table.columns["reason"][1]
-    change(app, "use_hqq", True)
+    change(app, "solver", "hqq")
     assert facts(app.errors.numbers)["Mean |error|"] and "× round-to-nearest" in app.errors.numbers.facts[1]["hint"]
     assert any("hqq" in note for note in app.configure.form.notes)
 
 
 def test_what_cannot_be_is_said_and_the_control_goes_back(app: Workbench) -> None:
-    change(app, "use_hqq", True)
+    change(app, "solver", "hqq")
     change(app, "domain", "symmetric")
     assert "symmetric" in app.status.problems[0]["text"]
     assert app.configure.form.values["domain"] == "auto"

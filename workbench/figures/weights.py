@@ -11,8 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.style import Theme, ThemeName, color_scale, dress, new_figure, style_of
-from workbench.records import ErrorMap, Histogram
-from workbench.solvers import ErrorTrace
+from workbench.records import ErrorMap, ErrorTrace, Histogram
 
 _WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not groups
 
@@ -104,17 +103,17 @@ def histogram_figure(histogram: Histogram, *, theme: ThemeName = "light") -> go.
 
 
 def convergence_figure(trace: ErrorTrace, *, theme: ThemeName = "light") -> go.Figure:
-    """Draw the mean |error| by iteration of the solver; round-to-nearest is the first point.
+    """Draw a solver's objective by iteration; round-to-nearest is the first point.
 
     Args:
         trace: What a solver told of its way.
         theme: "light" or "dark".
     """
     style = style_of(theme)
-    errors = [(place, error) for place, error in enumerate(trace.mean_abs_errors) if math.isfinite(error)]
-    first = trace.rtn_mean_abs_error
-    saved = 1 - trace.mean_abs_error / first if first > 0 else 0.0
-    subtitle = f"{trace.improved_groups:,} of {trace.groups:,} groups improved; mean |error| {saved:.2%} lower"
+    errors = [(place, error) for place, error in enumerate(trace.values) if math.isfinite(error)]
+    first = trace.rtn_error
+    saved = 1 - trace.error / first if first > 0 else 0.0
+    subtitle = f"{trace.improved_groups:,} of {trace.groups:,} groups improved; {trace.objective} {saved:.2%} lower"
     figure = new_figure(style, "Convergence of the solver", subtitle)
     figure.add_trace(
         go.Scatter(

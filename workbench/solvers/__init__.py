@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from workbench.affine import QuantizedWeight, group_count
-from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, SolverName
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig
 from workbench.errors import Cancelled, ConfigError, WeightError
+from workbench.options import HqqOptions, SolverName, SolverOptions
+from workbench.records import ErrorTrace
 from workbench.solvers.hqq import improve
 from workbench.solvers.rtn import HUGE, GroupParams, nearest_codes, nearest_params, steps_from_zero
 from workbench.workers import in_order
@@ -24,32 +26,6 @@ from workbench.workers import in_order
 # Weights that a thread solves at a time: float32 copies fit a shared cache; calls are long enough for many threads.
 _BLOCK_WEIGHTS = {"cpu": 1 << 19, "cuda": 1 << 25}
 _LEAST_WEIGHTS = 1 << 14  # smaller blocks cost more in calls than they gain from a second thread
-
-
-@dataclass(frozen=True)
-class ErrorTrace:
-    """How a solver came to its result: mean |w - w_r| over all weights, in weight units, as stored.
-
-    Attributes:
-        mean_abs_errors: Best so far: round-to-nearest first, then after each iteration of the solver (none for
-            round-to-nearest itself).
-        groups: Number of groups.
-        improved_groups: Groups whose result is better than round-to-nearest.
-    """
-
-    mean_abs_errors: tuple[float, ...]
-    groups: int
-    improved_groups: int
-
-    @property
-    def rtn_mean_abs_error(self) -> float:
-        """Mean |error| of round-to-nearest, rounded as it is stored."""
-        return self.mean_abs_errors[0]
-
-    @property
-    def mean_abs_error(self) -> float:
-        """Mean |error| of the result."""
-        return self.mean_abs_errors[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +42,17 @@ def quantize_weight(
     solver: SolverName | None = None,
     domain: Domain | None = None,
     statistics: object = None,
+    options: SolverOptions | None = None,
 ) -> QuantizedWeight:
     """Quantize one weight to int4.
 
     Args:
         weight: Any float dtype [N, K] = [out_features, in_features]; group_size need not divide K.
         cfg: The configuration; the default one when not given.
-        solver: "rtn" or "hqq"; None follows `cfg.use_hqq`.
+        solver: "rtn", "hqq", "refined" or "calibrated"; None follows `cfg.use_hqq`.
         domain: "float", "int" or "symmetric"; None follows the configuration.
         statistics: Must be None: no solver of this version uses activation statistics.
+        options: Settings of the solver (`HqqOptions`, ...); None takes its defaults.
 
     Returns:
         Codes, scales and zero points on the weight's device.
@@ -85,7 +63,7 @@ def quantize_weight(
     """
     if statistics is not None:
         raise ConfigError("No solver of this version uses activation statistics.", allowed="statistics=None")
-    settled = (cfg or Int4WeightOnlyConfig()).resolved(weight.device, solver=solver, domain=domain)
+    settled = (cfg or Int4WeightOnlyConfig()).resolved(weight.device, solver=solver, domain=domain, options=options)
     return solve(weight, settled).weight
 
 
@@ -172,8 +150,8 @@ def _solve_groups(groups: Tensor, block: Tensor, start: int, name: str, config: 
     steps = steps_from_zero(groups, params, config.domain, largest > HUGE)
     history: list[float] = []
     improved = 0
-    if config.solver == "hqq":
-        better = improve(steps, extremes, params, config.domain, config.scale_dtype, config.hqq)
+    if isinstance(config.options, HqqOptions):
+        better = improve(steps, extremes, params, config.domain, config.scale_dtype, config.options)
         improved = better.improved
         params, history = GroupParams(params.scale, better.zero), better.history
         steps = steps_from_zero(groups, params, config.domain, largest > HUGE)
@@ -202,7 +180,7 @@ class _Sink:
         self.scale = torch.empty(n, count, dtype=config.scale_dtype, device=weight.device)
         has_zero = config.domain != "symmetric"
         self.zero = torch.empty(n, count, dtype=zero_dtype, device=weight.device) if has_zero else None
-        iterations = config.hqq.iters if config.solver == "hqq" else 0
+        iterations = config.options.iters if isinstance(config.options, HqqOptions) else 0
         self.history = [0.0] * (iterations + 1)
         self.improved = 0
 
@@ -222,7 +200,7 @@ class _Sink:
         weight = QuantizedWeight(self.codes, self.scale, self.zero, self.config.group_size, self.config.domain)
         count = max(1, self.codes.numel())
         errors = tuple(total / count for total in self.history)
-        return SolveResult(weight, ErrorTrace(errors, self.scale.numel(), self.improved))
+        return SolveResult(weight, ErrorTrace("mean |error|", errors, self.scale.numel(), self.improved))
 
 
 def _check_weight(weight: Tensor, name: str) -> None:

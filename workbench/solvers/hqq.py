@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from workbench.affine import MID_POINT, QUANT_MAX
-from workbench.config import Domain, HqqOptions
+from workbench.config import Domain
+from workbench.options import HqqOptions
 from workbench.solvers.rtn import HUGE, GroupParams, stored
 
 _SHIFTS = (0.25, -0.25, 0.5)  # of a code; a whole code changes nothing but the clamping

@@ -6,6 +6,7 @@ from typing import Any
 
 from workbench.config import ZeroPointDomain
 from workbench.errors import WorkbenchError
+from workbench.options import SOLVERS
 from workbench.session import Event, Scope, Session
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.form import Field, Form, Value
@@ -29,11 +30,11 @@ FIELDS = (
         "Where the zero point lives; auto is what the device's kernel takes first",
     ),
     Field(
-        "use_hqq",
-        "HQQ: solve for the zero points",
-        "switch",
-        (),
-        "Half-quadratic solver, never worse than rounding to nearest in any group",
+        "solver",
+        "Solver",
+        "segments",
+        tuple((name, name) for name in SOLVERS),
+        "How the codes are found; each is never worse than rounding to nearest (rtn) in its own measure",
     ),
     Field("int4", "Quantize to int4", "switch", (), "Off leaves the layers of the scope in full precision"),
     Field(
@@ -104,7 +105,7 @@ def _values(session: Session) -> dict[str, Value]:
     return {
         "group_size": config.group_size,
         "domain": choice.domain or named[config.zero_point_domain],
-        "use_hqq": session.resolved().solver == "hqq",
+        "solver": session.resolved().solver,
         "int4": bool(session.current) and session.row(session.current).decision == "int4",
         "preserve_zero": preserve,
         "inner_k_tiles": config.layout.inner_k_tiles,

@@ -1,0 +1,169 @@
+"""The solvers by name, the settings of each, and the form in which each stores its results."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from workbench.errors import ConfigError
+
+SolverName = Literal["rtn", "hqq", "refined", "calibrated"]
+SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
+
+# The one form of each solver whose results are stored; the number grows whenever its codes would come out otherwise.
+FORMS: dict[SolverName, str] = {"rtn": "rtn/1", "hqq": "hqq/2", "refined": "refined/1", "calibrated": "calibrated/1"}
+
+
+class _Checked:
+    """Settings that refuse what cannot work, by name."""
+
+    def _check(self, name: str, good: bool, allowed: str, default: str) -> None:
+        if not good:
+            kind = type(self).__name__.removesuffix("Options")
+            kind = kind.upper() if kind == "Hqq" else kind
+            value = getattr(self, name)
+            raise ConfigError(f"{kind}: {name}={value!r}.", allowed=allowed, mend=f"leave {name} at {default}")
+
+    def _check_count(self, name: str, least: int, most: int, default: int) -> None:
+        value = getattr(self, name)
+        good = type(value) is int and least <= value <= most
+        self._check(name, good, f"a whole number from {least} to {most}", str(default))
+
+
+@dataclass(frozen=True)
+class HqqOptions(_Checked):
+    """Settings of the half-quadratic solver (defaults of the HQQ reference implementation).
+
+    Attributes:
+        lp_norm: Exponent p of the sparse error norm, 0 < p <= 1.
+        beta: Penalty weight of the first iteration, > 0.
+        kappa: Growth of beta per iteration, >= 1.
+        iters: Most iterations, >= 0; 0 is round-to-nearest.
+        tolerance: A group has come to rest when its zero point moves by no more than this many codes, >= 0.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    lp_norm: float = 0.7
+    beta: float = 10.0
+    kappa: float = 1.01
+    iters: int = 20
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check("lp_norm", 0 < self.lp_norm <= 1, "0 < lp_norm <= 1", "0.7")
+        self._check("beta", 0 < self.beta < float("inf"), "a finite beta > 0", "10.0")
+        self._check("kappa", 1 <= self.kappa < float("inf"), "a finite kappa >= 1", "1.01")
+        self._check_count("iters", 0, 10_000, 20)
+        self._check("tolerance", 0 <= self.tolerance < 1, "0 <= tolerance < 1 codes", "0.0")
+
+
+@dataclass(frozen=True)
+class RefinedOptions(_Checked):
+    """Settings of the refined solver: least squares on scale and zero point in turn, from several starting ranges.
+
+    Attributes:
+        norm: Exponent of the error that chooses between candidates: the mean of |w - w_r|^norm, 0 < norm <= 8.
+        ranges: Shares of a group's range with which the starts begin, each above 0 and at most 1.
+        iters: Steps of least squares from each start, >= 0.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    norm: float = 2.0
+    ranges: tuple[float, ...] = (1.0, 0.9, 0.8)
+    iters: int = 4
+
+    def __post_init__(self) -> None:
+        self._check("norm", 0 < self.norm <= 8, "0 < norm <= 8", "2.0")
+        shares = isinstance(self.ranges, tuple) and all(isinstance(r, float | int) and 0 < r <= 1 for r in self.ranges)
+        self._check(
+            "ranges", shares and 1 <= len(self.ranges) <= 64, "1 to 64 shares above 0, at most 1", "its default"
+        )
+        self._check_count("iters", 0, 1000, 4)
+
+
+@dataclass(frozen=True)
+class CalibratedOptions(_Checked):
+    """Settings of the calibrated solver: error feedback, column by column, against the moments of real inputs.
+
+    Attributes:
+        damping: First damping of the moments, as a share of their mean diagonal, > 0; it grows until they factorize.
+        block_size: Columns whose errors are fed back at once, 1 to 4096; it changes speed, not the method.
+        activation_order: Take the columns of largest input first; groups keep their places in the stored layout.
+        min_tokens: Tokens that have to reach a layer; with fewer it falls back to the refined solver.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+
+    damping: float = 0.01
+    block_size: int = 128
+    activation_order: bool = False
+    min_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        self._check("damping", 0 < self.damping < float("inf"), "a finite damping > 0", "0.01")
+        self._check_count("block_size", 1, 4096, 128)
+        self._check("activation_order", isinstance(self.activation_order, bool), "True or False", "False")
+        self._check_count("min_tokens", 1, 2**31 - 1, 128)
+
+
+SolverOptions = HqqOptions | RefinedOptions | CalibratedOptions
+OPTIONS_OF: dict[SolverName, type[SolverOptions] | None] = {
+    "rtn": None,
+    "hqq": HqqOptions,
+    "refined": RefinedOptions,
+    "calibrated": CalibratedOptions,
+}
+
+
+def resolve_options(solver: SolverName, options: SolverOptions | None) -> SolverOptions | None:
+    """Return the options that a solver runs with: those given, else its defaults; None for round-to-nearest.
+
+    Raises:
+        ConfigError: when the options are those of another solver.
+    """
+    kind = OPTIONS_OF[solver]
+    if options is None:
+        return None if kind is None else kind()
+    if kind is None or not isinstance(options, kind):
+        raise ConfigError(
+            f"{type(options).__name__} with solver={solver!r}.",
+            allowed="no options" if kind is None else kind.__name__,
+            mend="pass the options of the solver that is chosen, or none",
+        )
+    return options
+
+
+def options_to_json(options: SolverOptions) -> dict[str, Any]:
+    """Return the options that differ from the defaults, as JSON types."""
+    usual = asdict(type(options)())
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(options).items()
+        if value != usual[key]
+    }
+
+
+def options_from_json(solver: SolverName, data: Any) -> SolverOptions | None:
+    """Build the options of a solver from `options_to_json`'s dictionary.
+
+    Raises:
+        ConfigError: for a solver without options, an unknown name or a value out of range.
+    """
+    kind = OPTIONS_OF[solver]
+    if kind is None or not isinstance(data, dict):
+        raise ConfigError(f"solver_options={data!r} with solver={solver!r}.", allowed="an object, for another solver")
+    names = asdict(kind())
+    unknown = sorted(set(data) - set(names))
+    if unknown:
+        raise ConfigError(f"Unknown solver options {unknown} for {solver!r}.", allowed=", ".join(names))
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    make: Any = kind
+    try:
+        return make(**given)  # type: ignore[no-any-return]
+    except TypeError:
+        raise ConfigError(f"solver_options={data!r} are of the wrong type.", allowed="numbers") from None
