@@ -66,6 +66,7 @@ COVERAGE = Coverage(
     (),
 )
 TRACE = ErrorTrace("mean |error|", (0.5, 0.4, 0.375), 10, 6)
+SQUARED = ErrorTrace("mean squared error", (8e-5, 6e-5), 10, 9)
 
 
 def every_figure(theme):
@@ -76,6 +77,7 @@ def every_figure(theme):
         *(error_map_figure(error_map(weight, quantized, metric=metric), theme=theme) for metric in METRICS),
         histogram_figure(histogram(weight, quantized), theme=theme),
         convergence_figure(TRACE, theme=theme),
+        convergence_figure({"hqq": TRACE, "refined": SQUARED}, theme=theme),
         coverage_figure(COVERAGE, theme=theme),
     ]
 
@@ -287,6 +289,45 @@ def test_convergence_begins_at_round_to_nearest():
     assert line.marker.color[0] != line.marker.color[1] == line.marker.color[2]
     assert [shape.y0 for shape in figure.layout.shapes] == [0.5]
     assert figure.layout.title.subtitle.text == "6 of 10 groups improved; mean |error| 25.00% lower"
+
+
+@pytest.mark.parametrize(
+    ("objective", "axis"),
+    [
+        ("mean |error|", "mean |error|, weight units"),
+        ("mean squared error", "mean squared error, squared weight units"),
+        ("mean squared output error", "mean squared output error, squared output units"),
+        ("mean |error|^1.5", "mean |error|^1.5"),
+    ],
+)
+def test_convergence_names_its_objective_and_unit(objective, axis):
+    figure = convergence_figure(ErrorTrace(objective, (2.0, 1.5), 4, 3))
+    assert figure.layout.yaxis.title.text == axis
+    assert figure.layout.title.subtitle.text == f"3 of 4 groups improved; {objective} 25.00% lower"
+
+
+def test_several_solvers_are_drawn_as_shares_of_round_to_nearest():
+    rtn = ErrorTrace("mean |error|", (0.5,), 10, 0)
+    figure = convergence_figure({"rtn": rtn, "hqq": TRACE, "refined": SQUARED})
+    assert [line.name for line in figure.data] == ["hqq: mean |error|", "refined: mean squared error"]
+    assert [list(line.y) for line in figure.data] == [[1.0, 0.8, 0.75], [1.0, 0.75]]
+    assert [list(line.x) for line in figure.data] == [[0, 1, 2], [0, 1]]
+    assert [shape.y0 for shape in figure.layout.shapes] == [1.0]
+    assert figure.layout.title.subtitle.text == "each in its own objective: hqq 0.750×, refined 0.750×"
+    assert len({line.line.color for line in figure.data}) == 2
+
+
+def test_a_comparison_of_round_to_nearest_alone_says_so_and_of_nothing_is_refused():
+    figure = convergence_figure({"rtn": ErrorTrace("mean |error|", (0.5,), 10, 0)})
+    assert "nothing to converge" in figure.layout.annotations[0].text
+    with pytest.raises(ConfigError, match="No trace"):
+        convergence_figure({})
+
+
+@pytest.mark.parametrize("errors", [(math.inf, 2.0), (0.0, 0.0)])
+def test_errors_that_have_no_ratio_can_be_compared(errors):
+    (line,) = convergence_figure({"refined": ErrorTrace("mean squared error", errors, 3, 0)}).data
+    assert list(line.y) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("errors", [(0.25,), (0.0,), (0.0, 0.0)])

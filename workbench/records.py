@@ -13,6 +13,11 @@ from typing import Any, Literal, Self
 from workbench.errors import WorkbenchError
 
 Decision = Literal["int4", "dense"]
+_OBJECTIVE_UNITS = {
+    "mean |error|": "weight units",
+    "mean squared error": "squared weight units",
+    "mean squared output error": "squared output units",
+}
 
 
 class Record:
@@ -165,6 +170,18 @@ class ErrorTrace(Record):
         """The objective of the result."""
         return self.values[-1]
 
+    @property
+    def relative(self) -> tuple[float, ...]:
+        """The values over round-to-nearest's; all 1 where that is exact or beyond what a float holds."""
+        first = self.rtn_error
+        comparable = 0 < first < math.inf
+        return tuple(value / first if comparable else 1.0 for value in self.values)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values, or "" for an objective that needs none."""
+        return _OBJECTIVE_UNITS.get(self.objective, "")
+
 
 @dataclass(frozen=True)
 class LayerResult(Record):
@@ -279,6 +296,49 @@ class Histogram(Record):
 
 
 @dataclass(frozen=True)
+class Quality(Record):
+    """How well a model predicts a text, and how far it is from a reference on the same tokens.
+
+    Attributes:
+        perplexity: exp(nats_per_token); infinite where that is too large for a float.
+        nats_per_token: Mean negative log-likelihood of a token given those before it in its window, in nats.
+        tokens: Tokens that were predicted: all but the first of each window.
+        windows: Windows that were measured.
+        window: Tokens of a window; the last one may be shorter.
+        left_out: Tokens at the end that no window holds, since it would hold but one: 0 or 1.
+        reference_perplexity: Perplexity of the reference; this and the fields below are None without one.
+        mean_kl: Mean KL(reference || model) over the predicted tokens, in nats per token.
+        kl_interval: Its 95 % interval, in nats per token, from the spread of the windows' means: both models saw the
+            same tokens, so this is the spread of the difference and not of the texts. None for a single window.
+        top1_agreement: Share of the predicted tokens where both hold the same token for the most likely, 0 to 1.
+    """
+
+    perplexity: float
+    nats_per_token: float
+    tokens: int
+    windows: int
+    window: int
+    left_out: int = 0
+    reference_perplexity: float | None = None
+    mean_kl: float | None = None
+    kl_interval: tuple[float, float] | None = None
+    top1_agreement: float | None = None
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        parts = [f"perplexity {self.perplexity:.3f}"]
+        if self.mean_kl is not None:
+            parts[0] += f" (reference {self.reference_perplexity:.3f})"
+            spread = "" if self.kl_interval is None else " (95 %: {:.5f} to {:.5f})".format(*self.kl_interval)
+            parts.append(f"mean KL {self.mean_kl:.5f}{spread} nats a token")
+            parts.append(f"the first choice agrees for {self.top1_agreement:.1%}")
+        parts.append(f"{self.tokens:,} tokens in {self.windows} windows of {self.window}")
+        if self.left_out:
+            parts.append(f"{self.left_out} token at the end left out")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
 class SpeedPoint(Record):
     """One measured time of a linear layer. Estimates are never stored in this record.
 
@@ -313,3 +373,91 @@ class SpeedPoint(Record):
     runs: int
     gb_per_s: float
     gflop_per_s: float
+
+
+@dataclass(frozen=True)
+class MicroscopeVariant(Record):
+    """The 16 levels that one way of quantizing gives a group; without levels and numbers where there is no such way.
+
+    Attributes:
+        domain: Where the zero point lives.
+        preserve_zero: Whether the group's range is widened to contain 0.
+        solver: What finds the codes.
+        reason: Why there is no such variant, or "".
+        levels: Values of the codes 0 to 15, in weight units.
+        codes: Code of each weight.
+        scale: Weight units per code, as stored.
+        zero: As stored: float domain: the value of code 8; int domain: the code of 0; symmetric: None.
+        rms: RMS error, in weight units.
+        mean_abs: Mean |error|, in weight units.
+        max_abs: Largest |error|, in weight units.
+        rms_ratio: `rms` over that of round-to-nearest in the same domain with the same `preserve_zero`.
+        mean_abs_ratio: The same of `mean_abs`.
+        max_abs_ratio: The same of `max_abs`.
+        bits_per_weight: Bits per weight, the group's scale and zero point included.
+        zero_level: The level nearest to 0, in weight units: where 0 lands; 0.0 keeps it exact.
+        notes: What the solver said, for instance that it fell back to another.
+    """
+
+    domain: str
+    preserve_zero: bool
+    solver: str
+    reason: str = ""
+    levels: tuple[float, ...] = ()
+    codes: tuple[int, ...] = ()
+    scale: float | None = None
+    zero: float | None = None
+    rms: float | None = None
+    mean_abs: float | None = None
+    max_abs: float | None = None
+    rms_ratio: float | None = None
+    mean_abs_ratio: float | None = None
+    max_abs_ratio: float | None = None
+    bits_per_weight: float | None = None
+    zero_level: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Microscope(Record):
+    """One group of one row, and the levels that each variant gives it.
+
+    Attributes:
+        name: Module path.
+        row: Output feature.
+        group: Group along in_features.
+        first_column: Input feature of the group's first weight.
+        group_size: Weights per group; the last group of a row can have fewer.
+        weights: The group's weights, in weight units.
+        variants: Every variant that was asked for, by domain, `preserve_zero` and solver.
+        current: Place in `variants` of the settings that the layer has, or None when it is not among them.
+    """
+
+    name: str
+    row: int
+    group: int
+    first_column: int
+    group_size: int
+    weights: tuple[float, ...]
+    variants: tuple[MicroscopeVariant, ...]
+    current: int | None = None
+
+    @property
+    def solved(self) -> tuple[MicroscopeVariant, ...]:
+        """The variants that have levels."""
+        return tuple(variant for variant in self.variants if variant.levels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {**super().to_json(), "variants": [variant.to_json() for variant in self.variants]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Build from `to_json`'s dictionary.
+
+        Raises:
+            WorkbenchError: when a field is missing or unknown.
+        """
+        made = super().from_json(data)
+        variants = tuple(MicroscopeVariant.from_json(variant) for variant in data["variants"])
+        return dataclasses.replace(made, variants=variants)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from workbench.figures.convergence import convergence_figure
 from workbench.figures.coverage import coverage_figure
 from workbench.figures.speed import latency_figure, speedup_figure
 from workbench.figures.style import ThemeName
-from workbench.figures.weights import convergence_figure, error_map_figure, histogram_figure, map_values
+from workbench.figures.weights import error_map_figure, histogram_figure, map_values
 
 CONFIG: dict[str, Any] = {"displaylogo": False}  # "responsive" collapses a figure in JupyterLab to no height
 

@@ -1,4 +1,4 @@
-"""Figures of one weight: its error map, the distribution of its errors, and how a solver came to them."""
+"""Figures of one weight: its error map, and the distribution of its errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.style import Theme, ThemeName, color_scale, dress, new_figure, style_of
-from workbench.records import ErrorMap, ErrorTrace, Histogram
+from workbench.records import ErrorMap, Histogram
 
 _WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not groups
 
@@ -99,44 +99,6 @@ def histogram_figure(histogram: Histogram, *, theme: ThemeName = "light") -> go.
     figure.update_xaxes(title_text="weight units", showgrid=False, nticks=6)
     figure.update_yaxes(rangemode="tozero", tickformat="~s")
     figure.update_yaxes(title_text="count", col=1)
-    return figure
-
-
-def convergence_figure(trace: ErrorTrace, *, theme: ThemeName = "light") -> go.Figure:
-    """Draw a solver's objective by iteration; round-to-nearest is the first point.
-
-    Args:
-        trace: What a solver told of its way.
-        theme: "light" or "dark".
-    """
-    style = style_of(theme)
-    errors = [(place, error) for place, error in enumerate(trace.values) if math.isfinite(error)]
-    first = trace.rtn_error
-    saved = 1 - trace.error / first if first > 0 else 0.0
-    subtitle = f"{trace.improved_groups:,} of {trace.groups:,} groups improved; {trace.objective} {saved:.2%} lower"
-    figure = new_figure(style, "Convergence of the solver", subtitle)
-    figure.add_trace(
-        go.Scatter(
-            x=[place for place, _ in errors],
-            y=[error for _, error in errors],
-            mode="lines+markers",
-            name="best so far",
-            line={"color": style.series[0], "width": 2.5},
-            marker={
-                "size": 7,
-                "color": [style.series[1] if place == 0 else style.series[0] for place, _ in errors],
-                "line": {"width": 2, "color": style.surface},
-            },
-            customdata=[f"{error / first - 1:+.2%}" if first > 0 else "exact" for _, error in errors],
-            hovertemplate="iteration %{x}: <b>%{y:.4g}</b><br>%{customdata} against round-to-nearest<extra></extra>",
-        )
-    )
-    figure.add_hline(
-        y=first, line={"color": style.series[1], "width": 1.5, "dash": "dash"}, annotation_text="round-to-nearest"
-    ).update_annotations(font={"color": style.series[1], "size": 11})
-    figure.update_xaxes(title_text="iteration (0: round-to-nearest)", tick0=0, dtick=max(1, len(errors) // 10))
-    figure.update_yaxes(title_text="mean |error|, weight units", tickformat=".4~g", exponentformat="power")
-    figure.update_layout(showlegend=False, margin={"t": 88})
     return figure
 
 
