@@ -16,7 +16,7 @@ from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import MAX_SIDE, Metric, error_map, error_summary, sampled_rows
-from workbench.records import ErrorMap, ErrorSummary
+from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import solve
 from workbench.sources import ModelSource, Source
 
@@ -36,6 +36,7 @@ class LayerView:
         map: The picture.
         summary: Errors of what would be stored.
         rtn: Errors of round-to-nearest under the same settings, as it would be stored.
+        trace: How the solver came to its result, in its own objective.
         rows: Rows that were solved.
         total_rows: Rows of the weight.
         group_size: Weights per group.
@@ -47,6 +48,7 @@ class LayerView:
     map: ErrorMap
     summary: ErrorSummary
     rtn: ErrorSummary
+    trace: ErrorTrace
     rows: int
     total_rows: int
     group_size: int
@@ -69,6 +71,7 @@ class _Solved:
     quantized: QuantizedWeight
     summary: ErrorSummary
     rtn: ErrorSummary
+    trace: ErrorTrace
     version: int
 
     def is_of(self, weight: Tensor) -> bool:
@@ -102,6 +105,15 @@ class ViewCache:
         """Return the weight of a layer held under any setting, so that it is not read again; or None."""
         with self._lock:
             return next((one.weight for (held, _), one in self._held.items() if held == name), None)
+
+    def nearest(self, name: str, config: ResolvedConfig, weight: Tensor) -> ErrorSummary | None:
+        """Return the errors of round-to-nearest that a layer was shown against under any solver; or None."""
+        wanted = _nearest_key(config)
+        with self._lock:
+            for (held, key), one in self._held.items():
+                if held == name and _nearest_key(key) == wanted and one.is_of(weight):
+                    return one.rtn
+        return None
 
     def put(self, name: str, config: ResolvedConfig, solved: _Solved) -> None:
         """Hold a solved layer, and let go of the oldest ones."""
@@ -158,9 +170,27 @@ def iter_layer_views(
             with contextlib.suppress(WeightError):  # the whole weight is refused below, with the true position
                 part = _solve(weight[rows], name, config, cancel)
                 yield _view(part, name, config, metric, reduce, weight.shape[0], max_side)
-        solved = _solve(weight, name, config, cancel)
+        solved = _solve(weight, name, config, cancel, cache.nearest(name, config, weight))
         cache.put(name, config, solved)
     yield _view(solved, name, config, metric, reduce, solved.weight.shape[0], max_side)
+
+
+def solved_layer(
+    source: Source, name: str, config: ResolvedConfig, cache: ViewCache, cancel: threading.Event | None = None
+) -> tuple[Tensor, QuantizedWeight]:
+    """Return a layer's weight and what is stored for it, out of the cache when it is held there.
+
+    Raises:
+        Cancelled: when `cancel` was set.
+        ModelError: when the weight cannot be read.
+        WeightError: when the weight holds NaN or infinity, naming layer and position.
+    """
+    solved = cache.get(name, config)
+    if solved is None or (isinstance(source, ModelSource) and not solved.is_of(source.weight(name))):
+        weight = source.weight(name)
+        solved = _solve(weight, name, config, cancel, cache.nearest(name, config, weight))
+        cache.put(name, config, solved)
+    return solved.weight, solved.quantized
 
 
 def same_values(one: ResolvedConfig, other: ResolvedConfig) -> bool:
@@ -176,16 +206,23 @@ def _first_rows(weight: Tensor, config: ResolvedConfig) -> Tensor | None:
     return sampled_rows(weight.shape[0], count).to(weight.device) if count < weight.shape[0] else None
 
 
-def _solve(weight: Tensor, name: str, config: ResolvedConfig, cancel: threading.Event | None) -> _Solved:
+def _solve(
+    weight: Tensor,
+    name: str,
+    config: ResolvedConfig,
+    cancel: threading.Event | None,
+    nearest: ErrorSummary | None = None,
+) -> _Solved:
+    """Solve a weight and measure it; `nearest` is round-to-nearest's error where that is known."""
     version = _version(weight)
-    quantized = solve(weight, config, name=name, cancel=cancel).weight
-    summary = rtn = error_summary(weight, quantized)
+    found = solve(weight, config, name=name, cancel=cancel)
+    summary = rtn = error_summary(weight, found.weight)
     if config.solver != "rtn":
-        nearest = solve(weight, replace(config, solver="rtn", options=None), name=name, cancel=cancel).weight
-        rtn = error_summary(weight, nearest)
+        plain = replace(config, solver="rtn", options=None)
+        rtn = nearest or error_summary(weight, solve(weight, plain, name=name, cancel=cancel).weight)
     if cancel is not None and cancel.is_set():
         raise Cancelled(f"The view of {name} was superseded.")
-    return _Solved(weight, quantized, summary, rtn, version)
+    return _Solved(weight, found.weight, summary, rtn, found.trace, version)
 
 
 def _version(weight: Tensor) -> int:
@@ -208,10 +245,24 @@ def _view(
         )
     rows, in_features = solved.weight.shape
     return LayerView(
-        name, config, picture, solved.summary, solved.rtn, rows, total_rows, config.group_size, in_features
+        name,
+        config,
+        picture,
+        solved.summary,
+        solved.rtn,
+        solved.trace,
+        rows,
+        total_rows,
+        config.group_size,
+        in_features,
     )
 
 
 def _key(config: ResolvedConfig) -> ResolvedConfig:
     """Notes and tiles do not change values."""
     return replace(config, notes=(), inner_k_tiles=8)
+
+
+def _nearest_key(config: ResolvedConfig) -> ResolvedConfig:
+    """Round-to-nearest is the same beside every solver."""
+    return replace(_key(config), solver="rtn", options=None)
