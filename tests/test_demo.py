@@ -1,6 +1,8 @@
 """The embedded demo model: its size, its shape, its tokenizer, and that it was really trained."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +12,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import workbench.demo
-from workbench.demo import demo_eval_text, demo_path, notebooks_path
+from workbench.demo import demo_calibration_text, demo_eval_text, demo_path, demo_test_text, notebooks_path
 from workbench.errors import EnvironmentProblem
+from workbench.measure.quality import measure_quality, text_ids
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from evaluate_demo_model import perplexity
+ROOT = Path(__file__).parents[1]
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -97,21 +99,46 @@ def test_tokenizer_gives_back_the_held_out_text(tokenizer):
     assert len(ids) < 50_000 / 2.5
 
 
+def test_the_two_parts_of_the_held_out_text_are_the_whole():
+    first, second = demo_calibration_text(), demo_test_text()
+    assert first + second == demo_eval_text()
+    assert 0.39 < len(first) / len(first + second) < 0.42
+
+
+def test_the_two_parts_share_no_page():
+    """Titles are lines between or over rows of one sign; the last page of "howto" and the first of "library" meet."""
+    first, second = demo_calibration_text(), demo_test_text()
+    assert first.rstrip().endswith("['jane', 'dave', 'john']") and "Sorting HOW TO" in first
+    assert second.startswith(".. currentmodule:: asyncio") and "Developing with asyncio" in second[:200]
+
+
+def test_the_two_parts_share_no_paragraph():
+    parts = [
+        {" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)}
+        for text in (demo_calibration_text(), demo_test_text())
+    ]
+    assert [paragraph for paragraph in parts[0] & parts[1] if len(paragraph) >= 60] == []
+
+
+def test_both_parts_are_long_enough_to_use(tokenizer):
+    """128 sequences of 512 tokens are the most that calibration takes; 50 windows make an interval tight."""
+    calibration, test = (len(text_ids(text, tokenizer)) for text in (demo_calibration_text(), demo_test_text()))
+    assert calibration > 20_000 and test > 50 * 512
+
+
 def test_model_was_trained(model, tokenizer):
     """An untrained model of this vocabulary has a perplexity of about 4096."""
-    ids = torch.tensor(tokenizer(demo_eval_text()[:40_000])["input_ids"])
-    value = perplexity(model.float(), ids, window=512)
-    assert 1 < value < 40
+    ids = text_ids(demo_eval_text()[:40_000], tokenizer)
+    assert 1 < measure_quality(model, ids).perplexity < 40
 
 
-def test_perplexity_of_a_uniform_model_is_the_vocabulary(model):
-    class Uniform(torch.nn.Module):
-        def forward(self, input_ids, use_cache):
-            logits = torch.zeros(*input_ids.shape, 4096)
-            return type("Output", (), {"logits": logits})()
-
-    ids = torch.arange(1000) % 4096
-    assert perplexity(Uniform(), ids, window=300) == pytest.approx(4096, rel=1e-5)
+def test_the_script_prints_what_the_notice_says():
+    script = ROOT / "scripts" / "evaluate_demo_model.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    facts = json.loads(done.stdout)
+    assert (facts["tokens"], facts["window"]) == (56191, 512)
+    assert facts["perplexity"] == pytest.approx(26.783, abs=0.01)
+    assert facts["bits_per_byte"] == pytest.approx(1.3493, abs=0.001)
 
 
 def test_model_generates_text(model, tokenizer):

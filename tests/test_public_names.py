@@ -78,6 +78,15 @@ def test_a_benchmark_prints_and_compares():
     assert "int4" in str(report) and "dense" in str(report)
 
 
+def test_quality_is_measured_against_the_model_before():
+    model, _ = wb.demo_model()
+    before, _ = wb.demo_model()
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=64))
+    found = wb.measure_quality(model, torch.arange(1000, 1400), reference=before, window=128)
+    assert found.perplexity > 1 and 0 < found.mean_kl < 1
+    assert "mean KL" in str(found)
+
+
 def test_the_primitives_of_torchao_go_round():
     weight, block = torch.randn(8, 64), (1, 32)
     scale, zero = wb.choose_qparams_affine(weight, wb.MappingType.ASYMMETRIC, block, torch.uint8, 0, 15)

@@ -29,6 +29,7 @@ _HOMES = {
     "dequantize_affine": "affine",
     "load_checkpoint": "hf",
     "load_model": "hf",
+    "measure_quality": "measure.quality",
     "preflight": "api",
     "quantize_": "quantize",
     "quantize_affine": "affine",
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from workbench.hf import load_checkpoint as load_checkpoint
     from workbench.hf import load_model as load_model
     from workbench.linear import Int4Linear as Int4Linear
+    from workbench.measure.quality import measure_quality as measure_quality
     from workbench.measure.speed import bench_linear as bench_linear
     from workbench.options import CalibratedOptions as CalibratedOptions
     from workbench.options import HqqOptions as HqqOptions

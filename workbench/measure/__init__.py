@@ -1,1 +1,1 @@
-"""Measurements: errors, speed (and later quality), as pure functions to records."""
+"""Measurements: errors, speed and quality, as pure functions to records."""
