@@ -25,11 +25,12 @@ from workbench.figures import (
     histogram_figure,
     latency_figure,
     map_values,
+    quality_figure,
     speedup_figure,
 )
 from workbench.figures.style import THEMES
 from workbench.measure.errors import METRICS, error_map, group_errors, histogram
-from workbench.records import CoverageRow, Histogram, SpeedPoint
+from workbench.records import CoverageRow, Histogram, Quality, SpeedPoint
 from workbench.solvers import ErrorTrace, solve
 
 STYLE_SHEET = Path(workbench.__file__).parent / "widgets" / "theme.css"
@@ -67,6 +68,10 @@ COVERAGE = Coverage(
 )
 TRACE = ErrorTrace("mean |error|", (0.5, 0.4, 0.375), 10, 6)
 SQUARED = ErrorTrace("mean squared error", (8e-5, 6e-5), 10, 9)
+QUALITIES = {
+    "rtn": Quality(28.0, 3.33, 510, 2, 256, 0, 27.0, 0.04, (0.03, 0.05), 0.9),
+    "hqq": Quality(27.5, 3.31, 510, 2, 256, 0, 27.0, 0.02, None, 0.95),
+}
 
 
 def every_figure(theme):
@@ -79,6 +84,8 @@ def every_figure(theme):
         convergence_figure(TRACE, theme=theme),
         convergence_figure({"hqq": TRACE, "refined": SQUARED}, theme=theme),
         coverage_figure(COVERAGE, theme=theme),
+        quality_figure(QUALITIES, theme=theme),
+        quality_figure({}, theme=theme),
     ]
 
 
@@ -353,3 +360,28 @@ def test_coverage_sums_bytes_by_kind_the_largest_on_top():
 def test_a_model_without_weights_has_no_bars():
     figure = coverage_figure(Coverage("nothing", (), {}, ()))
     assert [note.text for note in figure.layout.annotations] == ["The model has no weights."]
+
+
+# --- quality ------------------------------------------------------------------------------------------------------
+
+
+def test_each_model_has_a_bar_of_its_divergence_with_the_interval():
+    figure = quality_figure(QUALITIES)
+    (bars,) = figure.data
+    assert list(bars.y) == ["hqq", "rtn"] and list(bars.x) == [0.02, 0.04]  # the first on top
+    assert list(bars.error_x.array) == pytest.approx([0, 0.01])
+    assert [note.text for note in figure.layout.annotations] == ["0.02 · perplexity 27.50", "0.04 · perplexity 28.00"]
+    assert figure.layout.xaxis.range[0] == 0 and figure.layout.xaxis.range[1] > 0.05
+    subtitle = figure.layout.title.subtitle.text
+    assert "510 tokens in 2 windows of 256" in subtitle and "perplexity is 27.00" in subtitle
+
+
+def test_models_that_do_not_diverge_can_be_drawn():
+    figure = quality_figure({"same": Quality(27.0, 3.3, 510, 2, 256, 0, 27.0, 0.0, (0.0, 0.0), 1.0)})
+    assert figure.layout.xaxis.range[1] > 0
+
+
+def test_no_quality_says_so_and_one_without_a_reference_is_refused():
+    assert "Nothing is measured" in quality_figure({}).layout.annotations[0].text
+    with pytest.raises(ConfigError, match=r"quality of alone.*without a reference.*reference=dense_model"):
+        quality_figure({**QUALITIES, "alone": Quality(27.0, 3.3, 510, 2, 256)})
