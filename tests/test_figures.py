@@ -30,8 +30,8 @@ from workbench.figures import (
 )
 from workbench.figures.style import THEMES
 from workbench.measure.errors import METRICS, error_map, group_errors, histogram
-from workbench.records import CoverageRow, Histogram, Quality, SpeedPoint
-from workbench.solvers import ErrorTrace, solve
+from workbench.records import CoverageRow, ErrorTrace, Histogram, Quality, SpeedPoint
+from workbench.solvers import solve
 
 STYLE_SHEET = Path(workbench.__file__).parent / "widgets" / "theme.css"
 
