@@ -1,11 +1,13 @@
 """Edits of recipes: exactly the wanted layers change, and the rules stay few and plain."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
+from workbench.options import HqqOptions, RefinedOptions
 from workbench.recipe import Choice, Recipe, Rule, matches
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 
@@ -125,3 +127,42 @@ def test_nothing_given_changes_nothing(start):
 def test_turning_hqq_on_or_off_overrides_a_solver_beside_the_configuration():
     assert changed_choice(Choice(solver="hqq"), solver="rtn").config.resolved().solver == "rtn"
     assert changed_choice(Choice(solver="rtn"), solver="hqq").config.resolved().solver == "hqq"
+
+
+HQQ, REFINED = (changed_choice(G64, solver=name) for name in ("hqq", "refined"))
+
+
+def test_options_change_by_name_and_defaults_leave_no_trace():
+    once = changed_choice(HQQ, options={"lp_norm": 0.5, "iters": 7})
+    assert once == replace(HQQ, options=HqqOptions(lp_norm=0.5, iters=7))
+    assert changed_choice(once, options={"lp_norm": 0.7}).options == HqqOptions(iters=7)
+    assert changed_choice(changed_choice(once, options={"lp_norm": 0.7}), options={"iters": 20}) == HQQ
+    assert changed_choice(once, group_size=32).options == once.options
+    assert changed_choice(once, solver="hqq").options == once.options
+    assert changed_choice(once, solver="refined").options is None
+    assert changed_choice(once, solver="refined", options={"iters": 1}).options == RefinedOptions(iters=1)
+
+
+@pytest.mark.parametrize(
+    ("choice", "options", "message"),
+    [
+        (HQQ, {"lp_norm": 3}, "lp_norm=3"),
+        (HQQ, {"lp_norm": "a"}, "wrong type"),
+        (HQQ, {"iters": 2.5}, "iters=2.5"),
+        (HQQ, {"damping": 0.1}, "hqq has no option damping.*lp_norm, beta"),
+        (REFINED, {"beta": 1.0, "kappa": 2}, "refined has no option beta, kappa"),
+        (G64, {"iters": 1}, "rtn has no option iters.*none at all"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(choice, options, message):
+    with pytest.raises(ConfigError, match=message):
+        changed_choice(choice, options=options)
+
+
+def test_options_meant_for_one_solver_leave_the_others_alone():
+    recipe = Recipe(HQQ, (Rule("q_proj", REFINED), Rule("mlp", None), Rule("k_proj", HQQ)))
+    edited = with_change_everywhere(
+        recipe, lambda choice: changed_choice(choice, options={"iters": 3}, options_of="hqq")
+    )
+    three = replace(HQQ, options=HqqOptions(iters=3))
+    assert edited == Recipe(three, (Rule("q_proj", REFINED), Rule("mlp", None), Rule("k_proj", three)))

@@ -242,6 +242,26 @@ def test_a_change_that_one_layer_cannot_take_names_it(demo):
     assert demo.coverage.configs[UP].solver == "rtn"
 
 
+def test_options_of_the_solver_on_show_change_and_other_solvers_keep_theirs(demo):
+    demo.configure(solver="hqq")
+    demo.select([GATE])
+    demo.configure(solver="refined", scope="layer")
+    demo.configure(options={"iters": 1})
+    assert demo.coverage.configs[GATE].options == wb.RefinedOptions(iters=1)
+    assert demo.coverage.configs[UP].options == wb.HqqOptions()
+    demo.select([UP])
+    demo.configure(options={"iters": 2, "lp_norm": 0.5})
+    assert demo.coverage.configs[UP].options == wb.HqqOptions(iters=2, lp_norm=0.5)
+    assert demo.coverage.configs[GATE].options == wb.RefinedOptions(iters=1)
+    before = demo.recipe
+    for options in ({"iters": -1}, {"damping": 0.1}, {"iters": "many"}):
+        with pytest.raises(ConfigError):
+            demo.configure(options=options)
+    assert demo.recipe == before
+    demo.undo()
+    assert demo.coverage.configs[UP].options == wb.HqqOptions()
+
+
 def test_dense_layers_stay_dense_unless_the_scope_holds_no_other(demo):
     demo.select([GATE, UP], current=GATE)
     demo.keep_dense("layer")

@@ -77,6 +77,42 @@ def test_hqq_is_shown_against_round_to_nearest(domain):
     assert view.summary.mean_abs <= view.rtn.mean_abs
 
 
+def test_a_view_carries_the_trace_of_what_was_solved():
+    weight = weight_of((40, 256))
+    for solver in ("rtn", "hqq"):
+        (view,) = views(weight, settings(solver=solver))
+        assert view.trace == solve(weight, settings(solver=solver)).trace
+    first, last = views(weight_of((160, 2048)), HQQ)
+    assert first.trace.groups < last.trace.groups == 160 * 32
+
+
+def test_round_to_nearest_is_solved_once_for_all_solvers_beside_it(monkeypatch):
+    source, cache = Given(weight_of((40, 256))), ViewCache()
+    solved = []
+
+    def counted(weight, config, **rest):
+        solved.append((config.solver, config.group_size, config.domain))
+        return solve(weight, config, **rest)
+
+    monkeypatch.setattr("workbench.views.solve", counted)
+    wanted = [HQQ, replace(HQQ, options=HqqOptions(iters=3)), G64, settings(32, solver="hqq"), settings(32)]
+    shown = [next(iter_layer_views(source, "w", config, cache=cache)).rtn for config in wanted]
+    assert [solver for solver, *_ in solved] == ["hqq", "rtn", "hqq", "rtn", "hqq", "rtn", "rtn"]
+    assert shown == [
+        error_summary(source.value, solve(source.value, c).weight) for c in (G64, G64, G64, *[settings(32)] * 2)
+    ]
+
+
+def test_round_to_nearest_of_an_older_weight_is_not_used_again():
+    model, cache = nn.Sequential(nn.Linear(64, 8)), ViewCache()
+    source = ModelSource(model)
+    (first,) = iter_layer_views(source, "0", G64, cache=cache)
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+    (second,) = iter_layer_views(source, "0", HQQ, cache=cache)
+    assert second.rtn.rmse == pytest.approx(3 * first.rtn.rmse, rel=0.05)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("reduce", ["max", "mean"])
 def test_metric_and_reduction_reach_the_picture(metric, reduce):

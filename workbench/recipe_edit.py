@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
-from workbench.config import DOMAINS, Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.config import DOMAINS, Domain, Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError
-from workbench.options import SolverName
+from workbench.options import OPTIONS_OF, SolverName, SolverOptions, resolve_options
 from workbench.recipe import Choice, Recipe, Rule, component_runs, is_plain
 
 Change = Callable[[Choice], Choice]
@@ -22,24 +22,34 @@ def changed_choice(
     solver: SolverName | None = None,
     preserve_zero: bool | Literal["auto"] | None = None,
     inner_k_tiles: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    options_of: SolverName | None = None,
 ) -> Choice:
     """Return a choice with the given settings changed; None keeps a setting.
 
+    Args:
+        choice: What is changed.
+        group_size: 256, 128, 64 or 32.
+        domain: "auto", "float", "int" or "symmetric".
+        solver: Another solver drops the options of the one before.
+        preserve_zero: True, False, or "auto" (the domain's own default).
+        inner_k_tiles: 2, 4 or 8.
+        options: Settings of the solver by name; those not named stay.
+        options_of: The solver that `options` are meant for: a choice of another solver keeps its own. None means any.
+
     Raises:
-        ConfigError: for settings that cannot work together.
+        ConfigError: for settings that cannot work together, or unknown ones.
     """
     config = choice.config
-    domains = {"float": ZeroPointDomain.FLOAT, "int": ZeroPointDomain.INT}
-    zero_point_domain, beside = config.zero_point_domain, choice.domain
-    if domain is not None:
-        if domain not in ("auto", *DOMAINS):
-            raise ConfigError(f"domain={domain!r}.", allowed="'auto', 'float', 'int' or 'symmetric'")
-        zero_point_domain = domains.get(domain, ZeroPointDomain.NONE)
-        beside = "symmetric" if domain == "symmetric" else None
-    use_hqq, named, options = config.use_hqq, choice.solver, choice.options
+    zero_point_domain, beside = _changed_domain(choice, domain)
+    before = choice.resolved("cpu").solver
+    use_hqq, named, kept = config.use_hqq, choice.solver, choice.options
     if solver is not None:
         use_hqq, named = solver == "hqq", None if solver in ("rtn", "hqq") else solver
-        options = options if solver == choice.resolved("cpu").solver else None
+        kept = kept if solver == before else None
+    final = solver or before
+    if options is not None and options_of in (None, final):
+        kept = changed_options(final, kept, options)
     config = Int4WeightOnlyConfig(
         group_size=config.group_size if group_size is None else group_size,
         layout=config.layout if inner_k_tiles is None else TensorCoreTiledLayout(inner_k_tiles),
@@ -48,7 +58,38 @@ def changed_choice(
         set_inductor_config=config.set_inductor_config,
         preserve_zero={None: config.preserve_zero, "auto": None}.get(preserve_zero, preserve_zero),  # type: ignore[arg-type]
     )
-    return Choice(config, named, beside, options)
+    return Choice(config, named, beside, kept)
+
+
+def changed_options(
+    solver: SolverName, options: SolverOptions | None, changes: Mapping[str, Any]
+) -> SolverOptions | None:
+    """Return the options of a solver with some changed; None where all of them are its defaults.
+
+    Raises:
+        ConfigError: for an unknown option, a value out of range or of the wrong type.
+    """
+    kind = OPTIONS_OF.get(solver)
+    known = [] if kind is None else list(vars(kind()))
+    unknown = [name for name in changes if name not in known]
+    if kind is None or unknown:
+        raise ConfigError(f"{solver} has no option {', '.join(unknown)}.", allowed=", ".join(known) or "none at all")
+    given = vars(resolve_options(solver, options)) | dict(changes)
+    try:
+        changed = kind(**given)
+    except TypeError:
+        raise ConfigError(f"{solver}: {dict(changes)} is of the wrong type.", allowed=str(kind())) from None
+    return None if changed == kind() else changed
+
+
+def _changed_domain(choice: Choice, domain: str | None) -> tuple[ZeroPointDomain, Domain | None]:
+    """Return the configuration's domain and the one beside it."""
+    if domain is None:
+        return choice.config.zero_point_domain, choice.domain
+    if domain not in ("auto", *DOMAINS):
+        raise ConfigError(f"domain={domain!r}.", allowed="'auto', 'float', 'int' or 'symmetric'")
+    named = {"float": ZeroPointDomain.FLOAT, "int": ZeroPointDomain.INT}
+    return named.get(domain, ZeroPointDomain.NONE), "symmetric" if domain == "symmetric" else None
 
 
 class LayerNames:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -169,6 +169,7 @@ class Session:
         solver: SolverName | None = None,
         preserve_zero: bool | Literal["auto"] | None = None,
         inner_k_tiles: int | None = None,
+        options: Mapping[str, Any] | None = None,
         scope: Scope | None = None,
     ) -> None:
         """Change settings of the scope's int4 layers; what is not given stays as it is, layer by layer.
@@ -181,6 +182,8 @@ class Session:
             solver: "rtn", "hqq", "refined" or "calibrated"; the options of another solver are dropped.
             preserve_zero: True, False, or "auto" (the domain's own default).
             inner_k_tiles: 2, 4 or 8.
+            options: Settings of the solver (of the one on show, when none is given) by name; layers of another solver
+                keep theirs.
             scope: "layer", "selection" or "all"; None follows `self.scope`.
 
         Raises:
@@ -193,7 +196,11 @@ class Session:
             solver=solver,
             preserve_zero=preserve_zero,
             inner_k_tiles=inner_k_tiles,
+            options=options,
+            options_of=solver or self.resolved().solver,
         )
+        if options is not None:
+            change(self.choice())  # refuses unknown options, also where no layer of the scope has that solver
         names = self._linear(scope)
         int4 = [name for name in names if name in self.coverage.configs]
         if self._scope(scope) == "all" and int4:

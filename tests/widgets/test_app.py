@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from torch import nn
 import workbench as wb
 from tests.tiny_models import make
 from workbench.hf import demo_model
+from workbench.options import OPTIONS_OF
 from workbench.recipe import Choice, Recipe
+from workbench.records import ErrorTrace
 from workbench.session import Event
 from workbench.widgets.app import Workbench
+from workbench.widgets.convergence_panel import chart_of
+from workbench.widgets.solver_fields import FIELDS_OF
 
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
 
@@ -82,6 +87,81 @@ def test_what_cannot_be_is_said_and_the_control_goes_back(app: Workbench) -> Non
     assert app.recipe.default is not None and app.recipe.default.domain is None
     change(app, "group_size", 32)
     assert app.recipe.default.config.group_size == 32
+
+
+def set_option(app: Workbench, field: str, value: Any) -> None:
+    """Change a setting of the solver as a page does."""
+    app.configure.settings._handle_custom_msg({"type": "change", "id": field, "value": value, "turn": 1}, [])
+    assert app.wait(30)
+
+
+def test_the_settings_of_the_chosen_solver_can_be_changed_and_undone(app: Workbench) -> None:
+    settings = app.configure.settings
+    assert (settings.fields, settings.hint, settings.fold) == ([], "rtn, defaults", "closed")
+    change(app, "solver", "hqq")
+    assert settings.values == vars(wb.HqqOptions())
+    before = app.errors.numbers.facts
+    set_option(app, "lp_norm", 0.4)
+    set_option(app, "iters", 2)
+    assert app.recipe.default == Choice(
+        wb.Int4WeightOnlyConfig(64, use_hqq=True), options=wb.HqqOptions(lp_norm=0.4, iters=2)
+    )
+    assert settings.hint == "hqq, lp_norm 0.4, iters 2"
+    assert app.errors.numbers.facts != before
+    assert "options=wb.HqqOptions(lp_norm=0.4" in app.session.as_python()
+    click(app.tools, "undo")
+    click(app.tools, "undo")
+    assert (settings.values, settings.hint) == (vars(wb.HqqOptions()), "hqq, defaults")
+    change(app, "solver", "refined")
+    assert settings.values == vars(wb.RefinedOptions())
+
+
+@pytest.mark.parametrize(("value", "said"), [(3, "lp_norm=3"), ("abc", "'abc'"), (None, "a finite number")])
+def test_a_setting_that_cannot_be_is_refused_and_put_back(app: Workbench, value: Any, said: str) -> None:
+    change(app, "solver", "hqq")
+    set_option(app, "lp_norm", value)
+    assert said in app.status.problems[0]["text"]
+    assert app.configure.settings.values["lp_norm"] == 0.7
+    assert app.recipe.default is not None and app.recipe.default.options is None
+
+
+def test_every_option_of_every_solver_has_a_control_and_no_control_has_none() -> None:
+    for solver, kind in OPTIONS_OF.items():
+        names = [] if kind is None else list(vars(kind()))
+        assert sorted(field.id for field in FIELDS_OF[solver]) == sorted(names)
+        for field in FIELDS_OF[solver]:
+            assert field.help.startswith(f"{field.id}: ")
+            if kind is not None:
+                field.check(vars(kind())[field.id])
+
+
+def test_the_convergence_of_the_solver_is_shown_and_round_to_nearest_has_none(app: Workbench) -> None:
+    chart = app.convergence.chart
+    assert chart.chart.series == () and "nothing to converge" in chart.chart.empty
+    change(app, "solver", "hqq")
+    (series,) = chart.chart.series
+    trace = app.view.trace
+    assert (series.name, len(series.x)) == ("hqq", 21)
+    assert series.y == trace.relative and series.y[0] == 1.0 > series.y[-1]
+    assert chart.chart.title == "Convergence: hqq"
+    assert chart.chart.subtitle == (
+        f"{LAYERS[0]} · {trace.improved_groups:,} of 1,024 groups better than round-to-nearest"
+    )
+    assert not chart.busy
+    change(app, "solver", "rtn")
+    assert chart.chart.series == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "empty"), [((0.0, 0.0), "is exact here"), ((float("inf"), 2.0), "no finite error"), ((0.5, 0.4), "")]
+)
+def test_a_trace_without_a_ratio_says_so(app: Workbench, values: tuple[float, float], empty: str) -> None:
+    view = replace(
+        app.view, trace=ErrorTrace("mean |error|", values, 3, 0), config=replace(app.view.config, solver="hqq")
+    )
+    shown = chart_of(view)
+    assert empty in shown.empty
+    assert bool(shown.series) == (not empty)
 
 
 def test_python_selects_and_the_table_follows(app: Workbench) -> None:

@@ -16,6 +16,7 @@ from workbench.recipe import Recipe
 from workbench.session import Event, Session, open_session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.configure_panel import ConfigurePanel
+from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
 from workbench.widgets.layers_panel import LayersPanel
@@ -38,6 +39,7 @@ class Workbench(ipywidgets.VBox):
         layers: The panel with the layer table.
         configure: The panel with the settings.
         errors: The panel with the heatmap and its numbers.
+        convergence: The panel with the solver's error by step.
         speed: The panel with the speedup chart.
         export: The panel that writes a checkpoint.
         tools: Undo, redo, and the sweep over all layers.
@@ -67,6 +69,7 @@ class Workbench(ipywidgets.VBox):
         self.layers = LayersPanel(self.session, self._on_error)
         self.configure = ConfigurePanel(self.session, self._on_error)
         self.errors = ErrorsPanel(self.session, self._on_error)
+        self.convergence = ConvergencePanel(self.session, self._on_error)
         self.speed = SpeedPanel(self.session, self._on_error)
         self.export = ExportPanel(self.session, self._on_error)
         self.tools = Commands(
@@ -85,7 +88,8 @@ class Workbench(ipywidgets.VBox):
         header = row(self.layers.verdict, self.tools, grow=self.layers.verdict)
         footer = row(self.status, self.commands, grow=self.status)
         left = styled(ipywidgets.VBox([self.layers, self.configure]), "wb-app-column")
-        parts = [styled(header, "wb-panel", "wb-across"), left, self.errors, self.speed, self.export]
+        right = styled(ipywidgets.VBox([self.errors, self.convergence]), "wb-app-column")
+        parts = [styled(header, "wb-panel", "wb-across"), left, right, self.speed, self.export]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
         super().__init__([grid])
         styled(self, "wb-app")
@@ -116,7 +120,7 @@ class Workbench(ipywidgets.VBox):
         super().close()
 
     def _on_event(self, event: Event) -> None:
-        panels = (self.layers, self.configure, self.errors, self.speed, self.export)
+        panels = (self.layers, self.configure, self.errors, self.convergence, self.speed, self.export)
         for show in (*(panel.on_event for panel in panels), self._show):
             try:
                 show(event)

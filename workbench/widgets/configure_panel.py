@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from workbench.config import ZeroPointDomain
@@ -11,6 +13,7 @@ from workbench.session import Event, Scope, Session
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.panel import Panel
+from workbench.widgets.solver_fields import FIELDS_OF, changes_of, values_of
 
 _SCOPES: dict[str, Scope] = {"all layers": "all", "selection": "selection", "this layer": "layer"}
 _PRESERVE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
@@ -60,9 +63,11 @@ class ConfigurePanel(Panel):
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.form = Form(FIELDS, _values(session), on_error=on_error, title="Configure")
-        super().__init__(session, on_error, [self.form])
+        self.settings = Form((), {}, on_error=on_error, title="Solver settings", fold="closed")
+        super().__init__(session, on_error, [self.form, self.settings])
         self._show()
         self.form.on_change(self._changed)
+        self.settings.on_change(self._set)
 
     def on_event(self, event: Event) -> None:
         """Show the settings of what is on show now."""
@@ -71,6 +76,7 @@ class ConfigurePanel(Panel):
 
     def _show(self) -> None:
         self.form.set_values(**_values(self.session))
+        self._show_settings()
         row = self.session.row(self.session.current) if self.session.current else None
         notes = [str(note) for note in self.session.resolved().notes]
         if row is not None and row.padding:
@@ -79,11 +85,26 @@ class ConfigurePanel(Panel):
             notes.append(f"{row.name} stays dense: {row.reason}")
         self.form.notes = notes
 
+    def _show_settings(self) -> None:
+        resolved = self.session.resolved()
+        self.settings.set_fields(FIELDS_OF[resolved.solver], values_of(resolved.options))
+        self.settings.hint = f"{resolved.solver}, {changes_of(resolved.solver, resolved.options)}"
+
     def _changed(self, field: str, value: Value) -> None:
-        try:
+        with self._put_back():
             self._apply(field, value)
+
+    def _set(self, field: str, value: Value) -> None:
+        with self._put_back():
+            self.session.configure(options={field: value})
+
+    @contextlib.contextmanager
+    def _put_back(self) -> Iterator[None]:
+        """Let a control go back to what holds when its change is refused; the error is shown under the view."""
+        try:
+            yield
         except WorkbenchError:
-            self._show()  # the control goes back to what holds; the error is shown under the view
+            self._show()
             raise
 
     def _apply(self, field: str, value: Value) -> None:

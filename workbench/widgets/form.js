@@ -9,14 +9,17 @@ class FormView {
     this.answered = 0;
     this.controls = new Map();
     this.title = make("h3", { class: "wb-title" });
+    this.hint = make("span", { class: "wb-hint" });
     this.grid = make("div", { class: "wb-fields" });
     this.notes = make("ul", { class: "wb-notes" });
-    this.root.append(make("div", { class: "wb-head" }, this.title), this.grid, this.notes);
+    this.build();
     this.stops = [followTheme(this.root, () => {})];
     this.root.dataset.inline = model.get("inline");
-    model.on("change:title", () => this.drawTitle());
+    model.on("change:title change:hint", () => this.drawTitle());
+    model.on("change:fold", () => this.showFold());
     model.on("change:fields", () => this.draw());
-    model.on("change:values", () => this.showValues());
+    model.on("change:values change:lengths", () => this.showValues());
+    model.on("change:errors", () => this.showErrors());
     model.on("change:disabled", () => this.showDisabled());
     model.on("change:notes", () => this.drawNotes());
     model.on("msg:custom", (message) => this.receive(message));
@@ -25,8 +28,22 @@ class FormView {
     this.drawNotes();
   }
 
+  build() {
+    const foldable = this.model.get("fold") !== "";
+    const head = make(foldable ? "summary" : "div", { class: "wb-head" }, this.title, this.hint);
+    this.box = foldable ? make("details", { class: "wb-fold" }) : this.root;
+    this.box.append(head, this.grid, this.notes);
+    if (foldable) this.root.append(this.box);
+    this.showFold();
+  }
+
+  showFold() {
+    if (this.box !== this.root) this.box.open = this.model.get("fold") === "open";
+  }
+
   drawTitle() {
     this.title.textContent = this.model.get("title");
+    this.hint.textContent = this.model.get("hint");
     this.title.parentNode.hidden = !this.model.get("title");
   }
 
@@ -49,16 +66,31 @@ class FormView {
         { class: "wb-field", "data-field": field.id, "data-kind": field.kind, "data-wide": field.wide, title: field.help || null },
         label,
         control.node,
+        make("div", { class: "wb-error-text", role: "alert", hidden: true }),
       );
     });
     this.grid.replaceChildren(...rows);
+    this.root.hidden = rows.length === 0 && this.model.get("notes").length === 0;
     this.showValues();
+    this.showErrors();
     this.showDisabled();
   }
 
   showValues() {
     if (this.answered < this.turn) return;
-    for (const [id, value] of Object.entries(this.model.get("values"))) this.controls.get(id)?.show(value);
+    const lengths = this.model.get("lengths");
+    for (const [id, value] of Object.entries(this.model.get("values"))) this.controls.get(id)?.show(value, lengths[id]);
+  }
+
+  showErrors() {
+    const errors = this.model.get("errors");
+    for (const [id, control] of this.controls) {
+      const field = control.node.closest(".wb-field");
+      const text = field.querySelector(".wb-error-text");
+      text.textContent = errors[id] ?? "";
+      text.hidden = !errors[id];
+      field.dataset.bad = Boolean(errors[id]);
+    }
   }
 
   showDisabled() {
@@ -66,7 +98,7 @@ class FormView {
     for (const [id, control] of this.controls) {
       const off = disabled.has(id);
       control.node.closest(".wb-field").dataset.off = off;
-      for (const input of control.node.matches("input, select") ? [control.node] : control.node.querySelectorAll("input, select")) input.disabled = off;
+      for (const input of control.node.matches("input, select") ? [control.node] : control.node.querySelectorAll("input, select, textarea, button")) input.disabled = off;
     }
   }
 
@@ -140,10 +172,39 @@ const CONTROLS = {
   },
 
   text(field, key, changed) {
-    const node = make("input", { type: "text", class: "wb-input", id: key, spellcheck: "false", onchange: () => changed(node.value) });
-    return { node, show: (value) => document.activeElement !== node && (node.value = value) };
+    const node = make("input", { type: "text", class: "wb-input", id: key, spellcheck: "false", placeholder: field.placeholder || null });
+    return { node, show: lineOf(node, (text) => changed(text)) };
+  },
+
+  number(field, key, changed) {
+    const props = { type: "text", inputmode: "decimal", class: "wb-input wb-number", autocomplete: "off" };
+    const node = make("input", { ...props, id: key, spellcheck: "false", placeholder: field.placeholder || null });
+    const show = lineOf(node, (text) => {
+      const trimmed = text.trim().replace("−", "-");
+      const value = Number(trimmed);
+      changed(trimmed === "" ? null : Number.isFinite(value) ? value : trimmed); // what is no number is refused by name
+    });
+    return { node, show: (value) => show(value === null ? "" : String(value)) };
+  },
+
+  area(field, key, changed) {
+    return textArea(field, key, changed);
   },
 };
+
+/** Send a line when the person leaves it or presses Enter; return the way to show one, but not over one being typed. */
+function lineOf(node, send) {
+  let typing = false;
+  node.addEventListener("input", () => (typing = true));
+  node.addEventListener("blur", () => (typing = false));
+  node.addEventListener("change", () => {
+    typing = false;
+    send(node.value);
+  });
+  return (value) => {
+    if (!typing) node.value = value;
+  };
+}
 
 export default {
   render({ model, el }) {

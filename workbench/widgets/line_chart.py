@@ -83,7 +83,8 @@ class Chart:
         x_label: Name of the x axis.
         y_label: Name of the y axis, with its unit.
         x_scale: "log2" or "linear".
-        y_scale: "linear" (from zero), "log2" or "log10".
+        y_scale: "linear", "log2" or "log10".
+        y_from_zero: Whether a linear axis begins at zero; without, at the values.
         y_suffix: Unit after each value, for instance "x" or " ms".
         reference: y of a reference line, for instance 1.0, or None.
         reference_label: What the line is, for instance "bf16".
@@ -98,6 +99,7 @@ class Chart:
     y_label: str = ""
     x_scale: Literal["log2", "linear"] = "log2"
     y_scale: Literal["linear", "log2", "log10"] = "linear"
+    y_from_zero: bool = True
     y_suffix: str = ""
     reference: float | None = None
     reference_label: str = ""

@@ -27,6 +27,7 @@ function yAxis(chart, values, from, to) {
   const all = chart.reference === null ? values : [...values, chart.reference];
   const most = Math.max(2, Math.floor((from - to) / 44));
   const [least, greatest] = [Math.min(...all), Math.max(...all)];
+  if (chart.y_scale === "linear" && !chart.y_from_zero) return fittedAxis(least, greatest, from, to, most);
   if (chart.y_scale === "linear") {
     const low = Math.min(0, least);
     const step = niceStep((greatest - low || 1) * 1.04, most);
@@ -42,6 +43,16 @@ function yAxis(chart, values, from, to) {
   }
   const [low, high] = [least / 1.3, greatest * 1.3];
   return makeAxis("log10", low, high, from, to, logTicks(low, high, most));
+}
+
+/** A linear axis around values that are near each other, of 2 % of them at least, so that its labels differ. */
+function fittedAxis(least, greatest, from, to, most) {
+  const low = Math.min(least, greatest - 0.02 * Math.abs(greatest));
+  const step = niceStep((greatest - low || 1) * 1.1, most);
+  const bottom = Math.floor((low - 0.05 * (greatest - low)) / step);
+  const top = Math.max(bottom + 1, Math.ceil((greatest + 0.05 * (greatest - low)) / step));
+  const ticks = Array.from({ length: top - bottom + 1 }, (_, i) => (bottom + i) * step);
+  return makeAxis("linear", bottom * step, top * step, from, to, ticks);
 }
 
 /** A marker's outline around (x, y): each series has its own shape, for those who cannot tell the colours apart. */
