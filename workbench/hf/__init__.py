@@ -45,8 +45,9 @@ def load_model(
 
 
 def demo_model() -> tuple[Any, Any]:
-    """Return the embedded demo model and its tokenizer; no download."""
-    return load_model(demo_path())
+    """Return the embedded demo model and its tokenizer; no download, no progress bar."""
+    with quiet():
+        return load_model(demo_path())
 
 
 def open_source(path_or_name: str | Path) -> FolderSource:
