@@ -24,7 +24,7 @@ class _Checked:
             value = getattr(self, name)
             raise ConfigError(f"{kind}: {name}={value!r}.", allowed=allowed, mend=f"leave {name} at {default}")
 
-    def _check_count(self, name: str, least: int, most: int, default: int) -> None:
+    def _check_count(self, name: str, least: int, most: int, default: int | None) -> None:
         value = getattr(self, name)
         good = type(value) is int and least <= value <= most
         self._check(name, good, f"a whole number from {least} to {most}", str(default))
@@ -65,7 +65,9 @@ class RefinedOptions(_Checked):
 
     Attributes:
         norm: Exponent of the error that chooses between candidates: the mean of |w - w_r|^norm, 0 < norm <= 8.
-        ranges: Shares of a group's range with which the starts begin, each above 0 and at most 1.
+        ranges: Starting ranges that are tried (for each zero point of the int domain), 1 to 256; None takes what suits
+            the domain.
+        starts: Starts, the best of those ranges, from which least squares goes on, 1 to 16.
         iters: Steps of least squares from each start, >= 0.
 
     Raises:
@@ -73,16 +75,16 @@ class RefinedOptions(_Checked):
     """
 
     norm: float = 2.0
-    ranges: tuple[float, ...] = (1.0, 0.9, 0.8)
-    iters: int = 4
+    ranges: int | None = None
+    starts: int = 1
+    iters: int = 2
 
     def __post_init__(self) -> None:
         self._check("norm", 0 < self.norm <= 8, "0 < norm <= 8", "2.0")
-        shares = isinstance(self.ranges, tuple) and all(isinstance(r, float | int) and 0 < r <= 1 for r in self.ranges)
-        self._check(
-            "ranges", shares and 1 <= len(self.ranges) <= 64, "1 to 64 shares above 0, at most 1", "its default"
-        )
-        self._check_count("iters", 0, 1000, 4)
+        if self.ranges is not None:
+            self._check_count("ranges", 1, 256, None)
+        self._check_count("starts", 1, 16, 1)
+        self._check_count("iters", 0, 1000, 2)
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def test_a_group_depends_on_itself_only():
 def test_blocks_change_nothing(monkeypatch, rows_at_a_time):
     weight = heavy_tailed(25, 80)
     expected = solved(weight)
-    monkeypatch.setattr("workbench.solvers._BLOCK_WEIGHTS", {"cpu": rows_at_a_time * 80})
+    monkeypatch.setattr("workbench.solvers.data_free._BLOCK_WEIGHTS", {"cpu": rows_at_a_time * 80})
     again = solved(weight)
     assert torch.equal(again.weight.codes, expected.weight.codes)
     assert torch.equal(again.weight.zero, expected.weight.zero)

@@ -18,7 +18,7 @@ CONFIG = wb.Int4WeightOnlyConfig(group_size=32)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [(0, 0), (5, 31), (9, 70)])
 def test_nan_and_infinity_are_named_with_layer_and_position(monkeypatch, solver, bad, place):
-    monkeypatch.setattr("workbench.solvers._BLOCK_WEIGHTS", {"cpu": 3 * 71})
+    monkeypatch.setattr("workbench.solvers.data_free._BLOCK_WEIGHTS", {"cpu": 3 * 71})
     weight = torch.randn(10, 71)
     weight[place] = bad
     with pytest.raises(WeightError) as raised:
@@ -51,7 +51,7 @@ def test_shapes_that_do_not_divide(shape, domain):
 
 
 def test_cancel_stops_between_blocks(monkeypatch):
-    monkeypatch.setattr("workbench.solvers._BLOCK_WEIGHTS", {"cpu": 32})
+    monkeypatch.setattr("workbench.solvers.data_free._BLOCK_WEIGHTS", {"cpu": 32})
     cancel, done = threading.Event(), []
 
     def progress(share):
@@ -81,8 +81,8 @@ def same(ours, theirs):
 
 @pytest.mark.parametrize(("solver", "domain"), SETTLED)
 def test_thread_counts_change_nothing_that_is_stored(monkeypatch, solver, domain):
-    monkeypatch.setattr("workbench.solvers._LEAST_WEIGHTS", 1)
-    monkeypatch.setattr("workbench.solvers._BLOCK_WEIGHTS", {"cpu": 7 * 300})
+    monkeypatch.setattr("workbench.solvers.data_free._LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("workbench.solvers.data_free._BLOCK_WEIGHTS", {"cpu": 7 * 300})
     weight, config = torch.randn(101, 300) * 0.02, CONFIG.resolved(solver=solver, domain=domain)
     results, before = [], torch.get_num_threads()
     try:
@@ -119,7 +119,7 @@ def test_only_the_values_of_a_weight_matter(view, solver, domain):
 @pytest.mark.parametrize(("solver", "domain"), SETTLED)
 def test_one_long_row_is_solved_like_its_pieces(monkeypatch, solver, domain):
     """K beyond the weights of a block: still one row at a time, whatever its length."""
-    monkeypatch.setattr("workbench.solvers._BLOCK_WEIGHTS", {"cpu": 1000})
+    monkeypatch.setattr("workbench.solvers.data_free._BLOCK_WEIGHTS", {"cpu": 1000})
     weight, config = torch.randn(1, 32 * 4000 + 5) * 0.02, CONFIG.resolved(solver=solver, domain=domain)
     whole = solve(weight, config).weight
     for start in (0, 32 * 1234, 32 * 3999):
@@ -131,7 +131,7 @@ def test_one_long_row_is_solved_like_its_pieces(monkeypatch, solver, domain):
 @pytest.mark.parametrize("rows", [1, 2, 7, 64])
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, 1000])
 def test_progress_grows_to_one(monkeypatch, rows, rows_at_a_time):
-    monkeypatch.setattr("workbench.solvers._BLOCK_WEIGHTS", {"cpu": rows_at_a_time * 40})
+    monkeypatch.setattr("workbench.solvers.data_free._BLOCK_WEIGHTS", {"cpu": rows_at_a_time * 40})
     shares = []
     solve(torch.randn(rows, 40), CONFIG.resolved(solver="hqq"), progress=shares.append)
     assert shares == sorted(set(shares)) and shares[0] > 0 and shares[-1] == 1

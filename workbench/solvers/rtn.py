@@ -45,6 +45,21 @@ class GroupParams:
     zero: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class Improved:
+    """What a solver found that starts from round-to-nearest.
+
+    Attributes:
+        params: Scale and zero point as stored.
+        improved: Number of groups that are better than round-to-nearest.
+        history: Sum of the objective over all weights: round-to-nearest, then best so far after each step.
+    """
+
+    params: GroupParams
+    improved: int
+    history: list[float]
+
+
 def nearest_params(low: Tensor, high: Tensor, domain: Domain, preserve_zero: bool, dtype: torch.dtype) -> GroupParams:
     """Return scale and zero point of groups from their extremes.
 

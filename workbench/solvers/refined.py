@@ -1,0 +1,199 @@
+"""The refined solver: least squares on scale and zero point in turn, group by group, from the best of many ranges.
+
+For codes q, the scale s and the value b of code 0 that minimize sum h (w - s q - b)^2 solve two linear equations in
+the sums of h q, h q^2 and h q w; for a scale and base, the best codes are the nearest ones. Each half-step lowers the
+error, so the two are done in turn (Lloyd's algorithm on an evenly spaced grid). Scale and zero point are rounded to
+what is stored within each step, and every result is judged as stored. Where it starts decides where it ends: the errors
+of some hundred ranges are read from a table (`tables`), and the best are taken. Round-to-nearest stays where it is
+better.
+
+Another norm than 2 is reached by weighting each error with |error|^(norm - 2) (iteratively reweighted least squares).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.affine import MID_POINT, QUANT_MAX
+from workbench.config import Domain, ResolvedConfig
+from workbench.options import RefinedOptions
+from workbench.solvers.rtn import SMALLEST_SCALE, GroupParams, Improved, stored
+from workbench.solvers.tables import starts
+
+_TINY, _HUGE = 2.0**-60, 2.0**60  # ranges beyond keep round-to-nearest: squares of their quotients would not be finite
+_LEAST_ERROR = 1e-3  # codes; below it the weights of another norm than 2 grow no further
+_MARGIN = 1e-4  # relative gain that counts as one, above the rounding noise of the comparison
+_NOISE = 2.0**-21  # of |w| in codes: rounding of a weight's own place
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Candidate grids of groups: what is stored, and the same in group coordinates.
+
+    Attributes:
+        stored_scale: float32 [C, 1], weight units per code.
+        stored_zero: float32 [C, 1], as `GroupParams.zero`; None in the symmetric domain.
+        scale: float32 [C, 1], group coordinates per code.
+        base: float32 [C, 1], group coordinate of code 0.
+    """
+
+    stored_scale: Tensor
+    stored_zero: Tensor | None
+    scale: Tensor
+    base: Tensor
+
+    def where(self, mask: Tensor, other: _Grid) -> _Grid:
+        zero = None
+        if self.stored_zero is not None and other.stored_zero is not None:
+            zero = torch.where(mask, self.stored_zero, other.stored_zero)
+        pairs = ((self.stored_scale, other.stored_scale), (self.scale, other.scale), (self.base, other.base))
+        scale, inner, base = (torch.where(mask, one, two) for one, two in pairs)
+        return _Grid(scale, zero, inner, base)
+
+
+@dataclass(frozen=True, eq=False)
+class _Space:
+    """Group coordinates, x = (w - center) / unit, and what can be stored in them."""
+
+    center: Tensor
+    unit: Tensor
+    domain: Domain
+    preserve_zero: bool
+    dtype: torch.dtype
+
+    def grid(self, scale: Tensor, base: Tensor, zero_code: Tensor, before: _Grid | None) -> _Grid:
+        """Return the storable grid nearest to a wanted one; a scale that is none leaves the one before."""
+        kept = stored(scale * self.unit, self.dtype)
+        if before is not None:
+            kept = torch.where(kept > SMALLEST_SCALE, kept, before.stored_scale)
+        scale = kept / self.unit
+        if self.domain != "float":
+            zero = zero_code if self.domain == "int" else None
+            return _Grid(kept, zero, scale, -zero_code * scale)
+        wanted = (base + MID_POINT * scale) * self.unit + self.center
+        if self.preserve_zero:
+            wanted = torch.minimum(torch.maximum(wanted, -7 * kept), MID_POINT * kept)
+        zero = stored(wanted, self.dtype)
+        return _Grid(kept, zero, scale, (zero - self.center) / self.unit - MID_POINT * scale)
+
+    def of(self, params: GroupParams) -> _Grid:
+        """Return round-to-nearest's grid in group coordinates."""
+        scale = params.scale / self.unit
+        if self.domain == "float" and params.zero is not None:
+            base = (params.zero - self.center) / self.unit - MID_POINT * scale
+            return _Grid(params.scale, params.zero, scale, base)
+        code = torch.full_like(scale, MID_POINT) if params.zero is None else params.zero
+        return _Grid(params.scale, params.zero, scale, -code * scale)
+
+
+class _Groups:
+    """The weights of groups in group coordinates, and the sums that every step needs; buffers are made once."""
+
+    def __init__(self, x: Tensor, weights: Tensor | None, norm: float) -> None:
+        self.x, self.weights, self.norm = x, weights, norm
+        self._codes, self._work = torch.empty_like(x), torch.empty_like(x)
+        self.plain = weights is None and norm == 2
+
+    def assign(self, grid: _Grid) -> Tensor:
+        """Return the nearest codes, float32 [C, L], valid until the next call; `_work` holds the unrounded ones."""
+        inverse = 1 / grid.scale
+        torch.mul(self.x, inverse, out=self._work).sub_(grid.base * inverse)
+        return torch.round(self._work, out=self._codes).clamp_(0, QUANT_MAX)
+
+    def error(self, grid: _Grid) -> Tensor:
+        """Return sum h |x - x_r|^norm of each group, [C, 1]."""
+        codes = self.assign(grid)
+        size = self._work.sub_(codes).abs_()
+        powers = size.mul_(size) if self.norm == 2 else size if self.norm == 1 else size.pow_(self.norm)
+        if self.weights is not None:
+            powers = powers.mul_(self.weights)
+        return powers.sum(1, keepdim=True) * (grid.scale if self.norm == 1 else grid.scale.pow(self.norm))
+
+    def step(self, grid: _Grid, space: _Space, zero_code: Tensor) -> _Grid:
+        """Return the grid of least squares for the codes that are nearest under `grid`."""
+        codes = self.assign(grid)
+        h = self._step_weights(codes)
+        if h is None:
+            n, sum_x = float(self.x.shape[1]), self.x.sum(1, keepdim=True)
+            hq = codes
+        else:
+            n, sum_x = h.sum(1, keepdim=True), torch.mul(h, self.x).sum(1, keepdim=True)
+            hq = torch.mul(codes, h)
+        q = hq.sum(1, keepdim=True)
+        qx = torch.mul(hq, self.x, out=self._work).sum(1, keepdim=True)
+        qq = torch.mul(hq, codes, out=self._work).sum(1, keepdim=True)
+        if space.domain == "float":
+            scale = (n * qx - q * sum_x) / (n * qq - q * q)
+            fitted = space.grid(scale, (sum_x - scale * q) / n, zero_code, grid)
+            return space.grid(fitted.scale, (sum_x - fitted.scale * q) / n, zero_code, grid)
+        scale = (qx - zero_code * sum_x) / (qq - 2 * zero_code * q + zero_code * zero_code * n)
+        return space.grid(scale, scale, zero_code, grid)
+
+    def _step_weights(self, codes: Tensor) -> Tensor | None:
+        """Return what each weight counts in a step, broadcastable to [C, L]; None for all alike."""
+        if self.norm == 2:
+            return self.weights
+        size = self._work.sub_(codes).abs_().clamp_(min=_LEAST_ERROR)
+        factor = size.pow(self.norm - 2)
+        return factor if self.weights is None else factor.mul_(self.weights)
+
+
+def refine(
+    groups: Tensor,
+    low: Tensor,
+    high: Tensor,
+    params: GroupParams,
+    config: ResolvedConfig,
+    weights: Tensor | None = None,
+) -> Improved:
+    """Find better scales and zero points than round-to-nearest's, group by group.
+
+    Args:
+        groups: float32 [C, L], finite.
+        low: Smallest weight of each group, float32 [C, 1].
+        high: Largest weight of each group, float32 [C, 1].
+        params: Round-to-nearest's scale and zero point.
+        config: Domain, storage dtype, preserve_zero, and the options (those of another solver: the defaults).
+        weights: float32, broadcastable to [C, L]: how much each error counts; None counts all alike.
+
+    Returns:
+        Scales and zero points, and after each start the sum of h |error|^norm in weight units.
+    """
+    options = config.options if isinstance(config.options, RefinedOptions) else RefinedOptions()
+    domain = config.domain
+    largest = torch.maximum(-low, high)
+    span = high - low if domain == "float" else largest
+    movable = (span > _TINY) & (largest < _HUGE) & (span * 2.0**20 > largest)
+    unit = torch.where(movable, span / (QUANT_MAX if domain == "float" else MID_POINT), 1.0)
+    center = torch.where(movable, low / 2 + high / 2, 0.0) if domain == "float" else torch.zeros_like(low)
+    space = _Space(center, unit, domain, config.preserve_zero, config.scale_dtype)
+    x = groups / unit if domain != "float" else (groups - center).div_(unit)
+    held = _Groups(x, weights, options.norm)
+    nearest = space.of(params)
+    first = held.error(nearest)
+    best, best_error = nearest, torch.where(movable, first, torch.zeros_like(first))
+    factor = unit.double().pow(options.norm)
+    base = float((first.double() * factor).sum())
+    history = [base]
+    gained = torch.zeros_like(first)
+    table = starts(domain, options.norm, options.ranges, groups.device)
+    errors = table.group_errors(x, weights)
+    noise = _MARGIN + _NOISE * largest / params.scale
+    for _ in range(options.starts):
+        place = errors.min(1, keepdim=True).indices
+        errors.scatter_(1, place, float("inf"))
+        zero_code = table.zero[place]
+        grid = space.grid(table.scale[place], table.base[place], zero_code, nearest)
+        for _ in range(options.iters):
+            grid = held.step(grid, space, zero_code)
+        error = held.error(grid)
+        better = error < best_error * (1 - noise)
+        best, best_error = grid.where(better, best), torch.where(better, error, best_error)
+        gained = torch.where(movable, first - best_error, gained)
+        history.append(base - float((gained.double() * factor).sum()))
+    changed = movable & (best_error < first)
+    result = best.where(changed, nearest)
+    return Improved(GroupParams(result.stored_scale, result.stored_zero), int(changed.sum()), history)
