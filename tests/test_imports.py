@@ -24,7 +24,7 @@ checkpoint.native quantize
 measure
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
-jobs events views script session figures widgets
+jobs events views group_views script session figures widgets
 launch commands cli
 """.split()
 

@@ -16,6 +16,8 @@ from workbench.records import (
     Histogram,
     LayerRecord,
     LayerResult,
+    Microscope,
+    MicroscopeVariant,
     Progress,
     Quality,
     Record,
@@ -39,6 +41,17 @@ EXAMPLES = [
     Histogram(3, 1.0, (1, 2, 3), 0.5, (0, 6, 0)),
     Quality(math.e, 1.0, 510, 2, 256),
     Quality(math.inf, 800.0, 31, 2, 16, 1, 26.75, 0.0125, (0.0, 0.025), 0.875),
+    MicroscopeVariant("int", False, "rtn", reason="the same"),
+    MicroscopeVariant("int", True, "hqq", "", (0.5, -1.0), (0, 1, 1), 0.5, 3.0, 0.1, max_abs_ratio=math.inf),
+    Microscope(
+        *("a.b", 3, 1, 64, 64, (0.25, -0.5)),
+        variants=(
+            MicroscopeVariant("float", False, "rtn", "", (0.5,), (0, 0), 0.5, 0.1, 0.1, rms_ratio=math.inf),
+            MicroscopeVariant("symmetric", False, "rtn", "always exact"),
+        ),
+        current=0,
+    ),
+    Microscope("a.b", 0, 0, 0, 32, (), (), None),
     SpeedPoint("cpu", "a CPU", "int4", "bfloat16", 8, 64, 32, 1, 0.25, 0.125, 0.5, 9, 1.5, 2.5),
 ]
 IDS = [f"{type(one).__name__}-{place}" for place, one in enumerate(EXAMPLES)]

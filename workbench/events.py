@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from workbench.jobs import Job
 
-EventKind = Literal["coverage", "selection", "view", "job", "speed", "error", "export", "problem"]
+EventKind = Literal["coverage", "selection", "view", "group", "look", "job", "speed", "error", "export", "problem"]
 _LOG = logging.getLogger(__name__)
 
 
@@ -19,7 +19,8 @@ class Event:
     """Something that a view may want to show.
 
     Attributes:
-        kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "job" (Job), "speed" (SpeedPoint),
+        kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "group" (GroupView),
+            "look" (Job of the microscope), "job" (Job), "speed" (SpeedPoint),
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception).
             "coverage" and "selection" come on the thread of the person's action, all others on a worker's.
         data: What the kind says.

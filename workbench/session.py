@@ -24,6 +24,7 @@ from workbench.events import Event as Event
 from workbench.events import EventKind, Listeners
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
+from workbench.group_views import Block, GroupView, iter_group_views
 from workbench.hf import open_source
 from workbench.jobs import Job, Lane
 from workbench.layers import QUANTIZABLE_KINDS, get_layer
@@ -65,6 +66,8 @@ class Session:
         reduce: How the heatmap is reduced to screen size: "max" or "mean".
         speed: Measured points, newest run only; replaced, never changed in place.
         errors: Layer name → its latest exact view under the recipe; replaced, never changed in place.
+        group: (row, group) of the current layer under the microscope, or None until one is found.
+        looked: What the microscope shows, or None.
         exported: The latest finished export, or None.
     """
 
@@ -82,6 +85,8 @@ class Session:
     speed: list[SpeedPoint] = field(default_factory=list)
     errors: dict[str, LayerView] = field(default_factory=dict)
     exported: ExportResult | None = None
+    group: tuple[int, int] | None = None
+    looked: GroupView | None = None
 
     def __post_init__(self) -> None:
         self._listeners = Listeners()
@@ -91,6 +96,7 @@ class Session:
         self._state = threading.Lock()  # held while recipe, coverage and errors change together
         self._quiet = threading.Lock()  # held while a timing runs, so that previews do not disturb it
         self.previews = Lane("preview", latest_wins=True)
+        self.looks = Lane("microscope", latest_wins=True)
         self.work = Lane("work", latest_wins=False)
         self.coverage = self._preflight(self.recipe)
         self._index()
@@ -138,6 +144,8 @@ class Session:
         show = current or (names[-1] if names else self.current)
         changed = show != self.current
         self.current = show
+        if changed:
+            self.group = self.looked = None
         self._emit("selection", self)
         if changed:
             self.refresh()
@@ -268,6 +276,7 @@ class Session:
 
     def refresh(self) -> Job | None:
         """Compute the view of the current layer anew; what an older request still computes is dropped."""
+        self.looks.cancel()  # it follows the new view
         if not self.current or self.row(self.current).kind not in QUANTIZABLE_KINDS:
             self.previews.cancel()
             return None
@@ -281,6 +290,28 @@ class Session:
             return self._in_turn(found, cancel)
 
         return self.previews.submit(Job(f"Errors of {name}", views, self._on_view, self._on_job, quiet=True))
+
+    def look_at(self, row: int, group: int) -> Job:
+        """Put a group of the current layer under the microscope.
+
+        Raises:
+            ConfigError: when the layer on show is not linear, or has no such row or group.
+        """
+        job = self._look((row, row + 1), (group, group + 1))
+        self.group = (row, group)
+        return job
+
+    def look_at_worst(self, rows: tuple[int, int] | None = None, groups: tuple[int, int] | None = None) -> Job:
+        """Put the worst group of the current layer under the microscope, by the metric on show.
+
+        Args:
+            rows: First row to look in and one past the last; None looks in all.
+            groups: First group to look in and one past the last; None looks in all.
+
+        Raises:
+            ConfigError: when the layer on show is not linear, or has no such rows or groups.
+        """
+        return self._look(rows, groups)
 
     def sweep_errors(self) -> Job:
         """Solve every int4 layer under the recipe and record its errors; a layer with NaN is a problem, not the end.
@@ -351,13 +382,13 @@ class Session:
         """Stop what runs; acknowledged at once, done at the next block."""
         self.work.cancel()
         self.previews.cancel()
+        self.looks.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing runs; False when `timeout_s` seconds passed first."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        if not self.previews.wait(timeout_s):
-            return False
-        return self.work.wait(None if end is None else max(0.0, end - time.monotonic()))
+        lanes = (self.previews, self.looks, self.work)  # a view starts a look, so it is waited for first
+        return all(lane.wait(None if end is None else max(0.0, end - time.monotonic())) for lane in lanes)
 
     def as_python(self, directory: Path | str = DEFAULT_DIRECTORY) -> str:
         """Return a cell that, run alone, quantizes the same model under the same recipe and saves it."""
@@ -414,6 +445,30 @@ class Session:
                 return
             yield step
 
+    def _look(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None) -> Job:
+        name, config, metric = self.current, self.resolved(), self.metric
+        record = self.row(name) if name else None
+        if record is None or record.kind not in QUANTIZABLE_KINDS:
+            what = f"{record.name} is no linear layer ({record.kind})" if record else "No layer is on show"
+            raise ConfigError(f"{what}: it has no groups to look at.", mend="select a linear layer in the table")
+        block = Block.of(record.shape, config.group_size, rows, groups)
+
+        def look(cancel: threading.Event) -> Iterator[GroupView]:
+            self._check_readable(name)
+            views = iter_group_views(self.source, name, config, block, metric=metric, cache=self._cache, cancel=cancel)
+            return self._in_turn(views, cancel)
+
+        return self.looks.submit(Job(f"Microscope on {name}", look, self._on_group, self._on_look, quiet=True))
+
+    def _follow(self, view: LayerView) -> None:
+        """Look at the same place of a layer under its new settings, or at the worst group of one that just came."""
+        if (view.name, view.config) != (self.current, self.resolved()):
+            return  # another view is under way
+        if self.group is not None and (view.exact or self.looked is None or self.looked.config != view.config):
+            self.look_at(*self.group)
+        elif self.group is None and view.exact:
+            self.look_at_worst()
+
     def _sweep(self, cancel: threading.Event) -> Iterator[tuple[Progress, LayerView | WeightError]]:
         """Solve what the recipe makes int4; what a change of the recipe touches meanwhile is solved again."""
         start, coverage = time.monotonic(), None
@@ -453,9 +508,12 @@ class Session:
         return True
 
     def _take(self, recipe: Recipe, coverage: Coverage) -> None:
+        size = self.resolved().group_size
         with self._state:
             self.recipe, self.coverage = recipe, coverage
             self._index()
+            if self.group is not None:  # the same weights, in groups of another size
+                self.group = (self.group[0], self.group[1] * size // self.resolved().group_size)
             held = ((name, view, coverage.configs.get(name)) for name, view in self.errors.items())
             self.errors = {
                 name: replace(view, config=config)
@@ -481,6 +539,19 @@ class Session:
     def _on_view(self, job: Job, view: LayerView) -> None:
         self._record(view)
         self._emit("view", view, job)
+        self._follow(view)
+
+    def _on_group(self, job: Job, view: GroupView) -> None:
+        with self._state:
+            if (view.microscope.name, view.config) != (self.current, self.resolved()):
+                return  # a refresh is under way, and another look follows it
+            self.group, self.looked = (view.microscope.row, view.microscope.group), view
+        self._emit("group", view, job)
+
+    def _on_look(self, job: Job) -> None:
+        self._emit("look", job, job)
+        if job.error is not None:
+            self._emit("problem", job.error, job)
 
     def _on_sweep(self, job: Job, item: tuple[Progress, LayerView | WeightError]) -> None:
         job.progress, found = item

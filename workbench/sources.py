@@ -46,6 +46,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class RowSource(Source, Protocol):
+    """A source that reads rows without the rest of their weight."""
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows start..stop of one weight, [stop - start, K] for a linear layer, in its stored dtype."""
+        ...
+
+
 class ModelSource:
     """The weights of a live model."""
 
@@ -70,6 +79,10 @@ class ModelSource:
         if not isinstance(weight, Tensor):
             raise ModelError(f"The layer {name!r} has no weight.")
         return weight.detach()
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows start..stop of a layer's weight, detached but not copied."""
+        return self.weight(name)[start:stop]
 
     def missing(self, name: str) -> str:
         """Weights on the meta device have no values."""
@@ -188,6 +201,10 @@ class FolderSource:
         """Read one weight."""
         return self.folder.read(self._tensor(self._ties.get(name, name)))
 
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Read rows start..stop of one weight, and nothing else of it."""
+        return self.folder.rows(self._tensor(self._ties.get(name, name)), start, stop)
+
     def missing(self, name: str) -> str:
         """A weight that transformers converts while loading stands under another name on disk."""
         if self._tensor(self._ties.get(name, name)) in self.folder:
@@ -209,6 +226,11 @@ class FolderSource:
             )
         known = str(_DTYPES.get(dtype, dtype)).removeprefix("torch.")
         return LayerRecord(record.name, record.kind, shape, known, self.folder.size_bytes(tensor))
+
+
+def read_rows(source: Source, name: str, start: int, stop: int) -> Tensor:
+    """Return rows start..stop of one weight; the whole weight is read only where the source has no other way."""
+    return source.rows(name, start, stop) if isinstance(source, RowSource) else source.weight(name)[start:stop]
 
 
 _DTYPES: dict[str, torch.dtype] = {

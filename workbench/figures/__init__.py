@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.figures.convergence import convergence_figure
 from workbench.figures.coverage import coverage_figure
+from workbench.figures.microscope import microscope_figure
 from workbench.figures.quality import quality_figure
 from workbench.figures.speed import latency_figure, speedup_figure
 from workbench.figures.style import ThemeName
@@ -25,6 +26,7 @@ __all__ = [
     "histogram_figure",
     "latency_figure",
     "map_values",
+    "microscope_figure",
     "quality_figure",
     "speedup_figure",
 ]

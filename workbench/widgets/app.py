@@ -20,6 +20,7 @@ from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
 from workbench.widgets.layers_panel import LayersPanel
+from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
@@ -40,6 +41,7 @@ class Workbench(ipywidgets.VBox):
         configure: The panel with the settings.
         errors: The panel with the heatmap and its numbers.
         convergence: The panel with the solver's error by step.
+        microscope: The panel with the levels of one group.
         speed: The panel with the speedup chart.
         export: The panel that writes a checkpoint.
         tools: Undo, redo, and the sweep over all layers.
@@ -70,6 +72,7 @@ class Workbench(ipywidgets.VBox):
         self.configure = ConfigurePanel(self.session, self._on_error)
         self.errors = ErrorsPanel(self.session, self._on_error)
         self.convergence = ConvergencePanel(self.session, self._on_error)
+        self.microscope = MicroscopePanel(self.session, self._on_error)
         self.speed = SpeedPanel(self.session, self._on_error)
         self.export = ExportPanel(self.session, self._on_error)
         self.tools = Commands(
@@ -89,7 +92,8 @@ class Workbench(ipywidgets.VBox):
         footer = row(self.status, self.commands, grow=self.status)
         left = styled(ipywidgets.VBox([self.layers, self.configure]), "wb-app-column")
         right = styled(ipywidgets.VBox([self.errors, self.convergence]), "wb-app-column")
-        parts = [styled(header, "wb-panel", "wb-across"), left, right, self.speed, self.export]
+        microscope = styled(self.microscope, "wb-across")
+        parts = [styled(header, "wb-panel", "wb-across"), left, right, microscope, self.speed, self.export]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
         super().__init__([grid])
         styled(self, "wb-app")
@@ -120,7 +124,10 @@ class Workbench(ipywidgets.VBox):
         super().close()
 
     def _on_event(self, event: Event) -> None:
-        panels = (self.layers, self.configure, self.errors, self.convergence, self.speed, self.export)
+        panels = (
+            *(self.layers, self.configure, self.errors, self.convergence),
+            *(self.microscope, self.speed, self.export),
+        )
         for show in (*(panel.on_event for panel in panels), self._show):
             try:
                 show(event)
@@ -147,7 +154,7 @@ class Workbench(ipywidgets.VBox):
 
     def _on_command(self, command: str) -> str:
         if command == "cancel":
-            busy = self.session.work.busy or self.session.previews.busy
+            busy = any(lane.busy for lane in (self.session.work, self.session.previews, self.session.looks))
             self.session.cancel()
             return "stopping at the next block" if busy else "nothing runs"
         if command == "undo":

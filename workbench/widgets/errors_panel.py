@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
+from workbench.group_views import GroupView
 from workbench.jobs import Job
+from workbench.measure.errors import sampled_rows
 from workbench.records import ErrorSummary
 from workbench.session import METRICS, Event, Session
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts, Tone
 from workbench.widgets.form import Field, Form, Value
-from workbench.widgets.heatmap import Heatmap, HeatPayload
+from workbench.widgets.heatmap import HeatCell, Heatmap, HeatPayload
 from workbench.widgets.panel import Panel
 
 _METRIC_NAMES = {
@@ -22,6 +26,7 @@ _METRIC_NAMES = {
     "original": "original weight",
     "dequantized": "dequantized weight",
 }
+_WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not groups
 FIELDS = (
     Field("metric", "Show", "menu", tuple((m, _METRIC_NAMES[m]) for m in METRICS), "What a cell's colour stands for"),
     Field("reduce", "Reduce to screen by", "segments", (("max", "max"), ("mean", "mean")), "The mean hides outliers"),
@@ -38,11 +43,16 @@ class ErrorsPanel(Panel):
         self.numbers = Facts(on_error=on_error)
         super().__init__(session, on_error, [self.form, self.heatmap, self.numbers])
         self.form.on_change(self._changed)
+        self.heatmap.on_select(self._picked)
+        self._view: LayerView | None = None
+        self._marking: int | None = None  # the thread that moves the mark, which is no click
 
     def on_event(self, event: Event) -> None:
         """Show a view; newer ones win."""
         if event.kind == "view":
             self._show(event.data, event.job.number if event.job else 0)
+        elif event.kind == "group":
+            self._mark(event.data)
         elif event.kind in ("coverage", "selection"):
             self._show_busy()
         elif event.kind == "job" and event.data.quiet:
@@ -63,16 +73,46 @@ class ErrorsPanel(Panel):
         seq = 2 * number + int(view.exact)
         if not self.heatmap.show(payload_of(view, seq)):
             return
+        self._view = view
         self.numbers.show(facts_of(view), notes=[_described(view)])
+
+    def _mark(self, view: GroupView) -> None:
+        """Mark the cell of the group under the microscope."""
+        shown, found = self._view, view.microscope
+        if shown is None or not shown.exact or (shown.name, shown.config) != (found.name, view.config):
+            return
+        weights = shown.map.metric in _WEIGHTS
+        self._marking = threading.get_ident()
+        try:
+            self.heatmap.selected = (found.row, found.first_column if weights else found.group)
+        finally:
+            self._marking = None
+
+    def _picked(self, cell: HeatCell) -> None:
+        """Put the worst group of a clicked cell under the microscope."""
+        view = self._view
+        if view is not None and self._marking != threading.get_ident():
+            self.session.look_at_worst(*block_of(view, cell))
 
     def _changed(self, field: str, value: Value) -> None:
         self.session.show(**{field: value})  # type: ignore[arg-type]
 
 
+def block_of(view: LayerView, cell: HeatCell) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the rows and the groups that a cell stands for, each as (first, one past the last)."""
+    rows, groups = (cell.row, cell.row_stop), (cell.group, cell.group_stop)
+    if not view.exact:  # its rows are those of the sample
+        sample = sampled_rows(view.total_rows, view.rows).tolist()
+        rows = (sample[cell.row], sample[cell.row_stop - 1] + 1)
+    if view.map.metric in _WEIGHTS:
+        groups = (cell.group // view.group_size, -(-cell.group_stop // view.group_size))
+    return rows, groups
+
+
 def payload_of(view: LayerView, seq: int) -> HeatPayload:
     """Return the heatmap's payload of a view."""
     picture = view.map
-    weights = picture.metric in ("original", "dequantized")
+    weights = picture.metric in _WEIGHTS
     return HeatPayload(
         values=picture.values,
         rows=picture.rows,
@@ -136,5 +176,7 @@ def _tone(value: float, rtn: float) -> Tone:
 
 def _described(view: LayerView) -> str:
     config = view.config
-    zero = "0 is kept exact" if config.preserve_zero else "0 need not be exact"
+    zero = "0 is kept exact" if config.domain != "float" else "0 need not be exact"
+    if config.domain == "float" and config.preserve_zero:
+        zero = "each range reaches to 0"
     return f"group size {config.group_size}, {config.domain} zero point, {config.solver}, {zero}"

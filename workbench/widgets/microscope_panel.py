@@ -1,0 +1,67 @@
+"""The zero-point microscope on a group of the current layer."""
+
+from __future__ import annotations
+
+from workbench.group_views import GroupView
+from workbench.jobs import Job
+from workbench.layers import QUANTIZABLE_KINDS
+from workbench.session import Event, Session
+from workbench.widgets.component import ErrorHandler
+from workbench.widgets.microscope import MicroscopeView
+from workbench.widgets.panel import Panel
+
+_WAITING = "The worst group of the layer comes here as soon as its errors are known."
+_NOT_LINEAR = "This weight stays as it is. Pick a linear layer to look at one of its groups."
+
+
+class MicroscopePanel(Panel):
+    """The 16 levels of every variant for one group."""
+
+    def __init__(self, session: Session, on_error: ErrorHandler) -> None:
+        self.view = MicroscopeView(on_error=on_error)
+        super().__init__(session, on_error, [self.view])
+        self.view.on_look(self._look)
+        self.view.on_worst(self._worst)
+        self.view.clear(self._empty())
+        if session.looked is not None:
+            self._show(session.looked, 0)
+
+    def on_event(self, event: Event) -> None:
+        """Show a group; newer ones win."""
+        if event.kind == "group":
+            self._show(event.data, event.job.number if event.job else 0)
+        elif event.kind == "selection" and (self._empty() == _NOT_LINEAR or self.view.microscope is None):
+            self.view.clear(self._empty())
+        elif event.kind == "look" or (event.kind == "job" and event.data.quiet):
+            self._show_job(event.data)
+        if event.kind in ("coverage", "selection", "job", "look"):
+            self._show_busy()
+
+    def _empty(self) -> str:
+        name = self.session.current
+        linear = bool(name) and self.session.row(name).kind in QUANTIZABLE_KINDS
+        return _WAITING if linear else _NOT_LINEAR
+
+    def _show_job(self, job: Job) -> None:
+        """Take away a picture that no longer belongs to the settings."""
+        if job.state == "failed":
+            self.view.clear(str(job.error))
+
+    def _show_busy(self) -> None:
+        jobs = (self.session.previews.current, self.session.looks.current)
+        self.view.busy = any(job is not None and not job.finished for job in jobs)
+
+    def _show(self, view: GroupView, number: int) -> None:
+        self.view.show(
+            view.microscope,
+            total_rows=view.total_rows,
+            total_groups=view.total_groups,
+            chosen=view.chosen,
+            seq=2 * number + int(view.complete),
+        )
+
+    def _look(self, row: int, group: int) -> None:
+        self.session.look_at(row, group)
+
+    def _worst(self) -> None:
+        self.session.look_at_worst()
