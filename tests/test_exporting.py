@@ -40,7 +40,7 @@ def test_the_demo_model_is_exported_verified_and_generates(tmp_path):
     assert isinstance(result, ExportResult) and result.verified
     assert result.size_bytes == size_on_disk(tmp_path / "int4")
     assert result.files == len(list((tmp_path / "int4").iterdir()))
-    assert [layer.name for layer in result.layers] == [step.label for step in steps[:-1]]
+    assert [f"{layer.name}, {layer.solver}" for layer in result.layers] == [step.label for step in steps[:-1]]
     assert result.sample.startswith("The module provides") and len(result.sample) > 30
     assert "loaded again and generated" in result.checked
 

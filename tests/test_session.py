@@ -502,6 +502,7 @@ def test_a_sweep_records_every_int4_layer_with_progress(demo):
     job = waited(demo.sweep_errors())
     assert job.state == "done"
     assert (job.progress.done, job.progress.total, job.progress.remaining_s) == (42, 42, 0)
+    assert job.progress.label == f"{demo.coverage.int4_rows[-1].name}, rtn"
     assert [view.name for view in heard.of("error")] == [row.name for row in demo.coverage.int4_rows]
     assert set(demo.errors) == set(demo.coverage.configs)
     assert all(view.exact and view.map.rows <= 64 and view.map.cols <= 64 for view in demo.errors.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def iter_export(
     )
     for step in steps:
         layers.append(step.result)
-        yield step.progress
+        yield replace(step.progress, label=f"{step.result.name}, {step.result.solver}")
     checked, sample = "", ""
     if verify:
         total = (coverage.int4_rows and sum(row.parameters for row in coverage.int4_rows)) or 1

@@ -487,7 +487,7 @@ class Session:
                 done[row.name] = config
                 if isinstance(found, WeightError):
                     broken.add(row.name)
-                yield _progress(start, place, len(coverage.int4_rows), row.name), found
+                yield _progress(start, place, len(coverage.int4_rows), f"{row.name}, {config.solver}"), found
 
     def _swept(self, name: str, config: ResolvedConfig, cancel: threading.Event) -> LayerView | WeightError:
         self._check_readable(name)

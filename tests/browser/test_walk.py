@@ -127,7 +127,7 @@ def test_fast_moves_end_at_the_newest_setting(lab: NotebookPage, canvas: Locator
 
 
 def test_hqq_is_better_than_round_to_nearest_and_says_so(lab: NotebookPage, canvas: Locator) -> None:
-    after(lab, canvas, lambda: lab.page.get_by_role("switch", name="HQQ").click())
+    after(lab, canvas, lambda: lab.page.get_by_role("radio", name="hqq", exact=True).click(force=True))
     expect(fact(lab, "Mean |error|")).to_contain_text(re.compile(r"0\.\d+× round-to-nearest"))
     expect(fact(lab, "Mean |error|")).to_have_attribute("data-tone", "good")
     expect(lab.page.locator(".wb-facts li", has_text="float zero point, hqq")).to_be_visible()

@@ -18,10 +18,11 @@ from tests.tiny_models import make
 from workbench.hf import demo_model
 from workbench.options import OPTIONS_OF
 from workbench.recipe import Choice, Recipe
-from workbench.records import ErrorTrace
+from workbench.records import ErrorTrace, LayerResult
 from workbench.session import Event
 from workbench.widgets.app import Workbench
 from workbench.widgets.convergence_panel import chart_of
+from workbench.widgets.export_panel import notes_of
 from workbench.widgets.solver_fields import FIELDS_OF
 
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
@@ -242,6 +243,17 @@ def test_an_export_shows_what_was_written_and_checked(app: Workbench, tmp_path: 
     click(app.export.commands, "python")
     assert "cfg = wb.Int4WeightOnlyConfig(group_size=64)\nprint(wb.quantize_(model, cfg))" in app.export.result.code
     assert f"wb.save_checkpoint(model, {str(tmp_path / 'out')!r}" in app.export.result.code
+
+
+def test_remarks_on_exported_layers_are_said_once_for_all_that_they_are_about() -> None:
+    def layer(name: str, *notes: str) -> LayerResult:
+        return LayerResult(name, "refined", "float", 64, "mean squared error", 1.0, 2.0, (2.0, 1.0), 0.1, notes)
+
+    layers = [layer("a", "few tokens"), layer("b"), layer("c", "few tokens", "damping grew")]
+    assert notes_of(layers) == ["a and 1 more: few tokens", "c: damping grew"]
+    assert notes_of([layer("a")]) == []
+    many = notes_of([layer(f"l{place}", f"note {place}") for place in range(20)])
+    assert len(many) == 9 and many[-1] == "and 12 more remarks: session.exported.layers has all"
 
 
 def test_a_live_model_is_exported_with_its_tokenizer(wire, tmp_path: Path) -> None:

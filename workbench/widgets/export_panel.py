@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from workbench.coverage import size
 from workbench.exporting import ExportResult
+from workbench.records import LayerResult
 from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
@@ -13,6 +15,7 @@ from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.panel import Panel
 
+_MOST_NOTES = 8
 FIELDS = (
     Field("directory", "Directory", "text", (), "Where the checkpoint goes; made when it does not exist", wide=True),
     Field("overwrite", "Replace what is there", "switch", (), "Off: an existing directory is refused"),
@@ -76,8 +79,24 @@ class ExportPanel(Panel):
             ),
         ]
         notes = [f"Sample: {result.sample}"] if result.sample else []
+        notes += notes_of(result.layers)
         code = (
             "import workbench.hf\nfrom transformers import AutoModelForCausalLM\n\n"
             f"model = AutoModelForCausalLM.from_pretrained({str(result.directory)!r})"
         )
         self.result.show(facts, title=f"Exported to {result.directory}", badge="", notes=notes, code=code)
+
+
+def notes_of(layers: Iterable[LayerResult]) -> list[str]:
+    """Say what a person must know of the layers, the same remark once for all that it is about."""
+    about: dict[str, list[str]] = {}
+    for layer in layers:
+        for note in layer.notes:
+            about.setdefault(note, []).append(layer.name)
+    lines = [f"{_named(names)}: {note}" for note, names in about.items()]
+    left = len(lines) - _MOST_NOTES
+    return lines if left <= 0 else [*lines[:_MOST_NOTES], f"and {left} more remarks: session.exported.layers has all"]
+
+
+def _named(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
