@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import ResolvedConfig
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WeightError
 from workbench.measure.errors import GroupMetric, Metric, group_errors
 from workbench.measure.microscope import microscope
 from workbench.records import Microscope
+from workbench.solvers import solve
 from workbench.sources import Source, read_rows
-from workbench.views import ViewCache, solved_layer
+from workbench.views import ViewCache, held_layer
 
 if TYPE_CHECKING:
     from workbench.solvers.moments import InputMoments
@@ -133,7 +135,10 @@ def iter_group_views(
         ModelError: when the weight cannot be read.
         WeightError: when what is looked at holds NaN or infinity, naming layer and position.
     """
-    row, group = _place(source, name, config, block, metric, ViewCache(0) if cache is None else cache, cancel)
+    row, group = block.rows[0], block.groups[0]
+    if block.count > 1 and metric in _ERRORS:
+        weight, solved = _solved_rows(source, name, config, block.rows, cache, statistics, cancel)
+        row, group = _worst(weight, solved, block, metric)
     rows = read_rows(source, name, row, row + 1)
     for known in (None, statistics) if statistics is not None else (None,):
         found = microscope(rows, row, group, config, first_row=row, statistics=known, name=name, cancel=cancel)
@@ -141,25 +146,36 @@ def iter_group_views(
         yield GroupView(config, found, block.chosen(metric), block.total_rows, block.total_groups, complete)
 
 
-def _place(
+def _solved_rows(
     source: Source,
     name: str,
     config: ResolvedConfig,
-    block: Block,
-    metric: Metric,
-    cache: ViewCache,
+    rows: tuple[int, int],
+    cache: ViewCache | None,
+    statistics: InputMoments | None,
     cancel: threading.Event | None,
-) -> tuple[int, int]:
-    """Return the row and the group of a block's worst group, or of its first one."""
-    (row, row_stop), (group, group_stop) = block.rows, block.groups
-    if block.count == 1 or metric not in _ERRORS:
-        return row, group
-    weight, solved = solved_layer(source, name, config, cache, cancel)
-    zero = None if solved.zero is None else solved.zero[row:row_stop]
-    part = QuantizedWeight(
-        solved.codes[row:row_stop], solved.scale[row:row_stop], zero, solved.group_size, solved.domain
-    )
-    with torch.inference_mode():
-        errors = group_errors(weight[row:row_stop], part, _ERRORS[metric][0])[:, group:group_stop]
-    worst = int(errors.argmax())
-    return row + worst // errors.shape[1], group + worst % errors.shape[1]
+) -> tuple[Tensor, QuantizedWeight]:
+    """Return rows of a layer and what is stored for them: out of the cache, or solved alone, which is the same."""
+    first, stop = rows
+    held = held_layer(source, name, config, cache) if cache is not None else None
+    if held is not None:
+        weight, whole = held
+        zero = None if whole.zero is None else whole.zero[first:stop]
+        part = QuantizedWeight(whole.codes[first:stop], whole.scale[first:stop], zero, whole.group_size, whole.domain)
+        return weight[first:stop], part
+    weight = read_rows(source, name, first, stop)
+    broken = torch.nonzero(~torch.isfinite(weight))
+    if len(broken):
+        row, column = broken[0].tolist()
+        what = f"{name}[{first + row}, {column}] is {weight[row, column].item()}."
+        raise WeightError(what, allowed="finite weights", mend="repair the weight, or look at another group")
+    return weight, solve(weight, config, name=name, cancel=cancel).weight
+
+
+@torch.no_grad()
+def _worst(weight: Tensor, solved: QuantizedWeight, block: Block, metric: Metric) -> tuple[int, int]:
+    """Return the place in the layer of the worst group of a block, whose rows are given."""
+    first, stop = block.groups
+    errors = group_errors(weight, solved, _ERRORS[metric][0])[:, first:stop]
+    row, group = divmod(int(errors.argmax()), errors.shape[1])
+    return block.rows[0] + row, first + group

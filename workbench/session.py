@@ -92,6 +92,7 @@ class Session:
         self._listeners = Listeners()
         self._undo: list[Recipe] = []
         self._redo: list[Recipe] = []
+        self._wish: tuple[tuple[int, int] | None, tuple[int, int] | None] | None = None  # a worst group not found yet
         self._cache = ViewCache()
         self._state = threading.Lock()  # held while recipe, coverage and errors change together
         self._quiet = threading.Lock()  # held while a timing runs, so that previews do not disturb it
@@ -145,7 +146,7 @@ class Session:
         changed = show != self.current
         self.current = show
         if changed:
-            self.group = self.looked = None
+            self.group = self.looked = self._wish = None
         self._emit("selection", self)
         if changed:
             self.refresh()
@@ -297,9 +298,9 @@ class Session:
         Raises:
             ConfigError: when the layer on show is not linear, or has no such row or group.
         """
-        job = self._look((row, row + 1), (group, group + 1))
-        self.group = (row, group)
-        return job
+        look = self._looker((row, row + 1), (group, group + 1))
+        self.group, self._wish = (row, group), None
+        return self.looks.submit(look)
 
     def look_at_worst(self, rows: tuple[int, int] | None = None, groups: tuple[int, int] | None = None) -> Job:
         """Put the worst group of the current layer under the microscope, by the metric on show.
@@ -311,7 +312,9 @@ class Session:
         Raises:
             ConfigError: when the layer on show is not linear, or has no such rows or groups.
         """
-        return self._look(rows, groups)
+        look = self._looker(rows, groups)
+        self._wish = (rows, groups)
+        return self.looks.submit(look)
 
     def sweep_errors(self) -> Job:
         """Solve every int4 layer under the recipe and record its errors; a layer with NaN is a problem, not the end.
@@ -445,7 +448,7 @@ class Session:
                 return
             yield step
 
-    def _look(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None) -> Job:
+    def _looker(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None) -> Job:
         name, config, metric = self.current, self.resolved(), self.metric
         record = self.row(name) if name else None
         if record is None or record.kind not in QUANTIZABLE_KINDS:
@@ -458,16 +461,17 @@ class Session:
             views = iter_group_views(self.source, name, config, block, metric=metric, cache=self._cache, cancel=cancel)
             return self._in_turn(views, cancel)
 
-        return self.looks.submit(Job(f"Microscope on {name}", look, self._on_group, self._on_look, quiet=True))
+        return Job(f"Microscope on {name}", look, self._on_group, self._on_look, quiet=True)
 
     def _follow(self, view: LayerView) -> None:
         """Look at the same place of a layer under its new settings, or at the worst group of one that just came."""
         if (view.name, view.config) != (self.current, self.resolved()):
             return  # another view is under way
-        if self.group is not None and (view.exact or self.looked is None or self.looked.config != view.config):
+        if self._wish is not None or self.group is None:
+            if view.exact:
+                self.look_at_worst(*(self._wish or (None, None)))
+        elif view.exact or self.looked is None or self.looked.config != view.config:
             self.look_at(*self.group)
-        elif self.group is None and view.exact:
-            self.look_at_worst()
 
     def _sweep(self, cancel: threading.Event) -> Iterator[tuple[Progress, LayerView | WeightError]]:
         """Solve what the recipe makes int4; what a change of the recipe touches meanwhile is solved again."""
@@ -512,8 +516,7 @@ class Session:
         with self._state:
             self.recipe, self.coverage = recipe, coverage
             self._index()
-            if self.group is not None:  # the same weights, in groups of another size
-                self.group = (self.group[0], self.group[1] * size // self.resolved().group_size)
+            self._regroup(size, self.resolved().group_size)
             held = ((name, view, coverage.configs.get(name)) for name, view in self.errors.items())
             self.errors = {
                 name: replace(view, config=config)
@@ -522,6 +525,14 @@ class Session:
             }
         self._emit("coverage", coverage)
         self.refresh()
+
+    def _regroup(self, before: int, now: int) -> None:
+        """Keep what the microscope is on, or is to be on, where it is while the size of its groups changes."""
+        if self.group is not None:
+            self.group = (self.group[0], self.group[1] * before // now)
+        if self._wish is not None and self._wish[1] is not None:
+            first, stop = self._wish[1]
+            self._wish = (self._wish[0], (first * before // now, -(-stop * before // now)))
 
     def _record(self, view: LayerView) -> LayerView | None:
         """Keep and return an exact view if it is of the settings that hold now."""
@@ -546,6 +557,7 @@ class Session:
             if (view.microscope.name, view.config) != (self.current, self.resolved()):
                 return  # a refresh is under way, and another look follows it
             self.group, self.looked = (view.microscope.row, view.microscope.group), view
+            self._wish = None
         self._emit("group", view, job)
 
     def _on_look(self, job: Job) -> None:

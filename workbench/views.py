@@ -175,21 +175,13 @@ def iter_layer_views(
     yield _view(solved, name, config, metric, reduce, solved.weight.shape[0], max_side)
 
 
-def solved_layer(
-    source: Source, name: str, config: ResolvedConfig, cache: ViewCache, cancel: threading.Event | None = None
-) -> tuple[Tensor, QuantizedWeight]:
-    """Return a layer's weight and what is stored for it, out of the cache when it is held there.
-
-    Raises:
-        Cancelled: when `cancel` was set.
-        ModelError: when the weight cannot be read.
-        WeightError: when the weight holds NaN or infinity, naming layer and position.
-    """
+def held_layer(
+    source: Source, name: str, config: ResolvedConfig, cache: ViewCache
+) -> tuple[Tensor, QuantizedWeight] | None:
+    """Return a layer's weight and what is stored for it, or None where the cache does not hold what is so now."""
     solved = cache.get(name, config)
     if solved is None or (isinstance(source, ModelSource) and not solved.is_of(source.weight(name))):
-        weight = source.weight(name)
-        solved = _solve(weight, name, config, cancel, cache.nearest(name, config, weight))
-        cache.put(name, config, solved)
+        return None
     return solved.weight, solved.quantized
 
 
