@@ -25,11 +25,13 @@ from workbench.figures import (
     histogram_figure,
     latency_figure,
     map_values,
+    microscope_figure,
     quality_figure,
     speedup_figure,
 )
 from workbench.figures.style import THEMES
 from workbench.measure.errors import METRICS, error_map, group_errors, histogram
+from workbench.measure.microscope import microscope
 from workbench.records import CoverageRow, ErrorTrace, Histogram, Quality, SpeedPoint
 from workbench.solvers import solve
 
@@ -84,6 +86,7 @@ def every_figure(theme):
         convergence_figure(TRACE, theme=theme),
         convergence_figure({"hqq": TRACE, "refined": SQUARED}, theme=theme),
         coverage_figure(COVERAGE, theme=theme),
+        microscope_figure(group_under_the_microscope(), theme=theme),
         quality_figure(QUALITIES, theme=theme),
         quality_figure({}, theme=theme),
     ]
@@ -342,6 +345,62 @@ def test_round_to_nearest_alone_and_no_error_at_all_can_be_drawn(errors):
     figure = convergence_figure(ErrorTrace("mean |error|", errors, 3, 0))
     assert list(figure.data[0].y) == list(errors)
     assert "0.00% lower" in figure.layout.title.subtitle.text
+
+
+# --- the microscope -----------------------------------------------------------------------------------------------
+
+
+def group_under_the_microscope(**settings):
+    config = Int4WeightOnlyConfig(group_size=32).resolved("cpu", **settings)
+    torch.manual_seed(9)
+    return microscope(torch.randn(2, 70), 1, 1, config, name="layer")
+
+
+def test_the_microscope_shows_every_level_of_every_variant_and_every_weight():
+    seen = group_under_the_microscope(solver="hqq")
+    figure = microscope_figure(seen)
+    weights, *traces = figure.data
+    assert tuple(weights.x) == seen.weights and list(weights.customdata) == list(range(32, 64))
+    assert len(traces) == 2 * len(seen.solved)
+    for place, variant in enumerate(reversed(seen.solved)):
+        used, unused = traces[2 * place : 2 * place + 2]
+        assert {*used.y, *unused.y} == {place}, "the first variant is the topmost"
+        assert sorted([*used.x, *unused.x]) == sorted(variant.levels)
+        assert set(used.x) == {variant.levels[code] for code in variant.codes}
+        assert sum(count for _, count in used.customdata) == 32
+        assert used.marker.line.width > unused.marker.line.width
+    labels = figure.layout.yaxis.ticktext
+    assert [label for label in labels if label.startswith("<b>")] == ["<b>float hqq</b>"]
+    assert labels[-1] == "weights" and labels[0].startswith("symmetric")
+    assert figure.layout.title.text == "layer"
+    assert "output feature 1, group 1 (in_features 32 to 63), 32 weights" in figure.layout.title.subtitle.text
+
+
+def test_the_microscopes_numbers_stand_in_the_row_of_their_variant():
+    seen = group_under_the_microscope()
+    notes = microscope_figure(seen).layout.annotations
+    for place, variant in enumerate(reversed(seen.solved)):
+        texts = [note.text for note in notes if note.yref == "y" and note.y == place]
+        assert len(texts) == 5
+        assert f"{variant.rms:.3g}" in texts[0] and ("×" in texts[0]) == (variant.solver != "rtn")
+        assert f"{variant.max_abs:.3g}" in texts[2]
+        assert texts[3] == f"{variant.bits_per_weight:.2f}"
+        assert texts[4] == ("exact" if variant.domain != "float" else f"{variant.zero_level:.2g}")
+        assert texts[0].startswith("<b>") == (variant.rms == min(one.rms for one in seen.solved))
+    (below,) = [note.text for note in notes if note.yref == "paper"]
+    assert "calibrated: no calibration text<br>" in below and "hqq · symmetric: " in below
+
+
+def test_domains_have_colours_of_their_own():
+    figure = microscope_figure(group_under_the_microscope())
+    used = figure.data[1::2]
+    colors = {trace.name.split()[0]: trace.marker.line.color for trace in used}
+    assert len(set(colors.values())) == 3
+
+
+def test_a_microscope_without_variants_says_so():
+    figure = microscope_figure(replace(group_under_the_microscope(), variants=(), current=None))
+    assert [note.text for note in figure.layout.annotations] == ["No variant of this group could be solved."]
 
 
 # --- coverage -----------------------------------------------------------------------------------------------------

@@ -63,6 +63,33 @@ def test_a_tied_head_reads_the_embedding(tmp_path):
     assert stored.missing("lm_head") == live.missing("lm_head") == ""
 
 
+def test_rows_are_read_alone_and_are_those_of_the_weight(monkeypatch, tmp_path):
+    live, stored = both(saved("qwen2", tmp_path))
+    whole = {name: stored.weight(name) for name in ("model.layers.0.mlp.up_proj", "lm_head")}
+    monkeypatch.setattr(sources.SafetensorsFolder, "read", None)
+    for name, weight in whole.items():
+        for source in (live, stored):
+            assert isinstance(source, sources.RowSource)
+            assert torch.equal(sources.read_rows(source, name, 3, 5), weight[3:5])
+
+
+def test_rows_of_a_source_that_reads_none_alone():
+    class Plain:
+        name = "plain"
+
+        def records(self):
+            return []
+
+        def weight(self, name):
+            return torch.arange(12.0).view(4, 3)
+
+        def missing(self, name):
+            return ""
+
+    assert not isinstance(Plain(), sources.RowSource)
+    assert sources.read_rows(Plain(), "a", 1, 2).tolist() == [[3.0, 4.0, 5.0]]
+
+
 def test_sharded_and_single_folders_are_the_same(tmp_path):
     model = make("qwen2")
     model.save_pretrained(tmp_path / "single")
