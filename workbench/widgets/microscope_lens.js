@@ -10,7 +10,7 @@ function levelScale(weights, variants, width) {
   const [low, high] = [Math.min(...all), Math.max(...all)];
   const room = Math.max(1, width - 2 * LENS.pad);
   const span = high - low || 1;
-  const ticks = linearTicks(low, high, Math.max(3, Math.floor(room / 84))).map((tick) => (Math.abs(tick) < span * 1e-9 ? 0 : tick));
+  const ticks = linearTicks(low, high, Math.max(5, Math.floor(room / 72))).map((tick) => (Math.abs(tick) < span * 1e-9 ? 0 : tick));
   return { low, high, width, ticks, at: (value) => LENS.pad + ((value - low) / span) * room };
 }
 
