@@ -197,7 +197,9 @@ def test_it_is_readable_and_fits(lab: NotebookPage, view: Locator, theme: str, w
     lab.page.set_viewport_size({"width": width, "height": 2600})
     lab.page.wait_for_timeout(400)
     expect(view).to_have_attribute("data-theme", theme)
-    assert view.evaluate(LOW_CONTRAST) == []
+    for name in ("int · hqq", "symmetric · rtn", "float · refined"):
+        view.get_by_role("button", name=name, exact=True).click()
+        assert view.evaluate(LOW_CONTRAST) == []
     assert view.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
     app = lab.page.locator(".wb-app")
     assert app.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
