@@ -96,13 +96,13 @@ def test_the_page_asks_for_a_group_and_is_answered(wire: Any) -> None:
     view._handle_custom_msg({"type": "look", "row": 2, "group": 1, "turn": 7}, [])
     view._handle_custom_msg({"type": "worst"}, [])
     assert asked == [(2, 1), "worst"]
-    assert wire.customs == [{"type": "ack", "turn": 7}]
+    assert wire.customs == [{"type": "ack", "turn": 7, "refused": False}]
     for nonsense in ({"row": 1.5, "group": 0}, {"row": None, "group": 0}, {"row": True, "group": 0}, {"row": 0}):
         view._handle_custom_msg({"type": "look", "turn": 8, **nonsense}, [])
     assert len(asked) == 2
     assert [type(error) for error in errors] == [ConfigError] * 4
     assert "whole number" in str(errors[0])
-    assert wire.customs[1:] == [{"type": "ack", "turn": 8}] * 4, "so that the fields show what holds"
+    assert wire.customs[1:] == [{"type": "ack", "turn": 8, "refused": True}] * 4, "so that the fields show what holds"
     for other in ("text", None, {}, {"type": "else"}):
         view._handle_custom_msg(other, [])
     assert len(errors) == 4

@@ -11,6 +11,7 @@ class MicroscopeView {
     this.hovered = null;
     this.marked = null;
     this.turn = this.answered = 0;
+    this.asked = null; // the [row, group] that a person wished for and that is not there yet
     this.build();
     this.stops = [followTheme(this.root, () => {}), followWidth(this.root, () => this.drawLevels())];
     model.on("change:_payload", () => this.take());
@@ -65,6 +66,8 @@ class MicroscopeView {
     const same = next && this.data && ["name", "row", "group", "first_column"].every((key) => next[key] === this.data[key]);
     if (!same) this.marked = null;
     this.data = next;
+    const there = next && this.asked && this.asked[0] === next.row && this.asked[1] === next.group;
+    if (!next || there || this.answered === this.turn) this.asked = null;
     this.describe();
     if (!next) return;
     this.showPlace();
@@ -93,7 +96,7 @@ class MicroscopeView {
     const { data } = this;
     this.row.max = data.total_rows - 1;
     this.group.max = data.total_groups - 1;
-    if (this.answered < this.turn) return;
+    if (this.asked) return;
     this.row.value = data.row;
     this.group.value = data.group;
     this.before.disabled = data.row === 0 && data.group === 0;
@@ -301,7 +304,7 @@ class MicroscopeView {
     else this.showPlace();
   }
 
-  /** Ask for a group; until the kernel has answered the newest wish, the fields keep what was asked for. */
+  /** Ask for a group; until it is there, or refused, the fields keep what was asked for. */
   look(row, group) {
     this.turn += 1;
     this.asked = [row, group];
@@ -312,7 +315,7 @@ class MicroscopeView {
   receive(message) {
     if (message.type !== "ack") return;
     this.answered = Math.max(this.answered, message.turn ?? 0);
-    if (this.answered < this.turn) return;
+    if (this.answered < this.turn || !message.refused) return;
     this.asked = null;
     if (this.data) this.showPlace();
   }

@@ -89,10 +89,16 @@ class MicroscopeView(Component):
         if kind == "worst":
             self._call_each(self._on_worst)
         elif kind == "look":
+            answer = {"type": "ack", "turn": content.get("turn"), "refused": True}
             try:
-                self._call_each(self._on_look, *(_whole(content, name) for name in ("row", "group")))
+                self._look(_whole(content, "row"), _whole(content, "group"))
+                answer["refused"] = False
             finally:
-                self.send({"type": "ack", "turn": content.get("turn")})
+                self.send(answer)
+
+    def _look(self, row: int, group: int) -> None:
+        for callback in list(self._on_look):
+            callback(row, group)
 
     def _summary(self) -> str:
         shown = self._shown
