@@ -93,8 +93,10 @@ class CalibratedOptions(_Checked):
 
     Attributes:
         damping: First damping of the moments, as a share of their mean diagonal, > 0; it grows until they factorize.
-        block_size: Columns whose errors are fed back at once, 1 to 4096; it changes speed, not the method.
-        activation_order: Take the columns of largest input first; groups keep their places in the stored layout.
+        activation_order: Take the groups, and the columns of a group, of largest input first; in the stored layout
+            all stay where they are.
+        candidates: Scales and zero points that are tried for each group, with the feedback inside it, 1 to 64.
+        sweeps: Passes over all groups afterwards, each against the errors of all others, 0 to 100.
         min_tokens: Tokens that have to reach a layer; with fewer it falls back to the refined solver.
 
     Raises:
@@ -102,14 +104,16 @@ class CalibratedOptions(_Checked):
     """
 
     damping: float = 0.01
-    block_size: int = 128
-    activation_order: bool = False
+    activation_order: bool = True
+    candidates: int = 16
+    sweeps: int = 2
     min_tokens: int = 128
 
     def __post_init__(self) -> None:
         self._check("damping", 0 < self.damping < float("inf"), "a finite damping > 0", "0.01")
-        self._check_count("block_size", 1, 4096, 128)
-        self._check("activation_order", isinstance(self.activation_order, bool), "True or False", "False")
+        self._check("activation_order", isinstance(self.activation_order, bool), "True or False", "True")
+        self._check_count("candidates", 1, 64, 16)
+        self._check_count("sweeps", 0, 100, 2)
         self._check_count("min_tokens", 1, 2**31 - 1, 128)
 
 

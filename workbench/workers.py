@@ -35,7 +35,7 @@ def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Gen
     threads = torch.get_num_threads()
     blocks = iter(blocks)
     ahead = list(islice(blocks, threads))
-    if len(ahead) < 2 or not torch.backends.openmp.is_available():
+    if not ahead or threads == 1 or not torch.backends.openmp.is_available():
         yield from map(work, chain(ahead, blocks))
         return
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()

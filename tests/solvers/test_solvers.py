@@ -9,7 +9,7 @@ import torch
 
 import workbench as wb
 from workbench.errors import Cancelled, ConfigError, WeightError
-from workbench.solvers import solve
+from workbench.solvers import InputMoments, solve
 
 CONFIG = wb.Int4WeightOnlyConfig(group_size=32)
 
@@ -169,5 +169,5 @@ def test_the_solver_follows_use_hqq_unless_named():
 
 
 def test_statistics_are_refused_by_solvers_that_would_ignore_them():
-    with pytest.raises(ConfigError, match="activation statistics"):
-        wb.quantize_weight(torch.randn(2, 32), CONFIG, statistics=object())
+    with pytest.raises(ConfigError, match="looks at the weight alone"):
+        wb.quantize_weight(torch.randn(2, 32), CONFIG, statistics=InputMoments.empty(32))

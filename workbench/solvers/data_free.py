@@ -122,7 +122,7 @@ def objective(config: ResolvedConfig) -> str:
     if not isinstance(config.options, RefinedOptions):
         return "mean |error|"
     norm = config.options.norm
-    return {1: "mean |error|", 2: "mean squared error"}.get(norm, f"mean |error|^{norm:g}")
+    return "mean |error|" if norm == 1 else "mean squared error" if norm == 2 else f"mean |error|^{norm:g}"
 
 
 def _rows_at_a_time(weight: Tensor) -> int:

@@ -103,8 +103,8 @@ class _Moving:
     def only(self, kept: Tensor) -> _Moving:
         parts = (self.place, self.steps, self.mean_steps)
         place, steps, mean_steps = (part.index_select(0, kept) for part in parts)
-        zeros = (self.zero, self.best_zero, self.best_error)
-        return _Moving(place, steps, mean_steps, self.lattice.of(kept), *(part[kept] for part in zeros), self.total)
+        zero, best_zero, best_error = (part[kept] for part in (self.zero, self.best_zero, self.best_error))
+        return _Moving(place, steps, mean_steps, self.lattice.of(kept), zero, best_zero, best_error, self.total)
 
 
 def improve(

@@ -117,7 +117,7 @@ class _Groups:
         codes = self.assign(grid)
         h = self._step_weights(codes)
         if h is None:
-            n, sum_x = float(self.x.shape[1]), self.x.sum(1, keepdim=True)
+            n, sum_x = torch.full_like(grid.base, self.x.shape[1]), self.x.sum(1, keepdim=True)
             hq = codes
         else:
             n, sum_x = h.sum(1, keepdim=True), torch.mul(h, self.x).sum(1, keepdim=True)
@@ -141,6 +141,42 @@ class _Groups:
         return factor if self.weights is None else factor.mul_(self.weights)
 
 
+class _Search:
+    """Groups in their own coordinates, round-to-nearest's grid, and the errors of all starts."""
+
+    def __init__(
+        self,
+        groups: Tensor,
+        low: Tensor,
+        high: Tensor,
+        params: GroupParams,
+        config: ResolvedConfig,
+        weights: Tensor | None,
+    ) -> None:
+        self.options = config.options if isinstance(config.options, RefinedOptions) else RefinedOptions()
+        domain, largest = config.domain, torch.maximum(-low, high)
+        span = high - low if domain == "float" else largest
+        self.movable = (span > _TINY) & (largest < _HUGE) & (span * 2.0**20 > largest)
+        self.unit = torch.where(self.movable, span / (QUANT_MAX if domain == "float" else MID_POINT), 1.0)
+        center = torch.where(self.movable, low / 2 + high / 2, 0.0) if domain == "float" else torch.zeros_like(low)
+        self.space = _Space(center, self.unit, domain, config.preserve_zero, config.scale_dtype)
+        x = groups / self.unit if domain != "float" else (groups - center).div_(self.unit)
+        self.groups = _Groups(x, weights, self.options.norm)
+        self.nearest = self.space.of(params)
+        self._table = starts(domain, self.options.norm, self.options.ranges, groups.device)
+        self._errors = self._table.group_errors(x, weights)
+
+    def next_grid(self, steps: int) -> _Grid:
+        """Return the grid that least squares reaches from the best start that was not taken yet."""
+        place = self._errors.min(1, keepdim=True).indices
+        self._errors.scatter_(1, place, float("inf"))
+        zero_code = self._table.zero[place]
+        grid = self.space.grid(self._table.scale[place], self._table.base[place], zero_code, self.nearest)
+        for _ in range(steps):
+            grid = self.groups.step(grid, self.space, zero_code)
+        return grid
+
+
 def refine(
     groups: Tensor,
     low: Tensor,
@@ -162,38 +198,41 @@ def refine(
     Returns:
         Scales and zero points, and after each start the sum of h |error|^norm in weight units.
     """
-    options = config.options if isinstance(config.options, RefinedOptions) else RefinedOptions()
-    domain = config.domain
-    largest = torch.maximum(-low, high)
-    span = high - low if domain == "float" else largest
-    movable = (span > _TINY) & (largest < _HUGE) & (span * 2.0**20 > largest)
-    unit = torch.where(movable, span / (QUANT_MAX if domain == "float" else MID_POINT), 1.0)
-    center = torch.where(movable, low / 2 + high / 2, 0.0) if domain == "float" else torch.zeros_like(low)
-    space = _Space(center, unit, domain, config.preserve_zero, config.scale_dtype)
-    x = groups / unit if domain != "float" else (groups - center).div_(unit)
-    held = _Groups(x, weights, options.norm)
-    nearest = space.of(params)
-    first = held.error(nearest)
-    best, best_error = nearest, torch.where(movable, first, torch.zeros_like(first))
-    factor = unit.double().pow(options.norm)
+    search = _Search(groups, low, high, params, config, weights)
+    first = search.groups.error(search.nearest)
+    best, best_error = search.nearest, first
+    factor = search.unit.double().pow(search.options.norm)
     base = float((first.double() * factor).sum())
     history = [base]
-    gained = torch.zeros_like(first)
-    table = starts(domain, options.norm, options.ranges, groups.device)
-    errors = table.group_errors(x, weights)
-    noise = _MARGIN + _NOISE * largest / params.scale
-    for _ in range(options.starts):
-        place = errors.min(1, keepdim=True).indices
-        errors.scatter_(1, place, float("inf"))
-        zero_code = table.zero[place]
-        grid = space.grid(table.scale[place], table.base[place], zero_code, nearest)
-        for _ in range(options.iters):
-            grid = held.step(grid, space, zero_code)
-        error = held.error(grid)
-        better = error < best_error * (1 - noise)
+    noise = _MARGIN + _NOISE * torch.maximum(-low, high) / params.scale
+    for _ in range(search.options.starts):
+        grid = search.next_grid(search.options.iters)
+        error = search.groups.error(grid)
+        better = search.movable & (error < best_error * (1 - noise))
         best, best_error = grid.where(better, best), torch.where(better, error, best_error)
-        gained = torch.where(movable, first - best_error, gained)
-        history.append(base - float((gained.double() * factor).sum()))
-    changed = movable & (best_error < first)
-    result = best.where(changed, nearest)
-    return Improved(GroupParams(result.stored_scale, result.stored_zero), int(changed.sum()), history)
+        gain = torch.where(search.movable, first - best_error, 0.0)
+        history.append(base - float((gain.double() * factor).sum()))
+    result = GroupParams(best.stored_scale, best.stored_zero)
+    return Improved(result, int((best_error < first).sum()), history)
+
+
+def candidates(
+    groups: Tensor, params: GroupParams, low: Tensor, high: Tensor, config: ResolvedConfig, weights: Tensor, count: int
+) -> list[GroupParams]:
+    """Return round-to-nearest's parameters and those that least squares reaches from the best `count` starts.
+
+    Args:
+        groups: float32 [C, L], finite.
+        params: Round-to-nearest's scale and zero point.
+        low: Smallest weight of each group, float32 [C, 1].
+        high: Largest weight of each group, float32 [C, 1].
+        config: Domain, storage dtype and preserve_zero.
+        weights: float32, broadcastable to [C, L]: how much each squared error counts.
+        count: Number of starts.
+    """
+    search = _Search(groups, low, high, params, config, weights)
+    found = [params]
+    for _ in range(count):
+        grid = search.next_grid(search.options.iters).where(search.movable, search.nearest)
+        found.append(GroupParams(grid.stored_scale, grid.stored_zero))
+    return found

@@ -53,7 +53,8 @@ class Starts:
         """
         bins = len(self.errors)
         inside = bins * (1 - 2**-16)  # so that the largest coordinate still falls into the last bin
-        places = (x * (inside / (2 * self.reach))).add_(inside / 2).clamp_(0, bins - 1).to(torch.int32)
+        places = (x * (inside / (2 * self.reach))).add_(inside / 2)
+        places = places.nan_to_num_(0.0).clamp_(0, bins - 1).to(torch.int32)
         each = None if weights is None else weights.expand(x.shape).contiguous()
         return functional.embedding_bag(places, self.errors, mode="sum", per_sample_weights=each)
 
@@ -84,8 +85,8 @@ def starts(domain: Domain, norm: float, ranges: int | None, device: torch.device
         scale = shares.repeat(len(zeros)) * reach / torch.maximum(zero, QUANT_MAX - zero)
         base = -zero * scale
     errors = _tabulate(scale, base, reach, norm)
-    parts = (part.float().to(device) for part in (scale, base, zero, errors))
-    return Starts(*parts, reach)
+    scale, base, zero, errors = (part.float().to(device) for part in (scale, base, zero, errors))
+    return Starts(scale, base, zero, errors, reach)
 
 
 def _tabulate(scale: Tensor, base: Tensor, reach: float, norm: float) -> Tensor:

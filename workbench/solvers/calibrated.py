@@ -1,0 +1,193 @@
+"""The calibrated solver: the smallest error of a layer's output on real inputs, not of its weights.
+
+The squared output error of a row w is (w - w_r) H (w - w_r)^T with H = X^T X. With H^-1 = U^T U, rounding the columns
+from first to last and moving the error of each onto those after it, w_j+1.. -= e_j U_j,j+1.. / U_jj, leaves the sum of
+(e_j / U_jj)^2: Frantar et al., "GPTQ" (2023), which is Babai's nearest plane. Three things are added, all of them
+judged by that sum or by H itself:
+
+- when a group begins, `candidates` scales and zero points (those of the refined solver, weighted by 1 / U_jj^2) are
+  each carried through the whole group with feedback, and each row keeps its best;
+- afterwards, sweeps over the groups: each is solved again against the errors of all others, codes are moved one by one
+  where that lowers the error, and scale and zero point are fitted to the codes by least squares;
+- each row is compared with round-to-nearest on the moments as they were collected, and falls back where it loses.
+
+Rows do not depend on each other, so threads take blocks of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from workbench.affine import QuantizedWeight
+from workbench.config import ResolvedConfig
+from workbench.errors import Cancelled
+from workbench.options import CalibratedOptions
+from workbench.records import ErrorTrace
+from workbench.solvers.data_free import solve_data_free
+from workbench.solvers.feedback import RowBlock
+from workbench.solvers.geometry import Geometry, GroupFactor, geometry
+from workbench.solvers.moments import InputMoments
+from workbench.solvers.result import SolveResult
+from workbench.workers import in_order
+
+OBJECTIVE = "mean squared output error"
+_ROWS = {"cpu": 512, "cuda": 1 << 13}  # of a block: the candidates of a group stay in cache, matrix products are large
+_LEAST_ROWS = 64  # smaller blocks cost more in calls than they gain from a second thread
+_LARGEST = 2.0**40  # rows with larger weights keep round-to-nearest: their squared errors would not be finite
+_MARGIN = 1e-4  # relative gain of a row that counts as one, above the rounding noise of the comparison
+
+
+def solve_calibrated(
+    weight: Tensor,
+    config: ResolvedConfig,
+    statistics: InputMoments,
+    *,
+    name: str = "weight",
+    cancel: threading.Event | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> SolveResult:
+    """Quantize one weight for the least output error on the inputs that the statistics are of.
+
+    Args:
+        weight: Any float dtype [N, K].
+        config: Everything resolved.
+        statistics: Moments that have no `problem`.
+        name: What the weight is called in errors.
+        cancel: Set it to stop between groups.
+        progress: Called with the share of rows done, 0 to 1, after each block.
+
+    Raises:
+        WeightError: when the weight holds NaN or infinity (with its position).
+        Cancelled: when `cancel` was set.
+    """
+    options = config.options if isinstance(config.options, CalibratedOptions) else CalibratedOptions()
+    nearest = solve_data_free(weight, replace(config, solver="rtn", options=None), name=name, cancel=cancel).weight
+    space = geometry(statistics.total.to(weight.device), config.group_size, options.damping, options.activation_order)
+    factors = [space.group_factor(span) for span in space.spans] if options.sweeps else []
+    n = weight.shape[0]
+    size = max(_LEAST_ROWS, min(_ROWS.get(weight.device.type, 512), -(-n // 2)))
+
+    def solve_rows(start: int) -> tuple[list[float], int]:
+        rows = slice(start, start + size)
+        return _solve_block(
+            weight.detach()[rows].float(), _rows_of(nearest, rows), space, factors, config, cancel, name
+        )
+
+    sums, kept = [0.0] * (2 + options.sweeps), 0
+    starts = range(0, n, size)
+    on_cpu = weight.device.type == "cpu"
+    with closing(in_order(solve_rows, starts) if on_cpu else (solve_rows(start) for start in starts)) as solved:
+        for start in starts:
+            errors, back = next(solved)
+            sums = [total + error for total, error in zip(sums, errors, strict=True)]
+            kept += back
+            if progress is not None:
+                progress(min(1.0, (start + size) / n))
+    values = tuple(space.scale * total / (statistics.tokens * max(1, n)) for total in sums)
+    groups = nearest.scale.numel()
+    trace = ErrorTrace(OBJECTIVE, values, groups, groups - kept * nearest.scale.shape[1])
+    return SolveResult(nearest, trace, "calibrated", _notes(space, options, kept, n))
+
+
+def _solve_block(
+    weights: Tensor,
+    nearest: QuantizedWeight,
+    space: Geometry,
+    factors: list[GroupFactor],
+    config: ResolvedConfig,
+    cancel: threading.Event | None,
+    name: str,
+) -> tuple[list[float], int]:
+    """Solve some rows and put the result over round-to-nearest's where it is better.
+
+    Args:
+        weights: float32 [n, K].
+        nearest: Round-to-nearest of the same rows; changed in place.
+        space: Moments, order and factors.
+        factors: Of each group.
+        config: Everything resolved.
+        cancel: Set it to stop between groups.
+        name: What the weight is called in errors.
+
+    Returns:
+        Sums over the rows of the scaled output error: round-to-nearest, after the feedback, after each sweep; and
+        how many rows keep round-to-nearest.
+    """
+
+    def look() -> None:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
+
+    options = config.options if isinstance(config.options, CalibratedOptions) else CalibratedOptions()
+    tame = (weights.abs().amax(1, keepdim=True) < _LARGEST).expand_as(weights)
+    target = torch.where(tame, weights, 0.0)[:, space.order]
+    first = _row_errors((weights - nearest.dequantize())[:, space.order], space)[0]
+    block = RowBlock(target, space, config, options.candidates)
+    rest = target.clone()
+    for span in space.spans:
+        look()
+        block.first_group(rest, span)
+    del rest
+    difference = target - block.values()
+    errors, gradient = _row_errors(difference, space)
+    sums = [float(first.double().sum()), _least(errors, first)]
+    for _ in range(options.sweeps):
+        gradient.addcmul_(difference, space.extra)
+        for number, (span, factor) in enumerate(zip(space.spans, factors, strict=True)):
+            look()
+            here = slice(span.start, span.stop)
+            change = block.again(number, span, gradient[:, here], factor)
+            gradient.addmm_(change, space.moments[here], alpha=-1)
+            gradient[:, here].addcmul_(change, space.extra[here], value=-1)
+        difference = target - block.values()
+        errors, gradient = _row_errors(difference, space)
+        sums.append(_least(errors, first))
+    better = (errors < first * (1 - _MARGIN)) & tame[:, 0]
+    _put(nearest, block, space, better)
+    return sums, int((~better).sum())
+
+
+def _row_errors(difference: Tensor, space: Geometry) -> tuple[Tensor, Tensor]:
+    """Return (w - w_r) H (w - w_r)^T of each row, [n], and (w - w_r) H, [n, K]."""
+    gradient = difference @ space.moments
+    return (gradient * difference).sum(1), gradient
+
+
+def _least(errors: Tensor, first: Tensor) -> float:
+    return float(torch.where(errors < first, errors, first).double().sum())
+
+
+def _put(nearest: QuantizedWeight, block: RowBlock, space: Geometry, better: Tensor) -> None:
+    """Put solved rows over round-to-nearest's, in the stored order of columns and groups."""
+    places = better[:, None]
+    codes = torch.empty_like(block.target)
+    codes[:, space.order] = block.codes.t()
+    nearest.codes.copy_(torch.where(places, codes, nearest.codes.float()))
+    for grid, span in zip(block.grids, space.spans, strict=True):
+        scale = nearest.scale[:, span.group]
+        scale.copy_(torch.where(better, grid.scale, scale.float()))
+        if nearest.zero is not None:
+            zero = nearest.zero[:, span.group]
+            zero.copy_(torch.where(better, grid.stored_zero, zero.float()))
+
+
+def _rows_of(weight: QuantizedWeight, rows: slice) -> QuantizedWeight:
+    zero = None if weight.zero is None else weight.zero[rows]
+    return QuantizedWeight(weight.codes[rows], weight.scale[rows], zero, weight.group_size, weight.domain)
+
+
+def _notes(space: Geometry, options: CalibratedOptions, kept: int, rows: int) -> tuple[str, ...]:
+    notes = []
+    if space.damping > options.damping:
+        notes.append(f"the moments are singular: damping grew from {options.damping:g} to {space.damping:.3g}")
+    if space.dead:
+        notes.append(f"{space.dead} of {len(space.order)} input channels are always 0 on the calibration text")
+    if kept:
+        notes.append(f"{kept} of {rows} rows keep round-to-nearest, which is as good on the calibration text")
+    return tuple(notes)

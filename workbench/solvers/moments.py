@@ -1,0 +1,66 @@
+"""Second moments of a layer's input: what the calibrated solver knows of the activations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workbench.errors import WeightError
+
+_ITEM = 4
+
+
+@dataclass(eq=False)
+class InputMoments:
+    """The sum of x x^T over the tokens that a layer saw, collected token batch by token batch.
+
+    Attributes:
+        total: float32 [K, K], in squared activation units.
+        tokens: Tokens that were added.
+    """
+
+    total: Tensor
+    tokens: int = 0
+
+    @classmethod
+    def empty(cls, in_features: int, device: torch.device | str = "cpu") -> InputMoments:
+        """Return the moments of no token at all."""
+        return cls(torch.zeros(in_features, in_features, dtype=torch.float32, device=device))
+
+    @staticmethod
+    def size_bytes(in_features: int) -> int:
+        """Bytes that the moments of a layer take."""
+        return in_features * in_features * _ITEM
+
+    @torch.no_grad()
+    def add(self, inputs: Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            inputs: Any float dtype [..., K].
+        """
+        rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(self.total.device, torch.float32)
+        self.total.addmm_(rows.t(), rows)
+        self.tokens += len(rows)
+
+    def problem(self, in_features: int, min_tokens: int) -> str:
+        """Say why these moments cannot guide a solver; "" when they can.
+
+        Raises:
+            WeightError: when they are of another width than the weight.
+        """
+        if self.total.shape != (in_features, in_features):
+            raise WeightError(
+                f"Statistics of {list(self.total.shape)} for a weight of {in_features} columns.",
+                allowed=f"[{in_features}, {in_features}]",
+                mend="collect them from the layer that the weight is of",
+            )
+        if self.tokens < min_tokens:
+            return f"{self.tokens} tokens of the calibration text reached it, fewer than {min_tokens}"
+        if not bool(torch.isfinite(self.total).all()):
+            return "its inputs on the calibration text hold NaN or infinity (an overflow of float16?)"
+        if not bool((self.total.diagonal() > 0).any()):
+            return "its inputs on the calibration text are all 0"
+        return ""
