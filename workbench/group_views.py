@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,12 +15,9 @@ from workbench.errors import ConfigError, WeightError
 from workbench.measure.errors import GroupMetric, Metric, group_errors
 from workbench.measure.microscope import microscope
 from workbench.records import Microscope
-from workbench.solvers import solve
+from workbench.solvers import InputMoments, solve
 from workbench.sources import Source, read_rows
 from workbench.views import ViewCache, held_layer
-
-if TYPE_CHECKING:
-    from workbench.solvers.moments import InputMoments
 
 _ERRORS: dict[Metric, tuple[GroupMetric, str]] = {
     "rmse": ("rmse", "RMS error"),
@@ -169,7 +165,8 @@ def _solved_rows(
         row, column = broken[0].tolist()
         what = f"{name}[{first + row}, {column}] is {weight[row, column].item()}."
         raise WeightError(what, allowed="finite weights", mend="repair the weight, or look at another group")
-    return weight, solve(weight, config, name=name, cancel=cancel).weight
+    moments = statistics if config.solver == "calibrated" else None
+    return weight, solve(weight, config, statistics=moments, name=name, cancel=cancel).weight
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from workbench.measure import microscope as room
 from workbench.measure.microscope import VARIANTS, Variant, absent, levels_of, microscope, why_not
 from workbench.options import HqqOptions
 from workbench.records import MicroscopeVariant
-from workbench.solvers import solve
+from workbench.solvers import InputMoments, solve
 
 DATA_FREE = [variant for variant in VARIANTS if not why_not(variant, with_statistics=False)]
 
@@ -266,6 +266,32 @@ def test_with_statistics_the_calibrated_solver_gets_the_whole_row(monkeypatch):
     assert all((given is moments) == (solver == "calibrated") for solver, _, given in asked)
     assert {variant.notes for variant in calibrated} == {("a note",)}
     assert calibrated[0].levels == found(seen, "float", False, "rtn").levels
+
+
+def moments(k=200, tokens=400, seed=6):
+    generator = torch.Generator().manual_seed(seed)
+    found = InputMoments.empty(k)
+    found.add(torch.randn(tokens, k, generator=generator) @ torch.randn(k, k, generator=generator))
+    return found
+
+
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant.solver == "calibrated"])
+def test_a_calibrated_group_is_the_one_of_the_whole_layer(variant):
+    if why_not(variant, with_statistics=True):
+        return
+    weight, statistics = some_weight(), moments()
+    seen = found(microscope(weight, 1, 2, config(), statistics=statistics), *variant)
+    whole = solve(weight, own(config(), variant), statistics=statistics).weight
+    assert list(seen.codes) == whole.codes[1, 128:192].tolist()
+    assert seen.levels == tuple(levels_of(whole)[1, 2].tolist())
+    assert any("output" in note for note in seen.notes), "why its error here can be larger"
+
+
+def test_what_calibrated_fell_back_to_is_said():
+    seen = microscope(some_weight(), 1, 2, config(), statistics=moments(tokens=3))
+    fallen = found(seen, "float", False, "calibrated")
+    assert fallen.levels == found(seen, "float", False, "refined").levels
+    assert "refined" in fallen.notes[0] and not any("output, not" in note for note in fallen.notes)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,10 +18,7 @@ from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.measure.errors import error_summary
 from workbench.options import SOLVERS, SolverName, resolve_options
 from workbench.records import ErrorSummary, Microscope, MicroscopeVariant
-from workbench.solvers import SolveResult, solve
-
-if TYPE_CHECKING:
-    from workbench.solvers.moments import InputMoments
+from workbench.solvers import InputMoments, SolveResult, solve
 
 
 class Variant(NamedTuple):
@@ -33,6 +30,8 @@ class Variant(NamedTuple):
 
 
 VARIANTS = tuple(itertools.starmap(Variant, itertools.product(DOMAINS, (False, True), SOLVERS)))
+
+_OUTPUT_ERROR = "made for the least error of the layer's output, not of its weights"
 
 
 @torch.no_grad()
@@ -161,7 +160,7 @@ class _Bench:
             max_abs_ratio=_ratio(errors.max_abs, nearest.max_abs),
             bits_per_weight=errors.bits_per_weight,
             zero_level=float(levels[levels.abs().argmin()]),
-            notes=solved.notes,
+            notes=(*solved.notes, _OUTPUT_ERROR) if solved.solver == "calibrated" else solved.notes,
         )
 
     def _nearest(self, variant: Variant) -> ErrorSummary:
