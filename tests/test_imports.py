@@ -20,6 +20,7 @@ blocks primitives affine portable
 solvers
 packing kernels linear layers
 sources recipe recipe_edit coverage
+calibration sequential
 checkpoint.native quantize
 measure
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from workbench.calibration import Calibration
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.save import iter_write_quantized
 from workbench.checkpoint.writer import size_on_disk
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
-from workbench.hf import load_checkpoint
+from workbench.hf import load_checkpoint, load_model
+from workbench.quantize import needs_calibration
 from workbench.recipe import Recipe
 from workbench.records import LayerResult, Progress
-from workbench.sources import Source
+from workbench.sources import FolderSource, ModelSource, Source
 
 PROMPT = "The module provides"
 _NEW_TOKENS = 24
@@ -59,6 +62,7 @@ def iter_export(
     tokenizer: Any = None,
     overwrite: bool = False,
     verify: bool = True,
+    calibration: Calibration | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Progress | ExportResult]:
     """Write a checkpoint and check it; yields progress, and the result last.
@@ -70,7 +74,15 @@ def iter_export(
     start = time.monotonic()
     layers: list[LayerResult] = []
     steps = iter_write_quantized(
-        source, coverage, recipe, directory, tokenizer=tokenizer, overwrite=overwrite, cancel=cancel
+        source,
+        coverage,
+        recipe,
+        directory,
+        tokenizer=tokenizer,
+        overwrite=overwrite,
+        calibration=calibration,
+        model=calibration_model(source, coverage),
+        cancel=cancel,
     )
     for step in steps:
         layers.append(step.result)
@@ -88,6 +100,16 @@ def iter_export(
     size_bytes = size_on_disk(directory)
     seconds = time.monotonic() - start
     yield ExportResult(directory, len(files), size_bytes, seconds, tuple(layers), verify, checked, sample)
+
+
+def calibration_model(source: Source, coverage: Coverage) -> nn.Module | None:
+    """Return the model that a calibration text is run through: loaded whole from a folder; None when none is needed."""
+    if not needs_calibration(coverage):
+        return None
+    if isinstance(source, ModelSource):
+        return source.model
+    model: nn.Module = load_model(source.path if isinstance(source, FolderSource) else source.name)[0]
+    return model
 
 
 def sample_text(directory: Path, prompt: str = PROMPT, new_tokens: int = _NEW_TOKENS) -> str:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight
+from workbench.calibration import Calibration, as_calibration
 from workbench.checkpoint.native import describe_model, int4_layers
 from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage import Coverage, preflight_source
@@ -24,10 +25,12 @@ from workbench.linear import Int4Linear
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import LayerResult, Progress
-from workbench.solvers import solve
+from workbench.sequential import iter_sequential
+from workbench.solvers import InputMoments, SolveResult, solve
 from workbench.sources import ModelSource, Source
 
 RECIPE_ATTRIBUTE = "int4_recipe"
+_NAMED = 8  # layers of a note that are named one by one
 
 
 @dataclass(frozen=True)
@@ -38,20 +41,40 @@ class QuantizationReport:
         coverage: What became int4, what did not, and why.
         layers: Errors of each int4 layer.
         seconds: Time that it took, in seconds.
+        notes: How the calibration text was cut.
     """
 
     coverage: Coverage
     layers: tuple[LayerResult, ...]
     seconds: float
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON types."""
         layers = [layer.to_json() for layer in self.layers]
-        return {"coverage": self.coverage.to_json(), "layers": layers, "seconds": self.seconds}
+        return {
+            "coverage": self.coverage.to_json(),
+            "layers": layers,
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         """The report as text."""
-        return f"{self.coverage}\nsolved {len(self.layers)} layers in {self.seconds:.1f} s"
+        said = [f"note: {note}" for note in (*self.notes, *layer_notes(self.layers))]
+        return "\n".join([str(self.coverage), *said, f"solved {len(self.layers)} layers in {self.seconds:.1f} s"])
+
+
+def layer_notes(layers: Sequence[LayerResult]) -> list[str]:
+    """Say what a person must know of the layers, those with the same note together."""
+    named: dict[str, list[str]] = {}
+    for layer in layers:
+        for note in layer.notes:
+            named.setdefault(note, []).append(layer.name)
+    return [
+        f"{', '.join(names[:_NAMED])}{f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''}: {note}"
+        for note, names in named.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -70,39 +93,98 @@ class SolvedLayer:
 
 
 def iter_quantize(
-    source: Source, coverage: Coverage, *, cancel: threading.Event | None = None
+    source: Source,
+    coverage: Coverage,
+    *,
+    calibration: Calibration | None = None,
+    model: nn.Module | None = None,
+    cancel: threading.Event | None = None,
 ) -> Iterator[SolvedLayer]:
     """Solve the int4 layers of a source one by one; nothing else is held in memory.
 
+    Where a layer is to be calibrated, all are solved in the order in which the model runs them, each on inputs that
+    are quantized upstream already.
+
+    Args:
+        source: Where the weights come from.
+        coverage: What becomes int4, and how.
+        calibration: The text, when a layer is to be calibrated; ignored otherwise.
+        model: The model to run it through; a live source brings its own.
+        cancel: Set it to stop between blocks.
+
     Raises:
+        ConfigError: when a layer is to be calibrated and text or model are missing, or memory cannot hold its moments.
+        ModelError: when the model cannot be run on the text.
         Cancelled: when `cancel` is set, between blocks of a layer.
         WeightError: when a weight holds NaN or infinity, naming layer and position.
     """
-    start = time.monotonic()
-    total = sum(row.parameters for row in coverage.int4_rows)
-    done = 0
-    for row in coverage.int4_rows:
-        if cancel is not None and cancel.is_set():
+    solver = _Solver(source, coverage, cancel)
+    names = [row.name for row in coverage.int4_rows]
+    calibrated = needs_calibration(coverage)
+    if not calibrated:
+        for name in names:
+            solver.solve(name, None)
+            yield solver.finished(name)
+        return
+    if calibration is None:
+        raise ConfigError(
+            f"{calibrated[0]} is to be calibrated, and there is no calibration text.",
+            allowed="calibration=Calibration.from_text(text, tokenizer)",
+            mend="give a text, or use solver='refined', which looks at the weights alone",
+        )
+    run = source.model if isinstance(source, ModelSource) else model
+    if run is None:
+        raise ConfigError("Calibrating needs the model itself, to run the text through it.", mend="pass model=")
+    needs = {name: coverage.configs[name].solver == "calibrated" for name in names}
+    for name in iter_sequential(run, names, needs, calibration, solver.solve, cancel=cancel):
+        yield solver.finished(name)
+
+
+def needs_calibration(coverage: Coverage) -> list[str]:
+    """Return the names of the layers that are to be calibrated."""
+    return [row.name for row in coverage.int4_rows if coverage.configs[row.name].solver == "calibrated"]
+
+
+class _Solver:
+    """Solves layers by name and keeps count."""
+
+    def __init__(self, source: Source, coverage: Coverage, cancel: threading.Event | None) -> None:
+        self._source, self._coverage, self._cancel = source, coverage, cancel
+        self._parameters = {row.name: row.parameters for row in coverage.int4_rows}
+        self._start = time.monotonic()
+        self._done = 0
+        self._latest: tuple[SolveResult, float] | None = None
+
+    def solve(self, name: str, moments: InputMoments | None) -> QuantizedWeight:
+        if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("Quantizing was cancelled.", mend="start it again; nothing was changed")
-        config = coverage.configs[row.name]
         began = time.monotonic()
-        solved = solve(source.weight(row.name), config, name=row.name, cancel=cancel)
-        now = time.monotonic()
-        done += row.parameters
-        elapsed = now - start
-        progress = Progress(done, total, row.name, elapsed, elapsed * (total - done) / done)
+        config = self._coverage.configs[name]
+        solved = solve(self._source.weight(name), config, statistics=moments, name=name, cancel=self._cancel)
+        self._latest = solved, time.monotonic() - began
+        return solved.weight
+
+    def finished(self, name: str) -> SolvedLayer:
+        """Return the step of the layer that was solved last."""
+        assert self._latest is not None
+        (solved, seconds), config = self._latest, self._coverage.configs[name]
+        self._done += self._parameters[name]
+        total, elapsed = sum(self._parameters.values()), time.monotonic() - self._start
+        progress = Progress(self._done, total, name, elapsed, elapsed * (total - self._done) / max(1, self._done))
+        trace = solved.trace
         result = LayerResult(
-            row.name,
-            config.solver,
+            name,
+            solved.solver,
             config.domain,
             config.group_size,
-            solved.trace.objective,
-            solved.trace.error,
-            solved.trace.rtn_error,
-            solved.trace.values,
-            now - began,
+            trace.objective,
+            trace.error,
+            trace.rtn_error,
+            trace.values,
+            seconds,
+            solved.notes,
         )
-        yield SolvedLayer(progress, result, solved.weight)
+        return SolvedLayer(progress, result, solved.weight)
 
 
 def quantize_(
@@ -114,7 +196,8 @@ def quantize_(
     solver: SolverName | None = None,
     domain: Domain | None = None,
     options: SolverOptions | None = None,
-    calibration: object = None,
+    calibration: Calibration | str | Sequence[str] | Tensor | None = None,
+    tokenizer: Any = None,
     min_coverage: float = 0.0,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -129,7 +212,9 @@ def quantize_(
         solver: "rtn", "hqq", "refined" or "calibrated"; None follows the configuration.
         domain: "float", "int" or "symmetric"; None follows the configuration.
         options: Settings of the solver (`HqqOptions`, ...); None takes its defaults.
-        calibration: Must be None: no solver of this version uses calibration text.
+        calibration: For solver="calibrated": a text (or several) like what the model will see, token ids int64 [S, T],
+            or a `Calibration`, which says how the text is cut.
+        tokenizer: The model's own, when the calibration is a text.
         min_coverage: Least share of the linear layers' bytes that must become int4, 0 to 1.
         progress: Called after each layer.
         cancel: Set it to stop; the model is then unchanged.
@@ -142,15 +227,19 @@ def quantize_(
         WeightError: when a weight holds NaN or infinity; the model is unchanged.
         Cancelled: when `cancel` was set; the model is unchanged.
     """
-    if calibration is not None:
-        raise ConfigError("No solver of this version uses calibration text.", allowed="calibration=None")
     settled = as_recipe(recipe, include=include, exclude=exclude, solver=solver, domain=domain, options=options)
     source = ModelSource(model)
     coverage = preflight_source(source, settled, device=model_device(model), min_coverage=min_coverage)
+    text = as_calibration(calibration, tokenizer)
+    if text is not None and not needs_calibration(coverage):
+        raise ConfigError(
+            "A calibration text, and no layer that is to be calibrated.",
+            mend="use solver='calibrated', or leave the text away",
+        )
     start = time.monotonic()
     layers: dict[str, Int4Linear] = {}
     results: list[LayerResult] = []
-    for step in iter_quantize(source, coverage, cancel=cancel):
+    for step in iter_quantize(source, coverage, calibration=text, cancel=cancel):
         layers[step.result.name] = _int4_layer(model, step, coverage)
         results.append(step.result)
         if progress is not None:
@@ -161,7 +250,8 @@ def quantize_(
         untie_embeddings(model)
     object.__setattr__(model, RECIPE_ATTRIBUTE, settled)
     _tell_the_config(model, settled)
-    return QuantizationReport(coverage, tuple(results), time.monotonic() - start)
+    notes = () if text is None else text.notes
+    return QuantizationReport(coverage, tuple(results), time.monotonic() - start, notes)
 
 
 def model_device(model: nn.Module) -> torch.device:

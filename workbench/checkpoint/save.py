@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from workbench.calibration import Calibration
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.native import ModuleFormat, describe, describe_model, int4_layers
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, write_manifest
@@ -96,9 +97,13 @@ def iter_write_quantized(
     tokenizer: Any = None,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    calibration: Calibration | None = None,
+    model: nn.Module | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[SolvedLayer]:
     """Quantize a source straight into a checkpoint; yields each layer, and the folder appears after the last.
+
+    `calibration` and `model` are those of `iter_quantize`.
 
     Raises:
         CheckpointError: when the folder exists or cannot be written.
@@ -117,7 +122,7 @@ def iter_write_quantized(
                 rest[name] = tensors  # a bias, which goes beside its codes
             else:
                 writer.add(tensors)
-        for step in iter_quantize(source, coverage, cancel=cancel):
+        for step in iter_quantize(source, coverage, calibration=calibration, model=model, cancel=cancel):
             name = step.result.name
             formats[name] = ModuleFormat.of(step.weight)
             writer.add({**portable_tensors(step.weight, f"{name}."), **rest.pop(name, {})})
