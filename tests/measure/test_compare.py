@@ -12,6 +12,7 @@ import torch
 
 import workbench as wb
 from tests.tiny_models import logits, make
+from workbench.calibration import Calibration
 from workbench.errors import Cancelled, ConfigError
 from workbench.linear import Int4Linear
 from workbench.measure.compare import SolverComparison, compare_solvers
@@ -81,8 +82,8 @@ def test_what_solvers_said_of_layers_is_in_the_table(comparison):
         32, comparison.qualities, {**comparison.reports, "hqq": dataclasses.replace(report, layers=tuple(layers))}
     )
     assert str(said).splitlines()[-2:] == [
-        f"note: hqq: fell back to refined: few tokens (2 layers, first {layers[0].name})",
-        f"note: hqq: damped by 0.1 ({layers[2].name})",
+        f"note: hqq: {layers[0].name}, {layers[1].name}: fell back to refined: few tokens",
+        f"note: hqq: {layers[2].name}: damped by 0.1",
     ]
 
 
@@ -126,8 +127,30 @@ def test_solvers_that_cannot_be_compared_are_refused(model, solvers):
         compare_solvers(model, CONFIG, IDS, solvers=solvers)
 
 
+def test_calibrated_gets_its_text_and_what_was_left_of_it_is_said(model):
+    calibration = Calibration(IDS[:64].view(4, 16), notes=("64 of 100 tokens are used",))
+    few = wb.CalibratedOptions().min_tokens
+    found = compare_solvers(model, CONFIG, IDS, solvers=("refined", "calibrated"), calibration=calibration, window=32)
+    alone = copy.deepcopy(model)
+    wb.quantize_(alone, CONFIG, solver="calibrated", calibration=calibration)
+    assert found.qualities["calibrated"] == measure_quality(alone, IDS, reference=model, window=32)
+    first, second = found.notes()
+    assert first == "calibrated: 64 of 100 tokens are used"
+    assert (
+        f"solved with refined instead of calibrated: 64 tokens of the calibration text reached it, fewer than {few}"
+        in second
+    )
+
+
+def test_calibrated_without_a_text_is_refused_before_any_layer_is_solved(model):
+    told = []
+    with pytest.raises(ConfigError, match=r"'calibrated' without calibration text.*Calibration\.from_text"):
+        compare_solvers(model, CONFIG, IDS, progress=told.append)
+    assert told == []
+
+
 def test_bad_tokens_are_refused_before_any_layer_is_solved(model):
     told = []
     with pytest.raises(ConfigError, match="ids is"):
-        compare_solvers(model, CONFIG, IDS[:1], progress=told.append)
+        compare_solvers(model, CONFIG, IDS[:1], solvers=("rtn",), progress=told.append)
     assert told == []

@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from workbench.calibration import Calibration
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.measure.quality import DEFAULT_WINDOW, measure_qualities, token_windows
 from workbench.options import SOLVERS, SolverName
-from workbench.quantize import QuantizationReport, quantize_
+from workbench.quantize import QuantizationReport, layer_notes, quantize_
 from workbench.records import Progress, Quality
 
 
@@ -33,15 +34,11 @@ class SolverComparison:
     reports: dict[str, QuantizationReport]
 
     def notes(self) -> list[str]:
-        """Say what the solvers said of single layers: fall-backs, damping; each with the layers that it holds for."""
-        held: dict[tuple[str, str], list[str]] = {}
-        for solver, report in self.reports.items():
-            for layer in report.layers:
-                for note in layer.notes:
-                    held.setdefault((solver, note), []).append(layer.name)
+        """Say what a person must know of how each solver went: fall-backs, damping, the cut of the text."""
         return [
-            f"{solver}: {note} ({names[0] if len(names) == 1 else f'{len(names)} layers, first {names[0]}'})"
-            for (solver, note), names in held.items()
+            f"{solver}: {note}"
+            for solver, report in self.reports.items()
+            for note in (*report.notes, *layer_notes(report.layers))
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +73,7 @@ def compare_solvers(
     ids: Tensor,
     *,
     solvers: Sequence[SolverName] = SOLVERS,
-    calibration: object = None,
+    calibration: Calibration | Tensor | None = None,
     window: int = DEFAULT_WINDOW,
     progress: Callable[[Progress], None] | None = None,
     cancel: threading.Event | None = None,
@@ -90,17 +87,23 @@ def compare_solvers(
         cfg: The configuration, but for the solver.
         ids: Tokens of the text to measure on, int64 [T]; another text than that of the calibration.
         solvers: "rtn", "hqq", "refined", "calibrated"; the table gives divergences as shares of the first one's.
-        calibration: What `quantize_` takes for the solver "calibrated".
+        calibration: Text for the solver "calibrated", as `Calibration` or ids int64 [S, T].
         window: Tokens of a window.
         progress: Called after each layer and each window; the label begins with what is done.
         cancel: Set it to stop.
 
     Raises:
-        ConfigError: for a solver that is unknown or named twice, or for tokens that cannot be used.
+        ConfigError: for a solver that is unknown or named twice, for "calibrated" without a calibration, or for tokens
+            that cannot be used.
         Cancelled: when `cancel` was set.
     """
     if not solvers or len(set(solvers)) < len(solvers) or not set(solvers) <= set(SOLVERS):
         raise ConfigError(f"solvers={list(solvers)}.", allowed=f"each at most once: {', '.join(SOLVERS)}")
+    if "calibrated" in solvers and calibration is None:
+        raise ConfigError(
+            "solver 'calibrated' without calibration text.",
+            mend="pass calibration=Calibration.from_text(text, tokenizer), or name the other solvers",
+        )
     token_windows(ids, window)  # bad ones are refused before any work
     models: dict[str, nn.Module] = {}
     reports: dict[str, QuantizationReport] = {}

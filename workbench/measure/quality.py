@@ -7,7 +7,6 @@ sees far smaller differences than perplexity does.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workbench.calibration import evaluating
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.measure.divergence import TokenSums, check_finite, token_sums
 from workbench.measure.intervals import mean_interval
@@ -179,25 +179,13 @@ def _logits(model: nn.Module, ids: Tensor, name: str, place: int, cancel: thread
     """Return what the model predicts for all tokens but the first, any float dtype [T - 1, V], finite."""
     if cancel is not None and cancel.is_set():
         raise Cancelled("Measuring was cancelled.", mend="start it again; the models are as they were")
-    with _evaluating(model):
+    with evaluating(model):
         output = model(input_ids=ids[None].to(model_device(model)), use_cache=False)
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (1, len(ids)):
         raise _no_logits(name, f"gives no logits [1, {len(ids)}, vocabulary]")
     check_finite(logits[0, :-1], name, place)
     return logits[0, :-1]
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and its like off, and afterwards on again where it was on."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _quality(sums: list[TokenSums], base: list[TokenSums], window: int, left_out: int) -> Quality:
