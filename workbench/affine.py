@@ -9,7 +9,7 @@ One convention everywhere: codes q in 0..15, groups of `group_size` along in_fea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ class QuantizedWeight:
             [N, ceil(K/group_size)], the code whose value is 0; symmetric: None.
         group_size: Weights per group along K; the last group of a row is short when K does not divide.
         domain: "float", "int" or "symmetric".
+        solved_by: The form of the solver that found it, for instance "refined/1"; "" where nobody knows.
 
     Raises:
         WeightError: when a shape or dtype does not fit.
@@ -58,6 +59,7 @@ class QuantizedWeight:
     zero: Tensor | None
     group_size: int
     domain: Domain
+    solved_by: str = ""
 
     def __post_init__(self) -> None:
         if self.domain not in DOMAINS:
@@ -146,16 +148,17 @@ class QuantizedWeight:
         in_features: int,
         group_size: int,
         domain: Domain,
+        solved_by: str = "",
     ) -> QuantizedWeight:
         """Build from codes two to a byte: `packed` uint8 [N, ceil(in_features/2)], even k in the low nibble."""
         if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != (in_features + 1) // 2:
             raise _misfit("packed codes", packed, f"uint8 [N, {(in_features + 1) // 2}] for in_features={in_features}")
-        return cls(unpack_nibbles(packed, in_features), scale, zero, group_size, domain)
+        return cls(unpack_nibbles(packed, in_features), scale, zero, group_size, domain, solved_by)
 
     def to(self, device: torch.device | str) -> QuantizedWeight:
         """Return the same weight on another device."""
         zero = None if self.zero is None else self.zero.to(device)
-        return QuantizedWeight(self.codes.to(device), self.scale.to(device), zero, self.group_size, self.domain)
+        return replace(self, codes=self.codes.to(device), scale=self.scale.to(device), zero=zero)
 
 
 def group_count(in_features: int, group_size: int) -> int:

@@ -81,6 +81,7 @@ def _quantize_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--out", type=Path, metavar="DIR", help="the folder to make")
     one.add_argument("--overwrite", action="store_true", help="replace the folder when it exists")
     one.add_argument("--dry-run", action="store_true", help="print the coverage and stop")
+    one.add_argument("--calibration", type=Path, metavar="FILE", help="a text like what the model will see")
     one.add_argument("--min-coverage", type=float, default=0.0, help="least share of linear bytes in int4, 0 to 1")
     _settings(one)
 
@@ -97,7 +98,7 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--group-size", type=int, help="256, 128, 64 or 32 (default 64)")
     group.add_argument("--hqq", action="store_true", help="solve for the zero points with HQQ")
     group.add_argument("--domain", help="float, int or symmetric (default: what the kernel takes first)")
-    group.add_argument("--solver", help="rtn or hqq (default: follows --hqq)")
+    group.add_argument("--solver", help="rtn, hqq, refined or calibrated (default: follows --hqq)")
     group.add_argument("--preserve-zero", choices=["yes", "no"], help="keep 0 exact (default: the domain's own)")
     group.add_argument("--inner-k-tiles", type=int, help="2, 4 or 8: tiles of the CUDA layout (default 8)")
     group.add_argument("--include", action="append", metavar="PATTERN", help="layers to quantize; may be given again")

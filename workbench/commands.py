@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import CheckpointError, ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
+    from workbench.calibration import Calibration
     from workbench.coverage import Coverage
     from workbench.recipe import Recipe
     from workbench.records import LayerResult, Progress
@@ -29,6 +30,7 @@ def quantize(arguments: argparse.Namespace) -> None:
     from workbench.coverage import preflight_source, size
     from workbench.export_checks import check_exportable, export_target
     from workbench.hf import open_source
+    from workbench.quantize import layer_notes
 
     if arguments.out is None and not arguments.dry_run:
         raise ConfigError("No folder to write.", mend="name one with --out DIR, or look first with --dry-run")
@@ -42,15 +44,59 @@ def quantize(arguments: argparse.Namespace) -> None:
     check_exportable(source, coverage)
     for line in (coverage.verdict(), *(f"note: {note}" for note in coverage.notes)):
         print(line, flush=True)
+    calibration, model = _calibration(arguments, coverage)
     results = []
     with _ProgressLine() as shown, stopping() as cancel:
-        steps = iter_write_quantized(source, coverage, recipe, target, overwrite=arguments.overwrite, cancel=cancel)
+        steps = iter_write_quantized(
+            source,
+            coverage,
+            recipe,
+            target,
+            overwrite=arguments.overwrite,
+            calibration=calibration,
+            model=model,
+            cancel=cancel,
+        )
         for step in steps:
             shown.show(step.progress)
             results.append(step.result)
+    for note in layer_notes(results):
+        print(f"note: {note}")
     print(mean_error(coverage, results))
     print(f"wrote {target}: {size(size_on_disk(target))}")
     print(f"load it: import workbench as wb; model, tokenizer = wb.load_checkpoint({str(target)!r})")
+
+
+def _calibration(arguments: argparse.Namespace, coverage: Coverage) -> tuple[Calibration | None, Any]:
+    """Return the calibration and the model to run it through, where a layer is to be calibrated."""
+    from workbench.calibration import Calibration
+    from workbench.demo import demo_calibration_text
+    from workbench.hf import DEMO, load_model
+    from workbench.quantize import needs_calibration
+
+    if not needs_calibration(coverage):
+        if arguments.calibration is not None:
+            raise ConfigError("--calibration, and no layer is to be calibrated.", mend="add --solver calibrated")
+        return None, None
+    if arguments.calibration is not None:
+        try:
+            text = arguments.calibration.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The calibration text {str(arguments.calibration)!r} cannot be read: {error}.") from None
+    elif arguments.model == DEMO:
+        text = demo_calibration_text()
+        print("note: calibrated with the text that comes with the demo model")
+    else:
+        raise ConfigError(
+            f"{needs_calibration(coverage)[0]} is to be calibrated, and there is no calibration text.",
+            mend="name a UTF-8 text file with --calibration FILE, or use --solver refined",
+        )
+    print("note: the whole model is loaded, to run the calibration text through it", flush=True)
+    model, tokenizer = load_model(arguments.model)
+    calibration = Calibration.from_text(text, tokenizer)
+    for note in calibration.notes:
+        print(f"note: {note}", flush=True)
+    return calibration, model
 
 
 @contextlib.contextmanager
@@ -125,11 +171,12 @@ def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict
         print(json.dumps(quantization, indent=2))
         return
     width = max((len(name) for name in modules), default=6)
-    print(f"{'module':<{width}}  {'shape':<14} {'group':>5} {'domain':<10} {'scales':<8} {'bits':>5}")
+    print(f"{'module':<{width}}  {'shape':<14} {'group':>5} {'domain':<10} {'scales':<8} {'bits':>5}  solved by")
     for name, form in modules.items():
         shape = f"{form.out_features}x{form.in_features}"
         bits = 8 * form.size_bytes / (form.out_features * form.in_features)
-        print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype:<8} {bits:>5.2f}")
+        held = f"{shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype:<8} {bits:>5.2f}"
+        print(f"{name:<{width}}  {held}  {form.solved_by or '?'}")
     dense = quantization.get("modules_to_not_convert") or []
     architectures = config.get("architectures") or ["unknown architecture"]
     print(

@@ -32,6 +32,7 @@ class Int4Linear(nn.Module):
         inner_k_tiles: Tile count of the CUDA layout.
         bias: Parameter [N] or None.
         dtype: dtype of `.weight` and of a bias made here; activations of any float dtype are taken.
+        solved_by: The form of the solver that found the codes, for instance "refined/1"; "" where nobody knows.
     """
 
     packed: Tensor
@@ -68,6 +69,7 @@ class Int4Linear(nn.Module):
             TensorCoreTiledLayout(inner_k_tiles).inner_k_tiles,
             dtype,
         )
+        self.solved_by = weight.solved_by
         self._layout: Layout | None = None
         for name in ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero"):
             self.register_buffer(name, None, persistent=False)
@@ -138,7 +140,7 @@ class Int4Linear(nn.Module):
             zero = self.zero_points
         elif self.domain == "float":
             zero = packed.zero() if self.stored_zero is None else self.stored_zero
-        return QuantizedWeight(packed.codes(), scale, zero, self.group_size, self.domain)
+        return QuantizedWeight(packed.codes(), scale, zero, self.group_size, self.domain, self.solved_by)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype."""
@@ -252,6 +254,7 @@ class Int4Linear(nn.Module):
         missing_keys.extend(prefix + name for name in names if name not in given)
         if len(given) == len(names):
             assigned = local_metadata.get("assign_to_params_buffers", False)  # load_state_dict(assign=True)
+            self.solved_by = ""  # a state dict does not say
             try:
                 self._land(self._from_portable(given), given["weight"].device if assigned else self.device)
             except WorkbenchError as error:

@@ -31,7 +31,7 @@ def portable_tensors(weight: QuantizedWeight, prefix: str = "") -> dict[str, Ten
 
 
 def quantized_from_portable(
-    tensors: dict[str, Tensor], *, in_features: int, group_size: int, domain: Domain
+    tensors: dict[str, Tensor], *, in_features: int, group_size: int, domain: Domain, solved_by: str = ""
 ) -> QuantizedWeight:
     """Build a weight from its tensors on disk (see `portable_tensors`).
 
@@ -50,5 +50,11 @@ def quantized_from_portable(
     if domain == "int" and zero is not None and zero.numel() and int(zero.max()) > 15:
         raise CheckpointError(f"weight_zp holds {int(zero.max())}.", allowed="0 to 15", mend="the file is damaged")
     return QuantizedWeight.from_packed(
-        tensors["weight"], scale, zero, in_features=in_features, group_size=group_size, domain=domain
+        tensors["weight"],
+        scale,
+        zero,
+        in_features=in_features,
+        group_size=group_size,
+        domain=domain,
+        solved_by=solved_by,
     )

@@ -29,6 +29,7 @@ CODE_LAYOUT = "row_major_even_k_low_nibble"
 PRODUCER = "int4-workbench 0.1.0"
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _MAX_SIDE = 2**31 - 1
+_LONGEST_FORM = 64
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ModuleFormat:
         group_size: Weights per group along K.
         domain: Where the zero point lives.
         scale_dtype: "bfloat16" or "float32".
+        solved_by: The form of the solver that found it, for instance "refined/1"; "" where nobody knows.
     """
 
     out_features: int
@@ -48,6 +50,7 @@ class ModuleFormat:
     group_size: int
     domain: Domain
     scale_dtype: str
+    solved_by: str = ""
 
     @classmethod
     def of(cls, weight: QuantizedWeight | Int4Linear) -> ModuleFormat:
@@ -57,7 +60,7 @@ class ModuleFormat:
             n, k = weight.out_features, weight.in_features
         else:
             scale, (n, k) = weight.scale.dtype, weight.shape
-        return cls(n, k, weight.group_size, weight.domain, str(scale).removeprefix("torch."))
+        return cls(n, k, weight.group_size, weight.domain, str(scale).removeprefix("torch."), weight.solved_by)
 
     @property
     def size_bytes(self) -> int:
@@ -81,12 +84,12 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
         dense: Module paths of linear layers that are not quantized.
         recipe: What the user asked for, kept for reference.
     """
-    common = Counter((m.group_size, m.domain, m.scale_dtype) for m in modules.values()).most_common(1)
-    usual = common[0][0] if common else (128, "float", "bfloat16")
-    keys = ("group_size", "zero_point_domain", "scale_dtype")
+    common = Counter((m.group_size, m.domain, m.scale_dtype, m.solved_by) for m in modules.values()).most_common(1)
+    usual = common[0][0] if common else (128, "float", "bfloat16", "")
+    keys = ("group_size", "zero_point_domain", "scale_dtype", "solved_by")
     described = {}
     for name, module in modules.items():
-        own = (module.group_size, module.domain, module.scale_dtype)
+        own = (module.group_size, module.domain, module.scale_dtype, module.solved_by)
         overrides = {key: value for key, value, other in zip(keys, own, usual, strict=True) if value != other}
         described[name] = {"shape": [module.out_features, module.in_features], **overrides}
     return {
@@ -161,8 +164,11 @@ def _module(name: str, settings: Mapping[str, Any]) -> ModuleFormat:
         raise CheckpointError(f"{name}: zero_point_domain {domain!r}.", allowed=", ".join(DOMAINS))
     if not isinstance(scale_dtype, str) or scale_dtype not in _DTYPES:
         raise CheckpointError(f"{name}: scale_dtype {scale_dtype!r}.", allowed=", ".join(_DTYPES))
+    solved_by = settings.get("solved_by", "")
+    if not isinstance(solved_by, str) or len(solved_by) > _LONGEST_FORM:
+        raise CheckpointError(f"{name}: solved_by {solved_by!r}.", allowed="the form of a solver, such as 'refined/1'")
     n, k = cast(Sequence[int], shape)
-    return ModuleFormat(n, k, group_size, domain, scale_dtype)
+    return ModuleFormat(n, k, group_size, domain, scale_dtype, solved_by)
 
 
 def _as_mapping(name: object, own: object) -> Mapping[str, Any]:

@@ -81,6 +81,7 @@ class PortableLinear(nn.Module):
                 in_features=self.form.in_features,
                 group_size=self.form.group_size,
                 domain=self.form.domain,
+                solved_by=self.form.solved_by,
             )
         except WorkbenchError as error:
             raise CheckpointError(f"{name}: {error.what}", allowed=error.allowed, mend=error.mend) from None

@@ -92,7 +92,8 @@ def solve_calibrated(
     values = tuple(space.scale * total / (statistics.tokens * max(1, n)) for total in sums)
     groups = nearest.scale.numel()
     trace = ErrorTrace(OBJECTIVE, values, groups, groups - kept * nearest.scale.shape[1])
-    return SolveResult(nearest, trace, "calibrated", _notes(space, options, kept, n))
+    weight_found = replace(nearest, solved_by=config.form)
+    return SolveResult(weight_found, trace, "calibrated", _notes(space, options, kept, n))
 
 
 def _solve_block(

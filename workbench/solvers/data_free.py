@@ -181,7 +181,8 @@ class _Result:
         self._improved += part.improved
 
     def finished(self) -> SolveResult:
-        weight = QuantizedWeight(self._codes, self._scale, self._zero, self._config.group_size, self._config.domain)
+        config = self._config
+        weight = QuantizedWeight(self._codes, self._scale, self._zero, config.group_size, config.domain, config.form)
         count = max(1, self._codes.numel())
         errors = tuple(total / count for total in self._history or [0.0])
         trace = ErrorTrace(objective(self._config), errors, self._scale.numel(), self._improved)
