@@ -15,7 +15,7 @@ from torch import nn
 import workbench as wb
 from tests.tiny_models import make
 from workbench.errors import Cancelled, ConfigError, ModelError
-from workbench.measure import divergence
+from workbench.measure import causal, divergence, quality
 from workbench.measure.divergence import TokenSums, token_sums
 from workbench.measure.intervals import mean_interval, student_97_5
 from workbench.measure.quality import iter_quality, measure_qualities, measure_quality, text_ids, token_windows
@@ -231,6 +231,35 @@ def test_models_in_half_precision_are_measured_in_full(reference):
     assert found.mean_kl == pytest.approx(mean([kl for _, kl, _ in tokens]), rel=1e-3, abs=1e-8)
 
 
+def test_windows_side_by_side_give_what_they_give_one_by_one(reference, int4, monkeypatch):
+    seen = set()
+    logits = quality.window_logits
+    monkeypatch.setattr(
+        quality, "window_logits", lambda *rest: seen.add(threading.current_thread().name) or logits(*rest)
+    )
+    together = measure_quality(int4, some_ids(), reference=reference, window=4)
+    assert all("workbench" in name for name in seen) or torch.get_num_threads() == 1
+    seen.clear()
+    monkeypatch.setattr(quality, "run_side_by_side", lambda *_: False)
+    alone = measure_quality(int4, some_ids(), reference=reference, window=4)
+    assert seen == {threading.current_thread().name}
+    for name, value in vars(alone).items():
+        assert getattr(together, name) == pytest.approx(value, rel=1e-5), name
+
+
+def test_only_small_models_without_hooks_run_side_by_side(reference, int4, monkeypatch):
+    assert causal.run_side_by_side([reference, int4], 512)
+    assert not causal.run_side_by_side([reference, Table(1)], 512)  # which does not say its vocabulary
+    assert not causal.run_side_by_side([reference, int4], 10**8)
+    assert not causal.run_side_by_side([make("qwen2").to("meta")], 512)
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        handle = getattr(reference.model.layers[0], register)(lambda *_: None)
+        assert not causal.run_side_by_side([int4, reference], 512)
+        handle.remove()
+    monkeypatch.setattr(reference.lm_head, "_hf_hook", object(), raising=False)
+    assert not causal.run_side_by_side([int4, reference], 512)
+
+
 def test_several_models_are_measured_as_each_alone_and_the_reference_runs_once(reference, int4):
     runs = []
     handle = reference.register_forward_hook(lambda *_: runs.append(1))
@@ -317,6 +346,15 @@ def test_cancel_stops_before_the_next_forward_pass(reference, int4):
     assert len(runs) == 1
 
 
+def test_cancel_from_another_thread_stops_windows_side_by_side(reference, int4):
+    cancel = threading.Event()
+    steps = iter_quality({"a": reference, "b": int4}, some_ids(), window=2, cancel=cancel)
+    next(steps)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        list(steps)
+
+
 def test_cancel_before_the_start_runs_nothing(int4):
     cancel = threading.Event()
     cancel.set()
@@ -324,14 +362,19 @@ def test_cancel_before_the_start_runs_nothing(int4):
         measure_quality(int4, some_ids(), cancel=cancel)
 
 
-def test_the_state_of_models_and_process_is_left_alone():
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_state_of_models_and_process_is_left_alone(steps):
     model = make("qwen2", attention_dropout=0.5)
     model.train()
     model.model.layers[0].eval()
     before = [module.training for module in model.modules()]
-    state = torch.get_rng_state()
-    for _ in iter_quality({"one": model}, some_ids(), reference=model, window=16):
-        assert torch.is_grad_enabled() and [module.training for module in model.modules()] == before
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    work = iter_quality({"one": model}, some_ids(), reference=model, window=16)
+    for _ in range(steps):
+        next(work)
+        assert torch.is_grad_enabled() and torch.get_num_threads() == threads
+    work.close()
+    assert [module.training for module in model.modules()] == before
     assert torch.equal(torch.get_rng_state(), state)
     assert measure_quality(model, some_ids()) == measure_quality(model.eval(), some_ids())
     assert all(parameter.grad is None for parameter in model.parameters())

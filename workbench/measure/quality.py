@@ -7,6 +7,9 @@ sees far smaller differences than perplexity does.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import math
 import threading
 import time
@@ -18,13 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from workbench.calibration import evaluating
-from workbench.errors import Cancelled, ConfigError, ModelError
-from workbench.measure.divergence import TokenSums, check_finite, token_sums
+from workbench.errors import ConfigError, ModelError
+from workbench.measure.causal import check_model, run_side_by_side, window_logits
+from workbench.measure.divergence import TokenSums, token_sums
 from workbench.measure.intervals import mean_interval
-from workbench.quantize import model_device
 from workbench.records import Progress, Quality
+from workbench.workers import in_order
 
 DEFAULT_WINDOW = 512
+_REFERENCE = "the reference"
 
 
 @dataclass(frozen=True)
@@ -140,99 +145,94 @@ def iter_quality(
     window: int = DEFAULT_WINDOW,
     cancel: threading.Event | None = None,
 ) -> Iterator[QualityStep]:
-    """Yield after each window what `measure_qualities` knows by then.
+    """Yield after each window what `measure_qualities` knows by then; the models do without dropout until the end.
 
-    Beside the models, the logits of the reference and of one model are held for one window, in the dtype they come in.
+    Beside the models, the logits of the reference and of one model are held for one window, in the dtype they come in;
+    where they are small, each thread holds those of a window of its own (see `causal.run_side_by_side`).
     """
     windows = token_windows(ids, window)
-    _check_models(models, reference, ids, len(windows[0]))
-    left_out = len(ids) - sum(len(part) for part in windows)
-    sums: dict[str, list[TokenSums]] = {name: [] for name in models}
-    base_sums: list[TokenSums] = []
-    start, place = time.monotonic(), 0
-    for done, part in enumerate(windows, start=1):
-        base = None
-        if reference is not None:
-            base = _logits(reference, part, "the reference", place, cancel)
-            base_sums.append(token_sums(base, part[1:]))
-        for name, model in models.items():
-            logits = _logits(model, part, name, place, cancel)
-            sums[name].append(_compared(logits, part[1:], base, name))
-        place += len(part)
-        elapsed = time.monotonic() - start
-        remaining = elapsed * (len(windows) - done) / done
-        progress = Progress(done, len(windows), f"window {done} of {len(windows)}", elapsed, remaining)
-        yield QualityStep(progress, {n: _quality(own, base_sums, len(windows[0]), left_out) for n, own in sums.items()})
+    tally = _Tally(models, reference, len(windows[0]), len(ids) - sum(len(part) for part in windows))
+    for name, model in tally.everyone:
+        check_model(model, name, ids, len(windows[0]))
+    places = itertools.accumulate((len(part) for part in windows[:-1]), initial=0)
+    work = list(zip(places, windows, strict=True))
+    start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        for _, model in tally.everyone:
+            stack.enter_context(evaluating(model))
+        measure = functools.partial(_measure_window, models, reference, cancel)
+        together = run_side_by_side([model for _, model in tally.everyone], len(windows[0]))
+        results = in_order(measure, work) if together else (measure(one) for one in work)
+        stack.enter_context(contextlib.closing(results))
+        for done, result in enumerate(results, start=1):
+            tally.add(*result)
+            elapsed = time.monotonic() - start
+            remaining = elapsed * (len(work) - done) / done
+            progress = Progress(done, len(work), f"window {done} of {len(work)}", elapsed, remaining)
+            yield QualityStep(progress, tally.qualities())
 
 
-def _compared(logits: Tensor, targets: Tensor, base: Tensor | None, name: str) -> TokenSums:
-    if base is not None and base.shape != logits.shape:
-        raise ModelError(
-            f"{name} has a vocabulary of {logits.shape[-1]} tokens, the reference one of {base.shape[-1]}.",
-            allowed="models of one vocabulary",
-        )
-    return token_sums(logits, targets, base)
+def _measure_window(
+    models: Mapping[str, nn.Module],
+    reference: nn.Module | None,
+    cancel: threading.Event | None,
+    work: tuple[int, Tensor],
+) -> tuple[TokenSums | None, dict[str, TokenSums]]:
+    """Return the sums of the reference and of each model over a window that begins at a place of the text."""
+    place, ids = work
+    targets, base, base_sums = ids[1:], None, None
+    if reference is not None:
+        base = window_logits(reference, ids, _REFERENCE, place, cancel)
+        base_sums = token_sums(base, targets)
+    sums = {}
+    for name, model in models.items():
+        logits = window_logits(model, ids, name, place, cancel)
+        if base is not None and base.shape != logits.shape:
+            raise ModelError(
+                f"{name} has a vocabulary of {logits.shape[-1]} tokens, the reference one of {base.shape[-1]}.",
+                allowed="models of one vocabulary",
+            )
+        sums[name] = token_sums(logits, targets, base)
+    return base_sums, sums
 
 
-@torch.no_grad()
-def _logits(model: nn.Module, ids: Tensor, name: str, place: int, cancel: threading.Event | None) -> Tensor:
-    """Return what the model predicts for all tokens but the first, any float dtype [T - 1, V], finite."""
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Measuring was cancelled.", mend="start it again; the models are as they were")
-    with evaluating(model):
-        output = model(input_ids=ids[None].to(model_device(model)), use_cache=False)
-    logits = getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (1, len(ids)):
-        raise _no_logits(name, f"gives no logits [1, {len(ids)}, vocabulary]")
-    check_finite(logits[0, :-1], name, place)
-    return logits[0, :-1]
+class _Tally:
+    """The windows so far, and what follows from them."""
 
+    def __init__(
+        self, models: Mapping[str, nn.Module], reference: nn.Module | None, window: int, left_out: int
+    ) -> None:
+        if not models:
+            raise ConfigError("There is no model to measure.", allowed="at least one")
+        self.everyone = [*models.items(), *([] if reference is None else [(_REFERENCE, reference)])]
+        self._window, self._left_out = window, left_out
+        self._base: list[TokenSums] = []
+        self._sums: dict[str, list[TokenSums]] = {name: [] for name in models}
 
-def _quality(sums: list[TokenSums], base: list[TokenSums], window: int, left_out: int) -> Quality:
-    """Make a record of the windows so far; `base` is empty without a reference."""
-    tokens = sum(one.tokens for one in sums)
-    nats = math.fsum(one.nats for one in sums) / tokens
-    compared: dict[str, Any] = {}
-    if base:
-        compared = {
-            "reference_perplexity": _perplexity(math.fsum(one.nats for one in base) / tokens),
-            "mean_kl": math.fsum(one.kl for one in sums) / tokens,
-            "kl_interval": mean_interval([one.kl for one in sums], [one.tokens for one in sums]),
-            "top1_agreement": sum(one.agree for one in sums) / tokens,
-        }
-    return Quality(_perplexity(nats), nats, tokens, len(sums), window, left_out, **compared)
+    def add(self, base: TokenSums | None, sums: dict[str, TokenSums]) -> None:
+        """Take a window; `base` is the reference's."""
+        if base is not None:
+            self._base.append(base)
+        for name, one in sums.items():
+            self._sums[name].append(one)
+
+    def qualities(self) -> dict[str, Quality]:
+        """Return the quality of each model."""
+        return {name: self._quality(sums) for name, sums in self._sums.items()}
+
+    def _quality(self, sums: list[TokenSums]) -> Quality:
+        tokens = sum(one.tokens for one in sums)
+        nats = math.fsum(one.nats for one in sums) / tokens
+        compared: dict[str, Any] = {}
+        if self._base:
+            compared = {
+                "reference_perplexity": _perplexity(math.fsum(one.nats for one in self._base) / tokens),
+                "mean_kl": math.fsum(one.kl for one in sums) / tokens,
+                "kl_interval": mean_interval([one.kl for one in sums], [one.tokens for one in sums]),
+                "top1_agreement": sum(one.agree for one in sums) / tokens,
+            }
+        return Quality(_perplexity(nats), nats, tokens, len(sums), self._window, self._left_out, **compared)
 
 
 def _perplexity(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
-
-
-def _check_models(models: Mapping[str, nn.Module], reference: nn.Module | None, ids: Tensor, window: int) -> None:
-    """Refuse what a model would read out of its tables, which on a GPU ends the whole process."""
-    if not models:
-        raise ConfigError("There is no model to measure.", allowed="at least one")
-    highest, lowest = int(ids.max()), int(ids.min())
-    for name, model in [*models.items(), *([] if reference is None else [("the reference", reference)])]:
-        if not isinstance(model, nn.Module):
-            raise ConfigError(f"{name} is a {type(model).__name__}.", allowed="a live model, as load_model gives it")
-        config = getattr(model, "config", None)
-        if getattr(config, "is_encoder_decoder", False):
-            raise _no_logits(name, "is an encoder with a decoder")
-        most = getattr(config, "max_position_embeddings", None)
-        if isinstance(most, int) and 0 < most < window:
-            raise ConfigError(f"window={window} with {name}.", allowed=f"2 to {most} tokens, the model's positions")
-        size = _vocabulary(model)
-        if lowest < 0 or (size is not None and highest >= size):
-            bad = lowest if lowest < 0 else highest
-            allowed = "0 or more" if size is None else f"0 to {size - 1} for {name}"
-            raise ConfigError(f"ids holds token {bad}.", allowed=allowed, mend="use the model's own tokenizer")
-
-
-def _vocabulary(model: nn.Module) -> int | None:
-    """Return the number of tokens that a model can read, None where it does not say."""
-    ask = getattr(model, "get_input_embeddings", None)
-    return getattr(ask(), "num_embeddings", None) if callable(ask) else None
-
-
-def _no_logits(name: str, what: str) -> ModelError:
-    return ModelError(f"{name} {what}.", allowed="a causal language model, as load_model gives it")
