@@ -61,3 +61,14 @@ def test_a_plain_recipe_is_a_plain_configuration():
     text = python_of(open_source("demo"), RECIPES[1])
     assert "cfg = wb.Int4WeightOnlyConfig(group_size=64, use_hqq=True)\n" in text
     assert "wb.quantize_(model, cfg)" in text
+
+
+def test_a_calibration_text_is_read_and_passed_on():
+    recipe = Recipe(Choice(wb.Int4WeightOnlyConfig(group_size=64), solver="calibrated"))
+    text = python_of(open_source("demo"), recipe, "out", "wb.demo_calibration_text()")
+    assert text.startswith("import workbench as wb\n\nmodel, tokenizer = wb.demo_model()\n")
+    assert "text = wb.demo_calibration_text()\n" in text
+    assert "wb.quantize_(model, cfg, solver='calibrated', calibration=text, tokenizer=tokenizer)" in text
+    text = python_of(open_source("demo"), recipe, "out", "Path('a.txt').read_bytes().decode()")
+    assert text.startswith("from pathlib import Path\n\nimport workbench as wb\n\n")
+    compile(text, "cell", "exec")

@@ -25,6 +25,7 @@ _HOMES = {
     "ZeroPointDomain": "config",
     "bench_linear": "measure.speed",
     "choose_qparams_affine": "affine",
+    "demo_calibration_text": "demo",
     "demo_model": "hf",
     "dequantize_affine": "affine",
     "load_checkpoint": "hf",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from workbench.config import MappingType as MappingType
     from workbench.config import TensorCoreTiledLayout as TensorCoreTiledLayout
     from workbench.config import ZeroPointDomain as ZeroPointDomain
+    from workbench.demo import demo_calibration_text as demo_calibration_text
     from workbench.errors import WorkbenchError as WorkbenchError
     from workbench.hf import demo_model as demo_model
     from workbench.hf import load_checkpoint as load_checkpoint

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +166,35 @@ def layer_moments(
     cancel: threading.Event | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, InputMoments]:
-    """Collect the second moments of the inputs of some layers, with the model as it is.
+    """Collect the second moments of the inputs of some layers, with the model as it is (`iter_layer_moments`, run).
+
+    Args:
+        model: A model that takes token ids.
+        names: Module paths of linear layers.
+        calibration: The text.
+        cancel: Set it to stop between sequences.
+        progress: Called with the share of sequences done, 0 to 1.
+
+    Raises:
+        ConfigError: when memory cannot hold the moments.
+        ModelError: when the model cannot be run on token ids.
+        Cancelled: when `cancel` was set.
+    """
+    steps = iter_layer_moments(model, names, calibration, cancel=cancel)
+    while True:
+        try:
+            share = next(steps)
+        except StopIteration as end:
+            moments: dict[str, InputMoments] = end.value
+            return moments
+        if progress is not None:
+            progress(share)
+
+
+def iter_layer_moments(
+    model: nn.Module, names: Sequence[str], calibration: Calibration, *, cancel: threading.Event | None = None
+) -> Generator[float, None, dict[str, InputMoments]]:
+    """Collect the second moments of the inputs of some layers, with the model as it is, and return them at the end.
 
     Layers with the same input share theirs. A layer that the text does not reach has moments of 0 tokens.
 
@@ -175,7 +203,9 @@ def layer_moments(
         names: Module paths of linear layers.
         calibration: The text.
         cancel: Set it to stop between sequences.
-        progress: Called with the share of sequences done, 0 to 1.
+
+    Yields:
+        The share of sequences done, 0 to 1.
 
     Raises:
         ConfigError: when memory cannot hold the moments.
@@ -194,8 +224,7 @@ def layer_moments(
             for done, batch in enumerate(batches, start=1):
                 look(cancel)
                 tap.run(lambda batch=batch: run_model(model, batch))  # type: ignore[misc]
-                if progress is not None:
-                    progress(done / len(batches))
+                yield done / len(batches)
     return tap.moments()
 
 

@@ -10,7 +10,19 @@ from typing import Any, Literal
 
 from workbench.jobs import Job
 
-EventKind = Literal["coverage", "selection", "view", "group", "look", "job", "speed", "error", "export", "problem"]
+EventKind = Literal[
+    "coverage",
+    "selection",
+    "calibration",
+    "view",
+    "group",
+    "look",
+    "job",
+    "speed",
+    "error",
+    "export",
+    "problem",
+]
 _LOG = logging.getLogger(__name__)
 
 
@@ -21,8 +33,9 @@ class Event:
     Attributes:
         kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "group" (GroupView),
             "look" (Job of the microscope), "job" (Job), "speed" (SpeedPoint),
-            "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception).
-            "coverage" and "selection" come on the thread of the person's action, all others on a worker's.
+            "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception),
+            "calibration" (CalibrationState). "coverage" and "selection" come on the thread of the person's action,
+            "calibration" on either, all others on a worker's.
         data: What the kind says.
         job: The job that it comes from, or None.
     """

@@ -63,9 +63,12 @@ def iter_export(
     overwrite: bool = False,
     verify: bool = True,
     calibration: Calibration | None = None,
+    model: nn.Module | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Progress | ExportResult]:
     """Write a checkpoint and check it; yields progress, and the result last.
+
+    A calibration text is run through `model`; without one, that of a folder is loaded.
 
     Raises:
         CheckpointError: when it cannot be written, or does not load as it was saved.
@@ -81,7 +84,7 @@ def iter_export(
         tokenizer=tokenizer,
         overwrite=overwrite,
         calibration=calibration,
-        model=calibration_model(source, coverage),
+        model=calibration_model(source, coverage) if model is None else model,
         cancel=cancel,
     )
     for step in steps:

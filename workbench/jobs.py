@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -109,6 +110,12 @@ class Job:
             self.on_change(self)
         except Exception:  # who listens badly must not break the work
             _LOG.exception("Showing that %s is %s failed", self.label, state)
+
+
+def progress_since(start: float, done: int, total: int, label: str) -> Progress:
+    """Progress of work in equal steps that began at `start` of the monotonic clock."""
+    elapsed = time.monotonic() - start
+    return Progress(done, total, label, elapsed, elapsed * (total - done) / done)
 
 
 class Lane:

@@ -24,7 +24,7 @@ from workbench.layers import get_layer, swap_layer, untie_embeddings, unties_hea
 from workbench.linear import Int4Linear
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe import Recipe, as_recipe
-from workbench.records import LayerResult, Progress
+from workbench.records import ErrorTrace, LayerResult, Progress
 from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments, SolveResult, solve
 from workbench.sources import ModelSource, Source
@@ -85,11 +85,13 @@ class SolvedLayer:
         progress: Where the work stands after this layer.
         result: Errors of this layer.
         weight: Its portable int4 weight.
+        trace: How the solver came to it.
     """
 
     progress: Progress
     result: LayerResult
     weight: QuantizedWeight
+    trace: ErrorTrace
 
 
 def iter_quantize(
@@ -184,7 +186,7 @@ class _Solver:
             seconds,
             solved.notes,
         )
-        return SolvedLayer(progress, result, solved.weight)
+        return SolvedLayer(progress, result, solved.weight, trace)
 
 
 def quantize_(

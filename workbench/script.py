@@ -14,15 +14,29 @@ from workbench.sources import ModelSource, Source
 DEFAULT_DIRECTORY = "exports/int4"
 
 
-def python_of(source: Source, recipe: Recipe, directory: Path | str = DEFAULT_DIRECTORY) -> str:
-    """Return Python that quantizes the model of `source` under `recipe` and saves it in `directory`."""
-    made, argument = _recipe_lines(recipe)
+def python_of(
+    source: Source, recipe: Recipe, directory: Path | str = DEFAULT_DIRECTORY, calibration: str | None = None
+) -> str:
+    """Return Python that quantizes the model of `source` under `recipe` and saves it in `directory`.
+
+    Args:
+        source: Where the weights come from.
+        recipe: How they are quantized.
+        directory: Where the checkpoint goes.
+        calibration: A Python expression for the calibration text, where a layer is to be calibrated.
+    """
+    made, arguments = _recipe_lines(recipe)
+    imports = ["from pathlib import Path", ""] if calibration is not None and "Path(" in calibration else []
+    if calibration is not None:
+        made = [f"text = {calibration}", *made]
+        arguments += ", calibration=text, tokenizer=tokenizer"
     lines = [
+        *imports,
         "import workbench as wb",
         "",
         _model_line(source),
         *made,
-        f"print(wb.quantize_(model, {argument}))",
+        f"print(wb.quantize_(model, {arguments}))",
         f"wb.save_checkpoint(model, {str(directory)!r}, tokenizer=tokenizer)",
     ]
     return "\n".join(lines) + "\n"
@@ -54,9 +68,16 @@ def _config_call(config: Int4WeightOnlyConfig) -> str:
     return f"wb.Int4WeightOnlyConfig({arguments})"
 
 
+def is_demo(source: Source) -> bool:
+    """Say whether a source is the demo model, by name or by folder."""
+    return source.name == "demo" or (
+        Path(source.name).is_dir() and Path(source.name).resolve() == demo_path().resolve()
+    )
+
+
 def _model_line(source: Source) -> str:
     name = source.name
-    if name == "demo" or (Path(name).is_dir() and Path(name).resolve() == demo_path().resolve()):
+    if is_demo(source):
         return "model, tokenizer = wb.demo_model()"
     if isinstance(source, ModelSource) and not Path(name).is_dir():
         return "# model and tokenizer are the ones that you gave to wb.Workbench"

@@ -6,9 +6,10 @@ previews on a latest-wins lane, measurements and exports one at a time on anothe
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
 from workbench.group_views import Block, GroupView, iter_group_views
 from workbench.hf import open_source
-from workbench.jobs import Job, Lane
+from workbench.jobs import Job, Lane, progress_since
 from workbench.layers import QUANTIZABLE_KINDS, get_layer
 from workbench.linear import Int4Linear
 from workbench.measure.errors import METRICS as METRICS
@@ -34,13 +35,15 @@ from workbench.measure.errors import Metric
 from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import iter_bench_linear
 from workbench.options import SolverName
-from workbench.quantize import model_device
+from workbench.ordered_views import iter_ordered_views
+from workbench.quantize import model_device, needs_calibration
 from workbench.recipe import Choice, Recipe
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 from workbench.records import CoverageRow, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, python_of
+from workbench.session_calibration import SessionCalibration
 from workbench.sources import ModelSource, Source
-from workbench.views import LayerView, ViewCache, iter_layer_views, same_values
+from workbench.views import NO_INPUTS, UPSTREAM, Inputs, LayerView, ViewCache, iter_layer_views, same_values
 
 T = TypeVar("T")
 Scope = Literal["layer", "selection", "all"]
@@ -68,6 +71,7 @@ class Session:
         errors: Layer name → its latest exact view under the recipe; replaced, never changed in place.
         group: (row, group) of the current layer under the microscope, or None until one is found.
         looked: What the microscope shows, or None.
+        calibration: The calibration text, and what becomes of it.
         exported: The latest finished export, or None.
     """
 
@@ -99,6 +103,15 @@ class Session:
         self.previews = Lane("preview", latest_wins=True)
         self.looks = Lane("microscope", latest_wins=True)
         self.work = Lane("work", latest_wins=False)
+        self.calibration = SessionCalibration(
+            self.source,
+            self.tokenizer,
+            in_turn=self._in_turn,
+            on_state=partial(self._emit, "calibration"),
+            on_job=self._on_collect,
+        )
+        # Views come first: one waits for inputs, and starts a look when it is there.
+        self.lanes = (self.previews, self.looks, self.calibration.lane, self.work)
         self.coverage = self._preflight(self.recipe)
         self._index()
         rows = self.layer_rows()
@@ -282,13 +295,18 @@ class Session:
             self.previews.cancel()
             return None
         name, config, metric, reduce = self.current, self.resolved(), self.metric, self.reduce
+        if needs_calibration(self.coverage):
+            self.calibration.look_once()
+
+        def found(inputs: Inputs, cancel: threading.Event) -> Iterator[LayerView]:
+            show = partial(iter_layer_views, metric=metric, reduce=reduce, cache=self._cache)
+            return self._in_turn(show(self.source, name, config, cancel=cancel, inputs=inputs), cancel)
 
         def views(cancel: threading.Event) -> Iterator[LayerView]:
             self._check_readable(name)
-            found = iter_layer_views(
-                self.source, name, config, metric=metric, reduce=reduce, cache=self._cache, cancel=cancel
-            )
-            return self._in_turn(found, cancel)
+            if config.solver != "calibrated":
+                return found(NO_INPUTS, cancel)
+            return self.calibration.views(name, needs_calibration(self.coverage), partial(found, cancel=cancel), cancel)
 
         return self.previews.submit(Job(f"Errors of {name}", views, self._on_view, self._on_job, quiet=True))
 
@@ -316,12 +334,46 @@ class Session:
         self._wish = (rows, groups)
         return self.looks.submit(look)
 
+    @property
+    def calibration_text(self) -> str:
+        """The text from which the calibrated solver learns the inputs of its layers, or ""."""
+        return self.calibration.text
+
+    def set_calibration_text(self, text: str) -> None:
+        """Take another calibration text; what was solved with the one before is solved anew.
+
+        Raises:
+            ConfigError: when the text cannot be written as UTF-8. One that is too short is told as an event.
+        """
+        self.calibration.set_text(text)
+        self._recalibrate()
+
+    def load_calibration_file(self, path: Path | str) -> None:
+        """Take the text of a file.
+
+        Raises:
+            ConfigError: when there is no such file, it is too large, or it is not in UTF-8.
+        """
+        self.calibration.load_file(path)
+        self._recalibrate()
+
+    def use_demo_text(self) -> None:
+        """Go back to the text that comes with the demo model.
+
+        Raises:
+            ConfigError: for any other model.
+        """
+        self.calibration.use_demo_text()
+        self._recalibrate()
+
     def sweep_errors(self) -> Job:
         """Solve every int4 layer under the recipe and record its errors; a layer with NaN is a problem, not the end.
 
         Raises:
-            ConfigError: when other work is running.
+            ConfigError: when other work is running, or a layer is to be calibrated and there is no text.
         """
+        if needs_calibration(self.coverage):
+            self.calibration.check()
         return self.work.submit(Job("Errors of all layers", self._sweep, self._on_sweep, self._on_job))
 
     # --- measuring ----------------------------------------------------------------------------------------------
@@ -348,7 +400,7 @@ class Session:
                 for point in self._in_turn(points, cancel):
                     seen.add((device, point.batch))
                     label = f"{device}, batch {point.batch}"
-                    yield _progress(start, len(seen), len(devices) * len(sizes), label), point
+                    yield progress_since(start, len(seen), len(devices) * len(sizes), label), point
 
         return self.work.submit(Job(f"Speed of {n}x{k}", measure, self._on_speed, self._on_speed_job))
 
@@ -361,14 +413,22 @@ class Session:
             CheckpointError: when the directory is blank, holds the model or the working folder, or replacing it
                 would delete files that are no checkpoint.
             ModelError: when a live model is on the meta device or has int4 layers already.
-            ConfigError: when no layer becomes int4, or other work is running.
+            ConfigError: when no layer becomes int4, one is to be calibrated without a text, or other work is running.
         """
         target = export_target(self.source, directory, overwrite=overwrite)
         coverage, recipe = self.coverage, self.recipe
         check_exportable(self.source, coverage)
+        calibrated = needs_calibration(coverage)
+        if calibrated:
+            self.calibration.check()
 
         def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
-            return iter_export(
+            text = model = None
+            if calibrated:
+                text = self.calibration.prepared()
+                yield from self.calibration.load()
+                model = self.calibration.model
+            yield from iter_export(
                 self.source,
                 coverage,
                 recipe,
@@ -376,6 +436,8 @@ class Session:
                 tokenizer=self.tokenizer,
                 overwrite=overwrite,
                 verify=verify,
+                calibration=text,
+                model=model,
                 cancel=cancel,
             )
 
@@ -383,19 +445,24 @@ class Session:
 
     def cancel(self) -> None:
         """Stop what runs; acknowledged at once, done at the next block."""
-        self.work.cancel()
-        self.previews.cancel()
-        self.looks.cancel()
+        for lane in self.lanes:
+            lane.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing runs; False when `timeout_s` seconds passed first."""
         end = None if timeout_s is None else time.monotonic() + timeout_s
-        lanes = (self.previews, self.looks, self.work)  # a view starts a look, so it is waited for first
-        return all(lane.wait(None if end is None else max(0.0, end - time.monotonic())) for lane in lanes)
+        return all(lane.wait(None if end is None else max(0.0, end - time.monotonic())) for lane in self.lanes)
 
     def as_python(self, directory: Path | str = DEFAULT_DIRECTORY) -> str:
-        """Return a cell that, run alone, quantizes the same model under the same recipe and saves it."""
-        return python_of(self.source, self.recipe, directory)
+        """Return a cell that, run alone, quantizes the same model under the same recipe and saves it.
+
+        A calibration text that is in no file is written beside the directory, for the cell to read.
+
+        Raises:
+            ConfigError: when a layer is to be calibrated without a text, or its file cannot be written.
+        """
+        text = self.calibration.as_python(directory) if needs_calibration(self.coverage) else None
+        return python_of(self.source, self.recipe, directory, text)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -448,6 +515,12 @@ class Session:
                 return
             yield step
 
+    def _recalibrate(self) -> None:
+        """Drop what was measured with another text, and show the current layer anew."""
+        with self._state:
+            self.errors = {name: view for name, view in self.errors.items() if view.config.solver != "calibrated"}
+        self.refresh()
+
     def _looker(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None) -> Job:
         name, config, metric = self.current, self.resolved(), self.metric
         record = self.row(name) if name else None
@@ -458,7 +531,14 @@ class Session:
 
         def look(cancel: threading.Event) -> Iterator[GroupView]:
             self._check_readable(name)
-            views = iter_group_views(self.source, name, config, block, metric=metric, cache=self._cache, cancel=cancel)
+            inputs = self.calibration.inputs(name)
+            views = iter_group_views(
+                *(self.source, name, config, block),
+                metric=metric,
+                cache=self._cache,
+                statistics=None if inputs is None else inputs.moments,
+                cancel=cancel,
+            )
             return self._in_turn(views, cancel)
 
         return Job(f"Microscope on {name}", look, self._on_group, self._on_look, quiet=True)
@@ -473,13 +553,17 @@ class Session:
         elif view.exact or self.looked is None or self.looked.config != view.config:
             self.look_at(*self.group)
 
-    def _sweep(self, cancel: threading.Event) -> Iterator[tuple[Progress, LayerView | WeightError]]:
+    def _sweep(self, cancel: threading.Event) -> Iterator[tuple[Progress, LayerView | WeightError | None]]:
         """Solve what the recipe makes int4; what a change of the recipe touches meanwhile is solved again."""
-        start, coverage = time.monotonic(), None
+        start, coverage, stamp = time.monotonic(), None, ""
         done: dict[str, ResolvedConfig] = {}
         broken: set[str] = set()
-        while coverage is not self.coverage:
-            coverage = self.coverage
+        while (coverage, stamp) != (self.coverage, self.calibration.stamp):
+            coverage, stamp = self.coverage, self.calibration.stamp
+            inputs = NO_INPUTS
+            if needs_calibration(coverage):
+                done = {}  # what comes before a layer decides what it sees
+                inputs = yield from self._in_order(coverage, stamp, done, cancel)
             for place, row in enumerate(coverage.int4_rows, start=1):
                 if coverage is not self.coverage:
                     break
@@ -487,19 +571,42 @@ class Session:
                 known = row.name in self.errors or row.name in broken
                 if known and row.name in done and same_values(done[row.name], config):
                     continue
-                found = self._swept(row.name, config, cancel)
+                found = self._swept(row.name, config, inputs, cancel)
                 done[row.name] = config
                 if isinstance(found, WeightError):
                     broken.add(row.name)
-                yield _progress(start, place, len(coverage.int4_rows), f"{row.name}, {config.solver}"), found
+                yield progress_since(start, place, len(coverage.int4_rows), f"{row.name}, {config.solver}"), found
 
-    def _swept(self, name: str, config: ResolvedConfig, cancel: threading.Event) -> LayerView | WeightError:
-        self._check_readable(name)
-        views = iter_layer_views(
-            self.source, name, config, cache=self._cache, cancel=cancel, sampled=False, max_side=_THUMBNAIL
+    def _in_order(
+        self, coverage: Coverage, stamp: str, done: dict[str, ResolvedConfig], cancel: threading.Event
+    ) -> Generator[tuple[Progress, LayerView | None], None, Inputs]:
+        """Solve layers as an export does, as far as weights are finite; return why those left have no inputs."""
+        for name in coverage.configs:
+            self._check_readable(name)
+        for loading in self.calibration.load():
+            yield loading, None
+        text, inputs = self.calibration.prepared(), replace(UPSTREAM, stamp=stamp)
+        steps = iter_ordered_views(
+            self.source, coverage, text, self.calibration.model, inputs, max_side=_THUMBNAIL, cancel=cancel
         )
         try:
-            return next(views)
+            with contextlib.closing(steps):
+                for progress, view in steps:
+                    if coverage is not self.coverage or stamp != self.calibration.stamp:
+                        return NO_INPUTS
+                    done[view.name] = view.config
+                    yield progress, view
+        except WeightError as error:
+            return Inputs(None, f"the model cannot be run so far: {error.what}", "no inputs", stamp)
+        return NO_INPUTS
+
+    def _swept(
+        self, name: str, config: ResolvedConfig, inputs: Inputs, cancel: threading.Event
+    ) -> LayerView | WeightError:
+        self._check_readable(name)
+        show = partial(iter_layer_views, cache=self._cache, sampled=False, max_side=_THUMBNAIL)
+        try:
+            return next(show(self.source, name, config, inputs=inputs, cancel=cancel))
         except WeightError as error:
             return error
 
@@ -518,11 +625,14 @@ class Session:
             self._index()
             self._regroup(size, self.resolved().group_size)
             held = ((name, view, coverage.configs.get(name)) for name, view in self.errors.items())
-            self.errors = {
+            kept = {
                 name: replace(view, config=config)
                 for name, view, config in held
                 if config is not None and same_values(view.config, config)
             }
+            if len(kept) < len(self.errors) or len(kept) < len(coverage.configs):  # other layers may see other inputs
+                kept = {name: view for name, view in kept.items() if view.inputs != UPSTREAM.badge}
+            self.errors = kept
         self._emit("coverage", coverage)
         self.refresh()
 
@@ -540,6 +650,11 @@ class Session:
             config = self.coverage.configs.get(view.name)
             if not view.exact or config is None or not same_values(config, view.config):
                 return None
+            if config.solver == "calibrated" and not view.stamp.startswith(self.calibration.stamp):
+                return None  # of another text, or only shown until the inputs are there
+            held = self.errors.get(view.name)
+            if held is not None and held.inputs == UPSTREAM.badge != view.inputs:
+                return held  # what an export stores says more than what the dense model's inputs give
             kept = replace(view, config=config)
             self.errors = {**self.errors, view.name: kept}
             return kept
@@ -565,11 +680,17 @@ class Session:
         if job.error is not None:
             self._emit("problem", job.error, job)
 
-    def _on_sweep(self, job: Job, item: tuple[Progress, LayerView | WeightError]) -> None:
+    def _on_collect(self, job: Job) -> None:
+        if not job.quiet:
+            self._emit("job", job, job)
+        if job.error is not None:
+            self._emit("problem", job.error, job)
+
+    def _on_sweep(self, job: Job, item: tuple[Progress, LayerView | WeightError | None]) -> None:
         job.progress, found = item
         if isinstance(found, WeightError):
             self._emit("problem", found, job)
-        elif (kept := self._record(found)) is not None:
+        elif found is not None and (kept := self._record(found)) is not None:
             self._emit("error", kept, job)
         self._emit("job", job, job)
 
@@ -639,9 +760,3 @@ def default_device(source: Source) -> tuple[str, str]:
     if torch.cuda.is_available():
         return "cuda", "which this machine has"
     return "cpu", "for this machine has no CUDA device"
-
-
-def _progress(start: float, done: int, total: int, label: str) -> Progress:
-    """Progress of work in equal steps that began at `start` of the monotonic clock."""
-    elapsed = time.monotonic() - start
-    return Progress(done, total, label, elapsed, elapsed * (total - done) / done)

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,14 +16,38 @@ from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import MAX_SIDE, Metric, error_map, error_summary, sampled_rows
+from workbench.options import SolverName
 from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
-from workbench.solvers import solve
+from workbench.solvers import InputMoments, SolveResult, solve
 from workbench.sources import ModelSource, Source
 
 SAMPLED_ROWS = 256
 # Weights that are solved before a person sees a delay, some 30 ms on two cores; HQQ takes twenty passes over them.
 _AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18, "refined": 1 << 18, "calibrated": 1 << 18}
 _CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a view knows of a layer's inputs, for the calibrated solver.
+
+    Attributes:
+        moments: Their second moments, or None: the solver then falls back.
+        note: What they are the inputs of; or, without moments, why there are none.
+        badge: The same in a few words.
+        stamp: Differs wherever the moments may.
+    """
+
+    moments: InputMoments | None = field(compare=False, repr=False)
+    note: str
+    badge: str
+    stamp: str = ""
+
+
+NO_INPUTS = Inputs(None, "no statistics of its input", "no inputs")
+WAITING = Inputs(None, "its inputs are still being collected", "collecting inputs")
+STOPPED = Inputs(None, "collecting its inputs was cancelled", "no inputs")
+UPSTREAM = Inputs(None, "inputs of the model as it is quantized so far", "inputs as quantized so far")
 
 
 @dataclass(frozen=True)
@@ -41,6 +65,10 @@ class LayerView:
         total_rows: Rows of the weight.
         group_size: Weights per group.
         in_features: K.
+        solver: The solver that found the codes: the one asked for, or what it fell back to.
+        notes: What a person must know: which inputs the solver had, a fall-back and its reason.
+        inputs: The inputs in a few words, or "" for a solver that needs none.
+        stamp: Stands for the inputs, or "" for a solver that needs none.
     """
 
     name: str
@@ -53,6 +81,10 @@ class LayerView:
     total_rows: int
     group_size: int
     in_features: int
+    solver: SolverName
+    notes: tuple[str, ...] = ()
+    inputs: str = ""
+    stamp: str = ""
 
     @property
     def exact(self) -> bool:
@@ -61,8 +93,12 @@ class LayerView:
 
     @property
     def badge(self) -> str:
-        """Say how exact the view is: "exact", or the share of rows."""
-        return "exact" if self.exact else f"sampled 1/{max(2, round(self.total_rows / self.rows))}"
+        """Say how exact the view is: "exact", the share of rows, or what else keeps it from what is exported."""
+        if not self.exact:
+            return f"sampled 1/{max(2, round(self.total_rows / self.rows))}"
+        if self.solver != self.config.solver:
+            return f"{self.solver} {'for now' if self.inputs == WAITING.badge else 'instead'}"
+        return self.inputs or "exact"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +109,9 @@ class _Solved:
     rtn: ErrorSummary
     trace: ErrorTrace
     version: int
+    solver: SolverName
+    notes: tuple[str, ...]
+    inputs: Inputs
 
     def is_of(self, weight: Tensor) -> bool:
         """Say whether this is what a live weight holds now."""
@@ -140,6 +179,7 @@ def iter_layer_views(
     cancel: threading.Event | None = None,
     sampled: bool = True,
     max_side: int = MAX_SIDE,
+    inputs: Inputs = NO_INPUTS,
 ) -> Iterator[LayerView]:
     """Yield a view from sampled rows (for a large weight), then the exact one.
 
@@ -153,6 +193,7 @@ def iter_layer_views(
         cancel: Set it to stop between blocks.
         sampled: Whether a first answer from sampled rows is wanted.
         max_side: Most rows and columns of the picture.
+        inputs: For the calibrated solver; no other looks at them.
 
     Raises:
         Cancelled: when `cancel` was set.
@@ -164,15 +205,37 @@ def iter_layer_views(
     weight = None if live else cache.weight(name)
     weight = source.weight(name) if weight is None else weight
     solved = cache.get(name, config)
-    if solved is None or (live and not solved.is_of(weight)):
+    if solved is None or (live and not solved.is_of(weight)) or not _same_inputs(solved, config, inputs):
         rows = _first_rows(weight, config) if sampled else None
         if rows is not None:
             with contextlib.suppress(WeightError):  # the whole weight is refused below, with the true position
-                part = _solve(weight[rows], name, config, cancel)
+                part = _solve(weight[rows], name, config, cancel, inputs=inputs)
                 yield _view(part, name, config, metric, reduce, weight.shape[0], max_side)
-        solved = _solve(weight, name, config, cancel, cache.nearest(name, config, weight))
+        solved = _solve(weight, name, config, cancel, cache.nearest(name, config, weight), inputs)
         cache.put(name, config, solved)
     yield _view(solved, name, config, metric, reduce, solved.weight.shape[0], max_side)
+
+
+def view_of(
+    name: str, weight: Tensor, config: ResolvedConfig, found: SolveResult, inputs: Inputs, *, max_side: int = MAX_SIDE
+) -> LayerView:
+    """Return the view of a layer that was solved elsewhere, on `inputs` if it is calibrated.
+
+    Args:
+        name: Module path.
+        weight: Any float dtype [N, K].
+        config: Everything resolved.
+        found: What came out.
+        inputs: What the calibrated solver was given.
+        max_side: Most rows and columns of the picture.
+    """
+    plain = replace(config, solver="rtn", options=None)
+    rtn = error_summary(weight, solve(weight, plain, name=name).weight)
+    calibrated = config.solver == "calibrated"
+    notes = (inputs.note, *found.notes) if calibrated and found.solver == "calibrated" else found.notes
+    summary = error_summary(weight, found.weight)
+    solved = _Solved(weight, found.weight, summary, rtn, found.trace, 0, found.solver, notes, inputs)
+    return _view(solved, name, config, "rmse", "max", weight.shape[0], max_side)
 
 
 def held_layer(
@@ -204,17 +267,29 @@ def _solve(
     config: ResolvedConfig,
     cancel: threading.Event | None,
     nearest: ErrorSummary | None = None,
+    inputs: Inputs = NO_INPUTS,
 ) -> _Solved:
     """Solve a weight and measure it; `nearest` is round-to-nearest's error where that is known."""
     version = _version(weight)
-    found = solve(weight, config, name=name, cancel=cancel)
+    moments = inputs.moments if config.solver == "calibrated" else None
+    found = solve(weight, config, statistics=moments, name=name, cancel=cancel)
     summary = rtn = error_summary(weight, found.weight)
     if config.solver != "rtn":
         plain = replace(config, solver="rtn", options=None)
         rtn = nearest or error_summary(weight, solve(weight, plain, name=name, cancel=cancel).weight)
     if cancel is not None and cancel.is_set():
         raise Cancelled(f"The view of {name} was superseded.")
-    return _Solved(weight, found.weight, summary, rtn, found.trace, version)
+    notes = (inputs.note, *found.notes)
+    if moments is None:
+        notes = (f"solved with {found.solver} instead of calibrated: {inputs.note}",)
+    notes = notes if config.solver == "calibrated" else found.notes
+    kept = replace(inputs, moments=None)  # which are held elsewhere, within their own bound
+    return _Solved(weight, found.weight, summary, rtn, found.trace, version, found.solver, notes, kept)
+
+
+def _same_inputs(solved: _Solved, config: ResolvedConfig, inputs: Inputs) -> bool:
+    """Say whether what was solved had these inputs, or a solver that looks at none."""
+    return config.solver != "calibrated" or solved.inputs == inputs
 
 
 def _version(weight: Tensor) -> int:
@@ -247,6 +322,9 @@ def _view(
         total_rows,
         config.group_size,
         in_features,
+        solved.solver,
+        solved.notes,
+        *((solved.inputs.badge, solved.inputs.stamp) if config.solver == "calibrated" else ()),
     )
 
 

@@ -44,6 +44,18 @@ def load_model(
     return model, _tokenizer(folder)
 
 
+def load_tokenizer(path_or_name: str | Path) -> Any:
+    """Load a model's tokenizer alone; None when it has none.
+
+    Args:
+        path_or_name: A model folder, a hub name, or "demo".
+
+    Raises:
+        ModelError: when the model cannot be found, or its tokenizer is damaged.
+    """
+    return _tokenizer(local_folder(path_or_name))
+
+
 def demo_model() -> tuple[Any, Any]:
     """Return the embedded demo model and its tokenizer; no download, no progress bar."""
     with quiet():

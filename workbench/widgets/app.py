@@ -14,6 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.recipe import Recipe
 from workbench.session import Event, Session, open_session
+from workbench.widgets.calibration_panel import CalibrationPanel
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.configure_panel import ConfigurePanel
 from workbench.widgets.convergence_panel import ConvergencePanel
@@ -39,6 +40,7 @@ class Workbench(ipywidgets.VBox):
         session: The state behind the view; everything that a click does is one of its methods.
         layers: The panel with the layer table.
         configure: The panel with the settings.
+        calibration: The panel with the calibration text, shown while a layer uses the calibrated solver.
         errors: The panel with the heatmap and its numbers.
         convergence: The panel with the solver's error by step.
         microscope: The panel with the levels of one group.
@@ -70,6 +72,7 @@ class Workbench(ipywidgets.VBox):
         self.status = Status(on_error=self._on_error)
         self.layers = LayersPanel(self.session, self._on_error)
         self.configure = ConfigurePanel(self.session, self._on_error)
+        self.calibration = CalibrationPanel(self.session, self._on_error)
         self.errors = ErrorsPanel(self.session, self._on_error)
         self.convergence = ConvergencePanel(self.session, self._on_error)
         self.microscope = MicroscopePanel(self.session, self._on_error)
@@ -90,7 +93,7 @@ class Workbench(ipywidgets.VBox):
         self.commands.on_command(self._on_command)
         header = row(self.layers.verdict, self.tools, grow=self.layers.verdict)
         footer = row(self.status, self.commands, grow=self.status)
-        left = styled(ipywidgets.VBox([self.layers, self.configure]), "wb-app-column")
+        left = styled(ipywidgets.VBox([self.layers, self.configure, self.calibration]), "wb-app-column")
         right = styled(ipywidgets.VBox([self.errors, self.convergence]), "wb-app-column")
         microscope = styled(self.microscope, "wb-across")
         parts = [styled(header, "wb-panel", "wb-across"), left, right, microscope, self.speed, self.export]
@@ -125,7 +128,7 @@ class Workbench(ipywidgets.VBox):
 
     def _on_event(self, event: Event) -> None:
         panels = (
-            *(self.layers, self.configure, self.errors, self.convergence),
+            *(self.layers, self.configure, self.calibration, self.errors, self.convergence),
             *(self.microscope, self.speed, self.export),
         )
         for show in (*(panel.on_event for panel in panels), self._show):
@@ -154,7 +157,7 @@ class Workbench(ipywidgets.VBox):
 
     def _on_command(self, command: str) -> str:
         if command == "cancel":
-            busy = any(lane.busy for lane in (self.session.work, self.session.previews, self.session.looks))
+            busy = any(lane.busy for lane in self.session.lanes)
             self.session.cancel()
             return "stopping at the next block" if busy else "nothing runs"
         if command == "undo":

@@ -20,7 +20,7 @@ class ConvergencePanel(Panel):
     """The solver's own objective after each of its steps, over that of round-to-nearest."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.chart = LineChart(Chart(title=_TITLE, empty="No layer is solved yet."), on_error=on_error, height=220)
+        self.chart = LineChart(Chart(title=_TITLE, empty="No layer is solved yet."), on_error=on_error, height=230)
         super().__init__(session, on_error, [self.chart])
         self._shown = 0
 
@@ -47,7 +47,7 @@ class ConvergencePanel(Panel):
 
 def chart_of(view: LayerView) -> Chart:
     """Return the chart of a view's trace."""
-    trace, title = view.trace, f"{_TITLE}: {view.config.solver}"
+    trace, title = view.trace, f"{_TITLE}: {view.solver}"
     if len(trace.values) < 2:
         return Chart(title=title, subtitle=view.name, empty=_NO_STEPS)
     if not 0 < trace.rtn_error < math.inf:
@@ -55,11 +55,11 @@ def chart_of(view: LayerView) -> Chart:
         return Chart(title=title, subtitle=view.name, empty=f"Round-to-nearest {exact}: there is no ratio to show.")
     sample = "" if view.exact else f" · {view.badge}"
     return Chart(
-        series=(_series(view.config.solver, trace),),
+        series=(_series(view.solver, trace),),
         title=title,
-        subtitle=f"{view.name} · {improved(trace)}{sample}",
+        subtitle=f"{view.name} · {trace.objective} · {improved(trace)}{sample}",
         x_label="step (0: round-to-nearest)",
-        y_label=f"{trace.objective} over rtn's",
+        y_label="over round-to-nearest",
         x_scale="linear",
         y_from_zero=trace.relative[-1] < _FROM_ZERO_BELOW,
         y_suffix="×",

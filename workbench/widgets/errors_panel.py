@@ -74,7 +74,7 @@ class ErrorsPanel(Panel):
         if not self.heatmap.show(payload_of(view, seq)):
             return
         self._view = view
-        self.numbers.show(facts_of(view), notes=[_described(view)])
+        self.numbers.show(facts_of(view), notes=[_described(view), *view.notes])
 
     def _mark(self, view: GroupView) -> None:
         """Mark the cell of the group under the microscope."""
@@ -140,6 +140,7 @@ def facts_of(view: LayerView) -> list[Fact]:
     """Return the numbers of a view, against round-to-nearest."""
     now, rtn = view.summary, view.rtn
     return [
+        *_output_error(view),
         Fact("MSE", f"{now.mse:.3g}", _against(now.mse, rtn.mse, view), _tone(now.mse, rtn.mse)),
         Fact(
             "Mean |error|",
@@ -156,6 +157,15 @@ def facts_of(view: LayerView) -> list[Fact]:
         Fact("Relative error", f"{now.relative_rmse:.2%}", "RMS error / RMS weight"),
         Fact("Bits per weight", f"{now.bits_per_weight:.2f}", "scales and zeros included"),
     ]
+
+
+def _output_error(view: LayerView) -> list[Fact]:
+    """The error of the layer's output, where the solver looked at that and not at the weights."""
+    if view.solver != "calibrated":
+        return []
+    error, rtn = view.trace.error, view.trace.rtn_error
+    hint = f"{error / rtn:.3f}× round-to-nearest" if rtn > 0 else "round-to-nearest is exact"
+    return [Fact("Output error", f"{error:.3g}", hint, _tone(error, rtn))]
 
 
 def _against(value: float, rtn: float, view: LayerView) -> str:
@@ -179,4 +189,4 @@ def _described(view: LayerView) -> str:
     zero = "0 is kept exact" if config.domain != "float" else "0 need not be exact"
     if config.domain == "float" and config.preserve_zero:
         zero = "each range reaches to 0"
-    return f"group size {config.group_size}, {config.domain} zero point, {config.solver}, {zero}"
+    return f"group size {config.group_size}, {config.domain} zero point, {view.solver}, {zero}"

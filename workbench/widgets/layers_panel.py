@@ -51,8 +51,9 @@ class LayersPanel(Panel):
             self.table.current = self.session.current
 
     def _show_error(self, view: LayerView) -> None:
-        if self.session.coverage.configs.get(view.name) == view.config:
-            self.table.update([view.name], error=[view.summary.relative_rmse])
+        kept = self.session.errors.get(view.name)
+        if kept is not None:
+            self.table.update([view.name], error=[kept.summary.relative_rmse])
 
     def _picked(self, _change: Any) -> None:
         now = (tuple(self.table.selected), self.table.current)

@@ -35,9 +35,10 @@ _CALIBRATED = (
         "Damping",
         "number",
         (),
-        "damping: share of the moments' mean diagonal; it grows until they factorize",
+        "damping: as a share of the moments' mean diagonal; it grows where it must",
     ),
-    Field("block_size", "Block of columns", "number", (), "block_size: changes speed, not the method; 1 to 4096"),
+    Field("candidates", "Candidates", "number", (), "candidates: scales and zeros tried for each group, 1 to 64"),
+    Field("sweeps", "Sweeps", "number", (), "sweeps: passes afterwards, each group against the errors of all others"),
     Field(
         "min_tokens",
         "Fewest tokens",
@@ -50,7 +51,7 @@ _CALIBRATED = (
         "Largest inputs first",
         "switch",
         (),
-        "activation_order: take the columns of largest input first; groups keep their places",
+        "activation_order: take groups and columns of largest input first; all stay where they are",
     ),
 )
 FIELDS_OF: dict[SolverName, tuple[Field, ...]] = {

@@ -1,0 +1,134 @@
+"""What a text gives the layers of the dense model as inputs: second moments, collected and held within a bound."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from workbench.calibration import Calibration, iter_layer_moments
+from workbench.coverage import size
+from workbench.errors import ModelError
+from workbench.hf import load_model, quiet
+from workbench.jobs import progress_since
+from workbench.records import Progress
+from workbench.solvers import InputMoments
+from workbench.sources import FolderSource, ModelSource, Source
+
+HELD_BYTES = 256 * 2**20
+
+
+class LayerInputs:
+    """Moments of the inputs of linear layers, as the dense model has them under one text.
+
+    Args:
+        source: Where the weights come from; a folder's model is loaded when it is first needed, and kept.
+        max_bytes: Most bytes of moments that are held, but always those of the layer asked for.
+    """
+
+    def __init__(self, source: Source, max_bytes: int = HELD_BYTES) -> None:
+        self.source, self.max_bytes = source, max_bytes
+        self._held: dict[str, InputMoments] = {}
+        self._held_for: object = None
+        self._number = 0
+        self._model: Any = source.model if isinstance(source, ModelSource) else None
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._side = {record.name: record.shape[-1] for record in source.records()}
+
+    @property
+    def loads_bytes(self) -> int:
+        """Bytes of the model that is loaded to run a text; 0 for one that is in memory from the start."""
+        records = self.source.records() if isinstance(self.source, FolderSource) else []
+        return sum(record.size_bytes for record in records)
+
+    def get(self, name: str, text: str) -> tuple[InputMoments, int] | None:
+        """Return the moments of a layer's inputs and the number of the run that they are from, or None.
+
+        Args:
+            name: Module path.
+            text: What `collect` was told to call the text.
+        """
+        with self._lock:
+            held = self._held if self._held_for == (text, self._weights()) else {}
+            return (held[name], self._number) if name in held else None
+
+    def together(self, name: str, wanted: Sequence[str]) -> list[str]:
+        """Return the layer and those of `wanted` after it, around the end, whose moments fit the bound together."""
+        place = wanted.index(name) if name in wanted else 0
+        found, room = [name], self.max_bytes - 4 * self._side[name] ** 2
+        for other in (*wanted[place:], *wanted[:place]):
+            need = 4 * self._side[other] ** 2
+            if other != name and need <= room:
+                found.append(other)
+                room -= need
+        return found
+
+    def collect(
+        self, names: Sequence[str], calibration: Calibration, text: str, cancel: threading.Event
+    ) -> Iterator[Progress]:
+        """Run a text through the dense model and hold the moments of these layers; all others are let go of.
+
+        Args:
+            names: Module paths.
+            calibration: The text's tokens.
+            text: What to call the text, for `get`.
+            cancel: Set it to stop between sequences.
+
+        Raises:
+            Cancelled: when `cancel` was set; nothing is held then.
+            ModelError: when there is no model to run, or it cannot be loaded.
+        """
+        self._hold({}, None)
+        yield from self.load()
+        start, weights = time.monotonic(), self._weights()
+        steps = iter_layer_moments(self.model, names, calibration, cancel=cancel)
+        label = f"inputs of {len(names)} layer{'s' if len(names) > 1 else ''} of the dense model"
+        while True:
+            try:
+                share = next(steps)
+            except StopIteration as end:
+                found: dict[str, InputMoments] = end.value
+                break
+            yield progress_since(start, round(share * calibration.tokens), calibration.tokens, label)
+        self._hold(_on_cpu(found), (text, weights))
+
+    def _hold(self, moments: dict[str, InputMoments], of: object) -> None:
+        with self._lock:
+            self._held, self._held_for, self._number = moments, of, self._number + 1
+
+    def _weights(self) -> int:
+        """Return a number that differs when a weight of a live model was changed, in place or by another."""
+        if not isinstance(self.source, ModelSource):
+            return 0
+        parameters = [p for p in self.source.model.parameters() if not p.is_inference()]
+        return hash(tuple((p.data_ptr(), p._version) for p in parameters))
+
+    @property
+    def model(self) -> Any:
+        """The dense model; a folder's has to be loaded first."""
+        assert self._model is not None, "load comes first"
+        return self._model
+
+    def load(self) -> Iterator[Progress]:
+        """Load a folder's model, once and onto the CPU, where an export solves too; its size is said before.
+
+        Raises:
+            ModelError: when there is no model to run, or it cannot be loaded.
+        """
+        if self._model is not None:
+            return
+        if not isinstance(self.source, FolderSource):
+            what = f"{self.source.name!r} is no model that can run a text."
+            raise ModelError(what, mend="open a model or its folder")
+        yield Progress(0, 1, f"loading {self.source.name}, {size(self.loads_bytes)}, to run the text", 0.0)
+        with self._loading, quiet():
+            if self._model is None:
+                self._model = load_model(self.source.path)[0]
+
+
+def _on_cpu(moments: dict[str, InputMoments]) -> dict[str, InputMoments]:
+    """Moments wait in main memory; layers with the same input keep sharing theirs."""
+    moved = {id(one): replace(one, total=one.total.cpu()) for one in moments.values()}
+    return {name: moved[id(one)] for name, one in moments.items()}
