@@ -250,7 +250,7 @@ def test_remarks_on_exported_layers_are_said_once_for_all_that_they_are_about() 
         return LayerResult(name, "refined", "float", 64, "mean squared error", 1.0, 2.0, (2.0, 1.0), 0.1, notes)
 
     layers = [layer("a", "few tokens"), layer("b"), layer("c", "few tokens", "damping grew")]
-    assert notes_of(layers) == ["a and 1 more: few tokens", "c: damping grew"]
+    assert notes_of(layers) == ["a, c: few tokens", "c: damping grew"]
     assert notes_of([layer("a")]) == []
     many = notes_of([layer(f"l{place}", f"note {place}") for place in range(20)])
     assert len(many) == 9 and many[-1] == "and 12 more remarks: session.exported.layers has all"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from workbench.coverage import size
 from workbench.exporting import ExportResult
+from workbench.quantize import layer_notes
 from workbench.records import LayerResult
 from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
@@ -87,16 +88,8 @@ class ExportPanel(Panel):
         self.result.show(facts, title=f"Exported to {result.directory}", badge="", notes=notes, code=code)
 
 
-def notes_of(layers: Iterable[LayerResult]) -> list[str]:
+def notes_of(layers: Sequence[LayerResult]) -> list[str]:
     """Say what a person must know of the layers, the same remark once for all that it is about."""
-    about: dict[str, list[str]] = {}
-    for layer in layers:
-        for note in layer.notes:
-            about.setdefault(note, []).append(layer.name)
-    lines = [f"{_named(names)}: {note}" for note, names in about.items()]
+    lines = layer_notes(layers)
     left = len(lines) - _MOST_NOTES
     return lines if left <= 0 else [*lines[:_MOST_NOTES], f"and {left} more remarks: session.exported.layers has all"]
-
-
-def _named(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
