@@ -7,8 +7,6 @@ from pathlib import Path
 
 from workbench.errors import EnvironmentProblem
 
-_CALIBRATION_SHARE = 0.4
-_PAGE_END = "\n\n\n"  # between two pages, and before some sections
 _REINSTALL = "install the package again: pip install --force-reinstall --no-deps int4-workbench"
 
 
@@ -31,33 +29,14 @@ def demo_eval_text() -> str:
 
 
 def demo_calibration_text() -> str:
-    """The first two fifths of the held-out text, to calibrate with: the model was trained on neither part.
+    """The text to calibrate the demo model with: excerpts of many pages that it was trained on.
 
-    It ends where the first page or section after 40 % of the characters ends, in the shipped text after whole pages:
-    "c-api" and "howto". Measure on `demo_test_text`, which has none of its pages.
-
-    Raises:
-        EnvironmentProblem: The installation lacks the text.
-    """
-    return _split_eval_text()[0]
-
-
-def demo_test_text() -> str:
-    """The rest of the held-out text, to measure on: neither trained on nor in `demo_calibration_text`.
-
-    In the shipped text these are the pages of "library".
+    Measure on `demo_eval_text`, which shares no paragraph with it.
 
     Raises:
         EnvironmentProblem: The installation lacks the text.
     """
-    return _split_eval_text()[1]
-
-
-def _split_eval_text() -> tuple[str, str]:
-    """Cut after the first two blank lines in the last 60 % of the characters; the halves joined are the whole."""
-    text = demo_eval_text()
-    cut = text.index(_PAGE_END, round(_CALIBRATION_SHARE * len(text))) + len(_PAGE_END)
-    return text[:cut], text[cut:]
+    return _shipped("demo_model", "calibration.txt").joinpath("calibration.txt").read_text(encoding="utf-8")
 
 
 def notebooks_path() -> Path:
