@@ -58,3 +58,82 @@ def hqq(group: Tensor, scale: float, start: float, domain: str, dtype: torch.dty
         best = min(best, judged(zero)[0])
         beta *= options.kappa
     return best
+
+
+def group_errors(weight: Tensor, values: Tensor, group_size: int, norm: float = 2.0) -> Tensor:
+    """Sum of |w - w_r|^norm of each group of each row, float64 [N, groups], in units of each group's largest |w|."""
+    weight, values = weight.double(), values.double()
+    sums = []
+    for own, ours in zip(weight.split(group_size, 1), values.split(group_size, 1), strict=True):
+        unit = own.abs().amax(1, keepdim=True).clamp(min=1e-300)
+        sums.append(((own - ours).abs() / unit).pow(norm).sum(1))
+    return torch.stack(sums, 1)
+
+
+def finest_mse(group: Tensor, domain: str, dtype: torch.dtype, steps: int = 120) -> float:
+    """Smallest mean squared error of one group over a fine grid of storable scales and zero points."""
+    w = group.double()
+    low, high = float(w.min()), float(w.max())
+    largest = max(-low, high)
+    best = float("inf")
+    for share in torch.linspace(0.45, 1.1, steps).tolist():
+        if domain == "float":
+            scale = rounded(share * (high - low) / 15, dtype)
+            middles = [low + (high - low) / 2 + (shift / 40 + 0.5) * scale for shift in range(-60, 61)]
+            zeros = torch.tensor([rounded(middle, dtype) for middle in middles], dtype=torch.float64)
+            offsets = 8 - zeros / scale
+        elif domain == "int":
+            offsets = torch.arange(16, dtype=torch.float64)
+            scale = None
+        else:
+            offsets = torch.tensor([8.0], dtype=torch.float64)
+            scale = rounded(share * largest / 7.5, dtype)
+        for offset in offsets.tolist():
+            s = rounded(share * largest / max(offset, 15 - offset), dtype) if scale is None else scale
+            codes = torch.round(w / s + offset).clamp(0, 15)
+            best = min(best, float((w - (codes - offset) * s).square().mean()))
+    return best
+
+
+KINDS = (
+    "constant",
+    "one outlier",
+    "all but one equal",
+    "two clusters",
+    "denormal",
+    "1e30",
+    "3e38",
+    "alternating",
+    "zeros",
+    "random",
+    "far from zero",
+)
+
+
+def adversarial(kind: str, length: int, generator: torch.Generator) -> Tensor:
+    """A group of weights that formulas break on, float32 [length]."""
+
+    def random() -> Tensor:
+        return torch.randn(length, generator=generator)
+
+    value = float(torch.randn(1, generator=generator))
+    if kind == "constant":
+        return torch.full((length,), value)
+    if kind == "one outlier":
+        group = random() * 0.01
+        group[-1] = 50 * value
+        return group
+    if kind == "all but one equal":
+        group = torch.full((length,), value)
+        group[0] = -3 * value
+        return group
+    if kind == "two clusters":
+        return torch.where(random() > 0, 1.0, -0.3) + 0.001 * random()
+    if kind == "far from zero":
+        return 1000 * value * (1 + 1e-4 * random())
+    if kind == "alternating":
+        return value * (1 - 2 * (torch.arange(length) % 2))
+    if kind == "zeros":
+        return torch.zeros(length)
+    factor = {"denormal": 1e-40, "1e30": 1e30, "3e38": 3e38, "random": 0.02}[kind]
+    return (random().clamp(-1, 1) if kind == "3e38" else random()) * factor

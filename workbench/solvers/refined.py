@@ -26,7 +26,7 @@ from workbench.solvers.tables import starts
 _TINY, _HUGE = 2.0**-60, 2.0**60  # ranges beyond keep round-to-nearest: squares of their quotients would not be finite
 _LEAST_ERROR = 1e-3  # codes; below it the weights of another norm than 2 grow no further
 _MARGIN = 1e-4  # relative gain that counts as one, above the rounding noise of the comparison
-_NOISE = 2.0**-21  # of |w| in codes: rounding of a weight's own place
+_NOISE = 2.0**-21  # of the largest |w| of a group: how far rounding moves the place of a weight on the grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +166,17 @@ class _Search:
         self._table = starts(domain, self.options.norm, self.options.ranges, groups.device)
         self._errors = self._table.group_errors(x, weights)
 
+    def noise(self, largest: Tensor) -> Tensor:
+        """Return the most by which rounding moves the difference of two errors to the power of min(1, 1 / norm).
+
+        Each |x - x_r| is uncertain by some d. The 1/norm power of a sum of h |x - x_r|^norm is a norm, which moves by
+        no more than (sum of h)^(1/norm) d; below 1, the sum itself moves by no more than (sum of h) d^norm.
+        """
+        norm, weights, x = self.options.norm, self.groups.weights, self.groups.x
+        power, place = min(1.0, 1 / norm), _NOISE * largest / self.unit
+        count = float(x.shape[1]) if weights is None else weights.expand(x.shape).sum(1, keepdim=True)
+        return 2 * count**power * place.pow(norm * power)
+
     def next_grid(self, steps: int) -> _Grid:
         """Return the grid that least squares reaches from the best start that was not taken yet."""
         place = self._errors.min(1, keepdim=True).indices
@@ -202,18 +213,35 @@ def refine(
     first = search.groups.error(search.nearest)
     best, best_error = search.nearest, first
     factor = search.unit.double().pow(search.options.norm)
-    base = float((first.double() * factor).sum())
+    base = float(torch.where(search.movable, first.double() * factor, 0.0).sum())
+    if not bool(search.movable.all()):
+        base += _kept_error(groups, params, config, weights, search)
     history = [base]
-    noise = _MARGIN + _NOISE * torch.maximum(-low, high) / params.scale
+    noise = search.noise(torch.maximum(-low, high))
+    power = min(1.0, 1 / search.options.norm)
     for _ in range(search.options.starts):
         grid = search.next_grid(search.options.iters)
         error = search.groups.error(grid)
-        better = search.movable & (error < best_error * (1 - noise))
+        better = search.movable & (error.pow(power) + noise < (best_error * (1 - _MARGIN)).pow(power))
         best, best_error = grid.where(better, best), torch.where(better, error, best_error)
         gain = torch.where(search.movable, first - best_error, 0.0)
         history.append(base - float((gain.double() * factor).sum()))
     result = GroupParams(best.stored_scale, best.stored_zero)
     return Improved(result, int((best_error < first).sum()), history)
+
+
+def _kept_error(
+    groups: Tensor, params: GroupParams, config: ResolvedConfig, weights: Tensor | None, search: _Search
+) -> float:
+    """Return the sum of h |error|^norm over the groups that keep round-to-nearest, in float64: any size is finite."""
+    kept = ~search.movable[:, 0]
+    scale = params.scale[kept].double()
+    zero = torch.full_like(scale, MID_POINT) if params.zero is None else params.zero[kept].double()
+    offset, shift = (MID_POINT, zero) if config.domain == "float" else (zero, 0.0)
+    w = groups[kept].double()
+    codes = ((w - shift) / scale + offset).round_().clamp_(0, QUANT_MAX)
+    powers = (w - (codes - offset) * scale - shift).abs_().pow_(search.options.norm)
+    return float((powers if weights is None else powers * weights.expand(groups.shape)[kept]).sum())
 
 
 def candidates(
