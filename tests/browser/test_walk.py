@@ -70,6 +70,10 @@ def fact(lab: NotebookPage, name: str) -> Locator:
     return lab.page.locator(f".wb-fact[data-fact='{name}']")
 
 
+def speed(lab: NotebookPage) -> Locator:
+    return lab.page.locator(".wb-chart", has_text="Speedup of int4")
+
+
 def after(lab: NotebookPage, canvas: Locator, act: Callable[[], None]) -> int:
     """Do something and wait for the exact heatmap that follows; return a hash of its pixels."""
     before = int(canvas.get_attribute("data-seq") or 0)
@@ -176,11 +180,11 @@ def test_all_layers_are_measured_with_progress(lab: NotebookPage) -> None:
 
 def test_speed_is_measured_live(lab: NotebookPage) -> None:
     press(lab, "Measure speed")
-    expect(lab.page.locator(".wb-chart path.wb-point[data-series]").first).to_be_visible(timeout=30_000)
+    expect(speed(lab).locator("path.wb-point[data-series]").first).to_be_visible(timeout=30_000)
     expect(job(lab)).to_have_attribute("data-state", "done", timeout=90_000)
-    expect(lab.page.locator(".wb-chart path.wb-point[data-series]")).to_have_count(5)
+    expect(speed(lab).locator("path.wb-point[data-series]")).to_have_count(5)
     expect(lab.page.locator(".wb-facts li", has_text="dense bfloat16 at batch 1")).to_be_visible()
-    expect(lab.page.locator(".wb-chart .wb-sub")).to_contain_text("threads, torch")
+    expect(speed(lab).locator(".wb-sub")).to_contain_text("threads, torch")
 
 
 def test_a_measurement_is_cancelled_at_once(lab: NotebookPage) -> None:

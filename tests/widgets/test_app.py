@@ -144,9 +144,9 @@ def test_the_convergence_of_the_solver_is_shown_and_round_to_nearest_has_none(ap
     trace = app.view.trace
     assert (series.name, len(series.x)) == ("hqq", 21)
     assert series.y == trace.relative and series.y[0] == 1.0 > series.y[-1]
-    assert chart.chart.title == "Convergence: hqq"
+    assert (chart.chart.title, chart.chart.y_label) == ("Convergence: hqq", "mean |error|")
     assert chart.chart.subtitle == (
-        f"{LAYERS[0]} · mean |error| · {trace.improved_groups:,} of 1,024 groups better than round-to-nearest"
+        f"{LAYERS[0]} · {trace.improved_groups:,} of 1,024 groups better than round-to-nearest"
     )
     assert not chart.busy
     change(app, "solver", "rtn")

@@ -15,7 +15,7 @@ from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import Panel, row
 
 SHOWN_CHARACTERS = 20_000
 FIELDS = (
@@ -31,10 +31,6 @@ FIELDS = (
     ),
     Field("path", "or a text file", "text", (), "A file in UTF-8, read once", wide=True, placeholder="corpus.txt"),
 )
-_INPUTS = (
-    "The view takes the inputs of the dense model; an export takes those of the model as it is quantized so far, "
-    "layer by layer."
-)
 
 
 class CalibrationPanel(Panel):
@@ -46,7 +42,8 @@ class CalibrationPanel(Panel):
             [Command("demo", "Use the demo text", "Held-out pages that come with the demo model")], on_error=on_error
         )
         self.numbers = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.form, self.numbers, self.commands])
+        self._buttons = row(self.commands)  # a component's own classes stay as they were when it was drawn
+        super().__init__(session, on_error, [self.form, self.numbers, self._buttons])
         self._text: str | None = None
         self._show()
         self.form.on_change(self._changed)
@@ -69,8 +66,8 @@ class CalibrationPanel(Panel):
         self.form.set_values(path="" if state.path is None else str(state.path))
         self.form.errors = errors_of(state, _fewest_tokens(session.coverage))
         self.form.hint = state.origin or "none yet"
-        self.numbers.show(facts_of(state), notes=[*state.notes, _INPUTS])
-        _show_if(self.commands, session.calibration.has_demo_text and state.origin != DEMO_ORIGIN)
+        self.numbers.show(facts_of(state), notes=list(state.notes))
+        _show_if(self._buttons, session.calibration.has_demo_text and state.origin != DEMO_ORIGIN)
 
     def _changed(self, field: str, value: Value) -> None:
         try:
@@ -86,9 +83,9 @@ class CalibrationPanel(Panel):
         return ""
 
 
-def _show_if(widget: ipywidgets.DOMWidget, shown: bool) -> None:
-    """Show a widget, or take it out of the page."""
-    (widget.remove_class if shown else widget.add_class)("wb-away")
+def _show_if(box: ipywidgets.Box, shown: bool) -> None:
+    """Show a box, or take it out of the page."""
+    (box.remove_class if shown else box.add_class)("wb-away")
 
 
 def errors_of(state: CalibrationState, fewest_tokens: int) -> dict[str, str]:

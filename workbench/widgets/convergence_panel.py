@@ -57,9 +57,9 @@ def chart_of(view: LayerView) -> Chart:
     return Chart(
         series=(_series(view.solver, trace),),
         title=title,
-        subtitle=f"{view.name} · {trace.objective} · {improved(trace)}{sample}",
+        subtitle=f"{view.name} · {improved(trace)}{sample}",
         x_label="step (0: round-to-nearest)",
-        y_label="over round-to-nearest",
+        y_label=trace.objective,
         x_scale="linear",
         y_from_zero=trace.relative[-1] < _FROM_ZERO_BELOW,
         y_suffix="×",
