@@ -137,3 +137,74 @@ def adversarial(kind: str, length: int, generator: torch.Generator) -> Tensor:
         return torch.zeros(length)
     factor = {"denormal": 1e-40, "1e30": 1e30, "3e38": 3e38, "random": 0.02}[kind]
     return (random().clamp(-1, 1) if kind == "3e38" else random()) * factor
+
+
+def row_errors(weight: Tensor, values: Tensor, total: Tensor) -> Tensor:
+    """(w - w_r) H (w - w_r)^T of each row, float64 [N], one row at a time."""
+    difference, h = weight.double() - values.double(), total.double()
+    return torch.stack([row @ h @ row for row in difference])
+
+
+def damped_upper(total: Tensor, damping: float) -> Tensor:
+    """Upper triangular U with (H + damping * mean diagonal)^-1 = U^T U, float64."""
+    h = total.double()
+    dead = torch.diag((h.diagonal() <= 0).double())
+    inverse = torch.linalg.inv(h + h.diagonal().mean() * (damping * torch.eye(len(h)).double() + dead))
+    return torch.linalg.cholesky((inverse + inverse.t()) / 2, upper=True)
+
+
+def feedback(row: Tensor, scale: list[float], zero: list[float], group_size: int, upper: Tensor) -> list[float]:
+    """Unrounded codes of a row, rounded column by column with the errors fed back (GPTQ), float64.
+
+    Args:
+        row: The weights [K].
+        scale: Of each group.
+        zero: Of each group, the value of code 8.
+        group_size: Columns of a group.
+        upper: U [K, K].
+    """
+    rest, found = row.double().clone(), []
+    for j in range(len(rest)):
+        s, z = scale[j // group_size], zero[j // group_size]
+        unrounded = float((rest[j] - z) / s) + 8
+        error = (float(rest[j]) - ((clamp(round(unrounded)) - 8) * s + z)) / float(upper[j, j])
+        for later in range(j + 1, len(rest)):
+            rest[later] -= error * upper[j, later]
+        found.append(unrounded)
+    return found
+
+
+MOMENTS = (
+    "plain",
+    "correlated",
+    "singular",
+    "rank 1",
+    "dead channels",
+    "huge",
+    "tiny",
+    "one dominates",
+    "few tokens",
+    "equal channels",
+)
+
+
+def activations(kind: str, tokens: int, width: int, generator: torch.Generator) -> Tensor:
+    """Inputs of a layer on which a solver may break, float32 [tokens, width]."""
+    plain = torch.randn(tokens, width, generator=generator)
+    factor = {"huge": 1e15, "tiny": 1e-15}.get(kind, 1.0)
+    if kind == "correlated":
+        return plain @ torch.randn(width, width, generator=generator) * 0.1 + 3 * plain[:, :1]
+    if kind == "singular":
+        return plain[:, : max(1, width // 3)] @ torch.randn(max(1, width // 3), width, generator=generator)
+    if kind == "rank 1":
+        return plain[:, :1] * torch.randn(1, width, generator=generator)
+    if kind == "dead channels":
+        plain[:, torch.rand(width, generator=generator) < 0.4] = 0
+        plain[:, 0] = 1.0
+    if kind == "one dominates":
+        plain[:, width // 2] *= 1e4
+    if kind == "few tokens":
+        return plain[: max(1, width // 4)]
+    if kind == "equal channels":
+        return plain[:, :1].expand(tokens, width).contiguous()
+    return plain * factor

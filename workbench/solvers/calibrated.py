@@ -40,7 +40,9 @@ OBJECTIVE = "mean squared output error"
 _ROWS = {"cpu": 512, "cuda": 1 << 13}  # of a block: the candidates of a group stay in cache, matrix products are large
 _LEAST_ROWS = 64  # smaller blocks cost more in calls than they gain from a second thread
 _LARGEST = 2.0**40  # rows with larger weights keep round-to-nearest: their squared errors would not be finite
-_MARGIN = 1e-4  # relative gain of a row that counts as one, above the rounding noise of the comparison
+_SMALLEST = 2.0**-40  # as do those of smaller ones: their squared errors would have few digits
+_MARGIN = 1e-4  # relative gain of a row that counts as one
+_ROUNDING = 2.0**-22  # of float32, a few roundings one after the other
 
 
 def solve_calibrated(
@@ -126,9 +128,8 @@ def _solve_block(
             raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
 
     options = config.options if isinstance(config.options, CalibratedOptions) else CalibratedOptions()
-    tame = (weights.abs().amax(1, keepdim=True) < _LARGEST).expand_as(weights)
-    target = torch.where(tame, weights, 0.0)[:, space.order]
-    first = _row_errors((weights - nearest.dequantize())[:, space.order], space)[0]
+    judge = _Judge(weights, nearest, space)
+    target = torch.where(judge.tame[:, None], weights, 0.0)[:, space.order]
     block = RowBlock(target, space, config, options.candidates)
     rest = target.clone()
     for span in space.spans:
@@ -137,7 +138,7 @@ def _solve_block(
     del rest
     difference = target - block.values()
     errors, gradient = _row_errors(difference, space)
-    sums = [float(first.double().sum()), _least(errors, first)]
+    sums = [judge.sum(), judge.sum(difference, errors)]
     for _ in range(options.sweeps):
         gradient.addcmul_(difference, space.extra)
         for number, (span, factor) in enumerate(zip(space.spans, factors, strict=True)):
@@ -148,8 +149,8 @@ def _solve_block(
             gradient[:, here].addcmul_(change, space.extra[here], value=-1)
         difference = target - block.values()
         errors, gradient = _row_errors(difference, space)
-        sums.append(_least(errors, first))
-    better = (errors < first * (1 - _MARGIN)) & tame[:, 0]
+        sums.append(judge.sum(difference, errors))
+    better = judge.better(difference, errors)
     _put(nearest, block, space, better)
     return sums, int((~better).sum())
 
@@ -160,8 +161,42 @@ def _row_errors(difference: Tensor, space: Geometry) -> tuple[Tensor, Tensor]:
     return (gradient * difference).sum(1), gradient
 
 
-def _least(errors: Tensor, first: Tensor) -> float:
-    return float(torch.where(errors < first, errors, first).double().sum())
+class _Judge:
+    """Says which rows are better than round-to-nearest for certain, whatever float32 did to the comparison.
+
+    With |H| the Frobenius norm, the error d H d^T of a row is uncertain by some eps |d|^2 |H|, and its square root, for
+    values that are each uncertain by eps |w|, by sqrt(K |H|) times that.
+
+    Attributes:
+        tame: bool [n], rows whose squared errors float32 can hold; the others keep round-to-nearest.
+    """
+
+    def __init__(self, weights: Tensor, nearest: QuantizedWeight, space: Geometry) -> None:
+        largest = weights.abs().amax(1)
+        self.tame = (largest < _LARGEST) & (largest > _SMALLEST)
+        difference = (weights - nearest.dequantize())[:, space.order]
+        wild = difference[~self.tame].double()
+        self._kept = float(((wild @ space.moments.double()) * wild).sum()) if len(wild) else 0.0
+        difference = torch.where(self.tame[:, None], difference, 0.0)
+        self._first = _row_errors(difference, space)[0]
+        self._size = float(space.moments.norm())
+        self._place = 2 * (weights.shape[1] * self._size) ** 0.5 * _ROUNDING * largest
+        self._least = self._first * (1 - _MARGIN) - self._uncertain(difference)
+
+    def _uncertain(self, difference: Tensor) -> Tensor:
+        return difference.square().sum(1) * (_ROUNDING * self._size)
+
+    def better(self, difference: Tensor, errors: Tensor) -> Tensor:
+        """Say which rows are better: bool [n], from w - w_r, float32 [n, K], and the errors of the rows, [n]."""
+        most = (errors + self._uncertain(difference)).clamp(min=0).sqrt() + self._place
+        return (most < self._least.clamp(min=0).sqrt()) & self.tame
+
+    def sum(self, difference: Tensor | None = None, errors: Tensor | None = None) -> float:
+        """Return the sum of the errors of all rows, those that are not better with round-to-nearest's."""
+        rows = self._first
+        if difference is not None and errors is not None:
+            rows = torch.where(self.better(difference, errors), errors, rows)
+        return self._kept + float(rows.double().sum())
 
 
 def _put(nearest: QuantizedWeight, block: RowBlock, space: Geometry, better: Tensor) -> None:

@@ -181,7 +181,8 @@ def _best(block: Tensor, tried: list[Grid], upper: Tensor) -> tuple[Grid, Tensor
         *(torch.stack(parts) for parts in zip(*((g.scale, g.zero, g.stored_zero) for g in tried), strict=True))
     )
     base, inverse = stack.zero - MID_POINT * stack.scale, 1 / stack.scale
-    left = block.t().contiguous()[:, None] - base  # [L, M, n], measured from code 0
+    left = torch.empty(block.shape[1], *base.shape, device=block.device)
+    torch.sub(block.t().contiguous()[:, None], base, out=left)  # [L, M, n], measured from code 0
     codes, errors = torch.empty_like(left), torch.empty_like(left)
     flat, flat_errors = left.view(len(left), -1), errors.view(len(left), -1)
     for j, pivot in enumerate(upper.diagonal().tolist()):
