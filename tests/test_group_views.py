@@ -18,7 +18,8 @@ from workbench.measure.errors import METRICS, group_errors
 from workbench.measure.microscope import microscope
 from workbench.solvers import solve
 from workbench.sources import ModelSource
-from workbench.views import ViewCache, iter_layer_views
+from workbench.view_cache import ViewCache
+from workbench.views import iter_layer_views
 
 SHAPE = (6, 200)
 CONFIG = Int4WeightOnlyConfig(group_size=64).resolved("cpu")

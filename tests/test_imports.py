@@ -25,8 +25,8 @@ checkpoint.native quantize
 measure
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
-jobs events views group_views ordered_views script
-layer_inputs calibration_text session_calibration session figures widgets
+jobs events view_cache views group_views ordered_views script
+layer_inputs calibration_text session_calibration sweep session figures widgets
 launch commands cli
 """.split()
 

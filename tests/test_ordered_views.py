@@ -15,7 +15,7 @@ from workbench.quantize import iter_quantize
 from workbench.recipe import as_recipe
 from workbench.solvers import solve
 from workbench.sources import ModelSource
-from workbench.views import UPSTREAM
+from workbench.view_cache import UPSTREAM
 
 TEXT = Calibration(torch.randint(4096, (3, 64), generator=torch.Generator().manual_seed(1)))
 

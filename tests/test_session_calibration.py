@@ -20,7 +20,7 @@ from workbench.quantize import iter_quantize
 from workbench.session import Session, open_session
 from workbench.session_calibration import DEMO_ORIGIN, JOB_LABEL, TYPED_ORIGIN
 from workbench.solvers import solve
-from workbench.views import UPSTREAM
+from workbench.view_cache import UPSTREAM
 
 TIMEOUT_S = 120
 Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"

@@ -1,7 +1,6 @@
 """Views: what the badge says is what was solved; exact views are the direct measurement; the cache is bounded."""
 
 import threading
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +9,11 @@ from torch import nn
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import METRICS, error_map, error_summary, sampled_rows
-from workbench.options import HqqOptions
 from workbench.records import LayerRecord
 from workbench.solvers import solve
 from workbench.sources import ModelSource
-from workbench.views import SAMPLED_ROWS, ViewCache, iter_layer_views, same_values
+from workbench.view_cache import ViewCache
+from workbench.views import SAMPLED_ROWS, iter_layer_views
 
 G64 = Int4WeightOnlyConfig(group_size=64).resolved("cpu")
 HQQ = Int4WeightOnlyConfig(group_size=64, use_hqq=True).resolved("cpu")
@@ -86,33 +85,6 @@ def test_a_view_carries_the_trace_of_what_was_solved():
     assert first.trace.groups < last.trace.groups == 160 * 32
 
 
-def test_round_to_nearest_is_solved_once_for_all_solvers_beside_it(monkeypatch):
-    source, cache = Given(weight_of((40, 256))), ViewCache()
-    solved = []
-
-    def counted(weight, config, **rest):
-        solved.append((config.solver, config.group_size, config.domain))
-        return solve(weight, config, **rest)
-
-    monkeypatch.setattr("workbench.views.solve", counted)
-    wanted = [HQQ, replace(HQQ, options=HqqOptions(iters=3)), G64, settings(32, solver="hqq"), settings(32)]
-    shown = [next(iter_layer_views(source, "w", config, cache=cache)).rtn for config in wanted]
-    assert [solver for solver, *_ in solved] == ["hqq", "rtn", "hqq", "rtn", "hqq", "rtn", "rtn"]
-    assert shown == [
-        error_summary(source.value, solve(source.value, c).weight) for c in (G64, G64, G64, *[settings(32)] * 2)
-    ]
-
-
-def test_round_to_nearest_of_an_older_weight_is_not_used_again():
-    model, cache = nn.Sequential(nn.Linear(64, 8)), ViewCache()
-    source = ModelSource(model)
-    (first,) = iter_layer_views(source, "0", G64, cache=cache)
-    with torch.no_grad():
-        model[0].weight.mul_(3)
-    (second,) = iter_layer_views(source, "0", HQQ, cache=cache)
-    assert second.rtn.rmse == pytest.approx(3 * first.rtn.rmse, rel=0.05)
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("reduce", ["max", "mean"])
 def test_metric_and_reduction_reach_the_picture(metric, reduce):
@@ -167,46 +139,12 @@ def test_what_was_solved_is_not_solved_or_read_again(monkeypatch):
     first = list(iter_layer_views(source, "w", config, cache=cache))
     other = list(iter_layer_views(source, "w", G64, cache=cache))
     assert (source.reads, len(cache)) == (1, 2)
-    monkeypatch.setattr("workbench.views.solve", None)
+    monkeypatch.setattr("workbench.view_cache.solve", None)
     assert list(iter_layer_views(source, "w", config, cache=cache)) == first
     assert list(iter_layer_views(source, "w", G64, cache=cache)) == other
     (scales,) = iter_layer_views(source, "w", G64, cache=cache, metric="scale")
     assert scales.map.metric == "scale"
     assert source.reads == 1
-
-
-def test_settings_that_leave_values_alone_share_an_entry():
-    cache = ViewCache()
-    tiles = replace(G64, inner_k_tiles=2, notes=())
-    list(iter_layer_views(Given(weight_of((8, 64))), "w", G64, cache=cache))
-    (view,) = iter_layer_views(Given(weight_of((8, 64))), "w", tiles, cache=cache)
-    assert len(cache) == 1
-    assert view.config == tiles
-    assert same_values(G64, tiles)
-    assert not same_values(HQQ, replace(HQQ, options=HqqOptions(iters=3)))
-    for other in (settings(32), settings(domain="int"), HQQ, replace(G64, preserve_zero=True)):
-        assert not same_values(G64, other)
-
-
-def test_the_oldest_are_let_go_when_the_cache_is_full():
-    weight = weight_of((64, 256))
-    one = weight.numel() * 4 + weight.numel() + 64 * 4 * 2 * 2
-    cache = ViewCache(max_bytes=2 * one)
-    source = Given(weight)
-    a, b, c = (settings(64, domain) for domain in ("float", "int", "symmetric"))
-    for config in (a, b, a, c):
-        list(iter_layer_views(source, "w", config, cache=cache))
-    assert len(cache) == 2
-    assert cache.get("w", b) is None
-    assert cache.get("w", a) is not None and cache.get("w", c) is not None
-
-
-def test_a_weight_larger_than_the_cache_is_held_alone():
-    cache = ViewCache(max_bytes=10)
-    for domain in ("float", "int"):
-        list(iter_layer_views(Given(weight_of((8, 64))), "w", settings(domain=domain), cache=cache))
-    assert len(cache) == 1
-    assert cache.get("w", settings(domain="int")) is not None
 
 
 def test_cancel_stops_before_the_view_and_keeps_nothing():

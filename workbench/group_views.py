@@ -17,7 +17,8 @@ from workbench.measure.microscope import microscope
 from workbench.records import Microscope
 from workbench.solvers import InputMoments, solve
 from workbench.sources import Source, read_rows
-from workbench.views import ViewCache, held_layer
+from workbench.view_cache import ViewCache
+from workbench.views import held_layer
 
 _ERRORS: dict[Metric, tuple[GroupMetric, str]] = {
     "rmse": ("rmse", "RMS error"),

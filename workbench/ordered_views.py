@@ -13,7 +13,8 @@ from workbench.quantize import iter_quantize
 from workbench.records import Progress
 from workbench.solvers import SolveResult
 from workbench.sources import Source
-from workbench.views import Inputs, LayerView, view_of
+from workbench.view_cache import Inputs
+from workbench.views import LayerView, view_of
 
 
 def iter_ordered_views(

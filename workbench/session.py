@@ -6,10 +6,9 @@ previews on a latest-wins lane, measurements and exports one at a time on anothe
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,6 @@ from workbench.measure.errors import Metric
 from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import iter_bench_linear
 from workbench.options import SolverName
-from workbench.ordered_views import iter_ordered_views
 from workbench.quantize import model_device, needs_calibration
 from workbench.recipe import Choice, Recipe
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
@@ -43,12 +41,13 @@ from workbench.records import CoverageRow, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, python_of
 from workbench.session_calibration import SessionCalibration
 from workbench.sources import ModelSource, Source
-from workbench.views import NO_INPUTS, UPSTREAM, Inputs, LayerView, ViewCache, iter_layer_views, same_values
+from workbench.sweep import Sweep
+from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
+from workbench.views import LayerView, iter_layer_views
 
 T = TypeVar("T")
 Scope = Literal["layer", "selection", "all"]
 SCOPES: tuple[Scope, ...] = ("layer", "selection", "all")
-_THUMBNAIL = 64  # sides of a picture in `Session.errors`: a sweep keeps thousands of them
 
 
 @dataclass
@@ -374,7 +373,15 @@ class Session:
         """
         if needs_calibration(self.coverage):
             self.calibration.check()
-        return self.work.submit(Job("Errors of all layers", self._sweep, self._on_sweep, self._on_job))
+        sweep = Sweep(
+            self.source,
+            self.calibration,
+            self._cache,
+            coverage=lambda: self.coverage,
+            recorded=lambda name: name in self.errors,
+            check=self._check_readable,
+        )
+        return self.work.submit(Job("Errors of all layers", sweep.run, self._on_sweep, self._on_job))
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
@@ -552,63 +559,6 @@ class Session:
                 self.look_at_worst(*(self._wish or (None, None)))
         elif view.exact or self.looked is None or self.looked.config != view.config:
             self.look_at(*self.group)
-
-    def _sweep(self, cancel: threading.Event) -> Iterator[tuple[Progress, LayerView | WeightError | None]]:
-        """Solve what the recipe makes int4; what a change of the recipe touches meanwhile is solved again."""
-        start, coverage, stamp = time.monotonic(), None, ""
-        done: dict[str, ResolvedConfig] = {}
-        broken: set[str] = set()
-        while (coverage, stamp) != (self.coverage, self.calibration.stamp):
-            coverage, stamp = self.coverage, self.calibration.stamp
-            inputs = NO_INPUTS
-            if needs_calibration(coverage):
-                done = {}  # what comes before a layer decides what it sees
-                inputs = yield from self._in_order(coverage, stamp, done, cancel)
-            for place, row in enumerate(coverage.int4_rows, start=1):
-                if coverage is not self.coverage:
-                    break
-                config = coverage.configs[row.name]
-                known = row.name in self.errors or row.name in broken
-                if known and row.name in done and same_values(done[row.name], config):
-                    continue
-                found = self._swept(row.name, config, inputs, cancel)
-                done[row.name] = config
-                if isinstance(found, WeightError):
-                    broken.add(row.name)
-                yield progress_since(start, place, len(coverage.int4_rows), f"{row.name}, {config.solver}"), found
-
-    def _in_order(
-        self, coverage: Coverage, stamp: str, done: dict[str, ResolvedConfig], cancel: threading.Event
-    ) -> Generator[tuple[Progress, LayerView | None], None, Inputs]:
-        """Solve layers as an export does, as far as weights are finite; return why those left have no inputs."""
-        for name in coverage.configs:
-            self._check_readable(name)
-        for loading in self.calibration.load():
-            yield loading, None
-        text, inputs = self.calibration.prepared(), replace(UPSTREAM, stamp=stamp)
-        steps = iter_ordered_views(
-            self.source, coverage, text, self.calibration.model, inputs, max_side=_THUMBNAIL, cancel=cancel
-        )
-        try:
-            with contextlib.closing(steps):
-                for progress, view in steps:
-                    if coverage is not self.coverage or stamp != self.calibration.stamp:
-                        return NO_INPUTS
-                    done[view.name] = view.config
-                    yield progress, view
-        except WeightError as error:
-            return Inputs(None, f"the model cannot be run so far: {error.what}", "no inputs", stamp)
-        return NO_INPUTS
-
-    def _swept(
-        self, name: str, config: ResolvedConfig, inputs: Inputs, cancel: threading.Event
-    ) -> LayerView | WeightError:
-        self._check_readable(name)
-        show = partial(iter_layer_views, cache=self._cache, sampled=False, max_side=_THUMBNAIL)
-        try:
-            return next(show(self.source, name, config, inputs=inputs, cancel=cancel))
-        except WeightError as error:
-            return error
 
     def _step(self, back: list[Recipe], forth: list[Recipe]) -> bool:
         if not back:

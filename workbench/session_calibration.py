@@ -19,7 +19,8 @@ from workbench.layer_inputs import HELD_BYTES, LayerInputs
 from workbench.records import Progress
 from workbench.script import is_demo
 from workbench.sources import FolderSource, Source
-from workbench.views import STOPPED, WAITING, Inputs, LayerView
+from workbench.view_cache import STOPPED, WAITING, Inputs
+from workbench.views import LayerView
 
 DEMO_ORIGIN = "the demo model's own text"
 TYPED_ORIGIN = "text given here"

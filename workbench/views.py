@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -14,40 +13,17 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
-from workbench.errors import Cancelled, WeightError
+from workbench.errors import WeightError
 from workbench.measure.errors import MAX_SIDE, Metric, error_map, error_summary, sampled_rows
 from workbench.options import SolverName
 from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
-from workbench.solvers import InputMoments, SolveResult, solve
+from workbench.solvers import SolveResult, solve
 from workbench.sources import ModelSource, Source
+from workbench.view_cache import NO_INPUTS, WAITING, Inputs, MeasuredLayer, ViewCache, solve_and_measure
 
 SAMPLED_ROWS = 256
 # Weights that are solved before a person sees a delay, some 30 ms on two cores; HQQ takes twenty passes over them.
 _AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18, "refined": 1 << 18, "calibrated": 1 << 18}
-_CACHE_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a view knows of a layer's inputs, for the calibrated solver.
-
-    Attributes:
-        moments: Their second moments, or None: the solver then falls back.
-        note: What they are the inputs of; or, without moments, why there are none.
-        badge: The same in a few words.
-        stamp: Differs wherever the moments may.
-    """
-
-    moments: InputMoments | None = field(compare=False, repr=False)
-    note: str
-    badge: str
-    stamp: str = ""
-
-
-NO_INPUTS = Inputs(None, "no statistics of its input", "no inputs")
-WAITING = Inputs(None, "its inputs are still being collected", "collecting inputs")
-STOPPED = Inputs(None, "collecting its inputs was cancelled", "no inputs")
-UPSTREAM = Inputs(None, "inputs of the model as it is quantized so far", "inputs as quantized so far")
 
 
 @dataclass(frozen=True)
@@ -101,73 +77,6 @@ class LayerView:
         return self.inputs or "exact"
 
 
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    weight: Tensor
-    quantized: QuantizedWeight
-    summary: ErrorSummary
-    rtn: ErrorSummary
-    trace: ErrorTrace
-    version: int
-    solver: SolverName
-    notes: tuple[str, ...]
-    inputs: Inputs
-
-    def is_of(self, weight: Tensor) -> bool:
-        """Say whether this is what a live weight holds now."""
-        return weight.data_ptr() == self.weight.data_ptr() and _version(weight) == self.version
-
-    @property
-    def size_bytes(self) -> int:
-        parts = (self.weight, self.quantized.codes, self.quantized.scale, self.quantized.zero)
-        return sum(part.numel() * part.element_size() for part in parts if part is not None)
-
-
-class ViewCache:
-    """The latest solved layers, so that another metric, or a setting tried before, is shown at once."""
-
-    def __init__(self, max_bytes: int = _CACHE_BYTES) -> None:
-        """Hold at most `max_bytes` of weights and codes, but always the latest layer."""
-        self.max_bytes = max_bytes
-        self._held: OrderedDict[tuple[str, ResolvedConfig], _Solved] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, name: str, config: ResolvedConfig) -> _Solved | None:
-        """Return a solved layer, or None."""
-        with self._lock:
-            found = self._held.get((name, _key(config)))
-            if found is not None:
-                self._held.move_to_end((name, _key(config)))
-            return found
-
-    def weight(self, name: str) -> Tensor | None:
-        """Return the weight of a layer held under any setting, so that it is not read again; or None."""
-        with self._lock:
-            return next((one.weight for (held, _), one in self._held.items() if held == name), None)
-
-    def nearest(self, name: str, config: ResolvedConfig, weight: Tensor) -> ErrorSummary | None:
-        """Return the errors of round-to-nearest that a layer was shown against under any solver; or None."""
-        wanted = _nearest_key(config)
-        with self._lock:
-            for (held, key), one in self._held.items():
-                if held == name and _nearest_key(key) == wanted and one.is_of(weight):
-                    return one.rtn
-        return None
-
-    def put(self, name: str, config: ResolvedConfig, solved: _Solved) -> None:
-        """Hold a solved layer, and let go of the oldest ones."""
-        with self._lock:
-            self._held[name, _key(config)] = solved
-            self._held.move_to_end((name, _key(config)))
-            while len(self._held) > 1 and sum(one.size_bytes for one in self._held.values()) > self.max_bytes:
-                self._held.popitem(last=False)
-
-    def __len__(self) -> int:
-        """Number of layers held."""
-        with self._lock:
-            return len(self._held)
-
-
 def iter_layer_views(
     source: Source,
     name: str,
@@ -209,9 +118,9 @@ def iter_layer_views(
         rows = _first_rows(weight, config) if sampled else None
         if rows is not None:
             with contextlib.suppress(WeightError):  # the whole weight is refused below, with the true position
-                part = _solve(weight[rows], name, config, cancel, inputs=inputs)
+                part = solve_and_measure(weight[rows], name, config, cancel, inputs=inputs)
                 yield _view(part, name, config, metric, reduce, weight.shape[0], max_side)
-        solved = _solve(weight, name, config, cancel, cache.nearest(name, config, weight), inputs)
+        solved = solve_and_measure(weight, name, config, cancel, cache.nearest(name, config, weight), inputs)
         cache.put(name, config, solved)
     yield _view(solved, name, config, metric, reduce, solved.weight.shape[0], max_side)
 
@@ -234,7 +143,7 @@ def view_of(
     calibrated = config.solver == "calibrated"
     notes = (inputs.note, *found.notes) if calibrated and found.solver == "calibrated" else found.notes
     summary = error_summary(weight, found.weight)
-    solved = _Solved(weight, found.weight, summary, rtn, found.trace, 0, found.solver, notes, inputs)
+    solved = MeasuredLayer(weight, found.weight, summary, rtn, found.trace, 0, found.solver, notes, inputs)
     return _view(solved, name, config, "rmse", "max", weight.shape[0], max_side)
 
 
@@ -248,11 +157,6 @@ def held_layer(
     return solved.weight, solved.quantized
 
 
-def same_values(one: ResolvedConfig, other: ResolvedConfig) -> bool:
-    """Say whether two settings give the same codes, scales and zero points."""
-    return _key(one) == _key(other)
-
-
 def _first_rows(weight: Tensor, config: ResolvedConfig) -> Tensor | None:
     """Return the rows to begin with so that the first answer comes at once, or None when all of them do."""
     if weight.ndim != 2 or weight.numel() <= _AT_ONCE_WEIGHTS[config.solver]:
@@ -261,44 +165,13 @@ def _first_rows(weight: Tensor, config: ResolvedConfig) -> Tensor | None:
     return sampled_rows(weight.shape[0], count).to(weight.device) if count < weight.shape[0] else None
 
 
-def _solve(
-    weight: Tensor,
-    name: str,
-    config: ResolvedConfig,
-    cancel: threading.Event | None,
-    nearest: ErrorSummary | None = None,
-    inputs: Inputs = NO_INPUTS,
-) -> _Solved:
-    """Solve a weight and measure it; `nearest` is round-to-nearest's error where that is known."""
-    version = _version(weight)
-    moments = inputs.moments if config.solver == "calibrated" else None
-    found = solve(weight, config, statistics=moments, name=name, cancel=cancel)
-    summary = rtn = error_summary(weight, found.weight)
-    if config.solver != "rtn":
-        plain = replace(config, solver="rtn", options=None)
-        rtn = nearest or error_summary(weight, solve(weight, plain, name=name, cancel=cancel).weight)
-    if cancel is not None and cancel.is_set():
-        raise Cancelled(f"The view of {name} was superseded.")
-    notes = (inputs.note, *found.notes)
-    if moments is None:
-        notes = (f"solved with {found.solver} instead of calibrated: {inputs.note}",)
-    notes = notes if config.solver == "calibrated" else found.notes
-    kept = replace(inputs, moments=None)  # which are held elsewhere, within their own bound
-    return _Solved(weight, found.weight, summary, rtn, found.trace, version, found.solver, notes, kept)
-
-
-def _same_inputs(solved: _Solved, config: ResolvedConfig, inputs: Inputs) -> bool:
+def _same_inputs(solved: MeasuredLayer, config: ResolvedConfig, inputs: Inputs) -> bool:
     """Say whether what was solved had these inputs, or a solver that looks at none."""
     return config.solver != "calibrated" or solved.inputs == inputs
 
 
-def _version(weight: Tensor) -> int:
-    """Return a number that grows with every change in place."""
-    return 0 if weight.is_inference() else weight._version
-
-
 def _view(
-    solved: _Solved,
+    solved: MeasuredLayer,
     name: str,
     config: ResolvedConfig,
     metric: Metric,
@@ -326,13 +199,3 @@ def _view(
         solved.notes,
         *((solved.inputs.badge, solved.inputs.stamp) if config.solver == "calibrated" else ()),
     )
-
-
-def _key(config: ResolvedConfig) -> ResolvedConfig:
-    """Notes and tiles do not change values."""
-    return replace(config, notes=(), inner_k_tiles=8)
-
-
-def _nearest_key(config: ResolvedConfig) -> ResolvedConfig:
-    """Round-to-nearest is the same beside every solver."""
-    return replace(_key(config), solver="rtn", options=None)

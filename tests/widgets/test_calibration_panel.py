@@ -120,6 +120,26 @@ def test_a_text_that_cannot_be_used_says_so_under_the_field(app: Workbench, text
     assert app.calibration.form.errors == {}
 
 
+def test_layers_that_fell_back_in_a_sweep_are_named_above_the_panels(app: Workbench) -> None:
+    calibrate(app)
+    app.configure.settings.change("min_tokens", 10**6)
+    assert app.wait(60)
+    app.session.keep_dense("all")
+    app.session.select(["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"])
+    app.session.make_int4("selection")
+    app.session.configure(solver="calibrated", options={"min_tokens": 10**6}, scope="selection")
+    assert app.wait(60)
+    app.tools._handle_custom_msg({"type": "command", "command": "sweep", "click": "c"}, [])
+    assert app.wait(60)
+    names = "model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj"
+    note = next(note for note in app.layers.verdict.notes if "refined instead of calibrated" in note)
+    assert note.startswith(f"{names} solved with refined") and "fewer than 1000000" in note
+    assert "refined" in app.status.job["text"]
+    app.session.configure(solver="refined", scope="selection")
+    assert app.wait(60)
+    assert not any("instead" in note for note in app.layers.verdict.notes)
+
+
 def test_files_are_read_and_what_is_wrong_with_one_stands_under_its_field(app: Workbench, tmp_path: Path) -> None:
     calibrate(app)
     change(app, "path", str(tmp_path / "none.txt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from workbench.coverage import Coverage, size
@@ -35,6 +36,8 @@ class LayersPanel(Panel):
             self._show_selection()
         elif event.kind in ("view", "error") and event.data.exact:
             self._show_error(event.data)
+        elif event.kind == "job" and event.data.finished and not event.data.quiet:
+            self._show_notes(self.session.coverage)
 
     def _show_coverage(self, coverage: Coverage) -> None:
         self.table.show(coverage.rows)
@@ -42,7 +45,13 @@ class LayersPanel(Panel):
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
             self.table.update(list(known), error=[view.summary.relative_rmse for view in known.values()])
-        self.verdict.show(facts_of(coverage), title=f"Int4 Workbench: {coverage.model}", notes=_surprises(coverage))
+        self.verdict.show(facts_of(coverage), title=f"Int4 Workbench: {coverage.model}")
+        self._show_notes(coverage)
+
+    def _show_notes(self, coverage: Coverage) -> None:
+        errors = self.session.errors
+        views = [errors[row.name] for row in coverage.int4_rows if row.name in errors]
+        self.verdict.notes = [*_surprises(coverage), *_fallen_back(views)]
 
     def _show_selection(self) -> None:
         self._told = (tuple(self.session.selection), self.session.current)
@@ -88,6 +97,18 @@ def _surprises(coverage: Coverage) -> list[str]:
     return [*found, *coverage.remarks]
 
 
+def _fallen_back(views: Iterable[LayerView]) -> list[str]:
+    """Say which layers another solver solved than the one asked for, and why, the same reason once."""
+    about: dict[str, list[str]] = {}
+    for view in views:
+        if view.solver != view.config.solver:
+            about.setdefault(view.notes[-1], []).append(view.name)
+    return [f"{_some(names)} {note}" for note, names in about.items()]
+
+
 def _named(rows: list[CoverageRow]) -> str:
-    names = [row.name for row in rows]
+    return _some([row.name for row in rows])
+
+
+def _some(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
