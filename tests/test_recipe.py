@@ -6,6 +6,7 @@ import pytest
 
 from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError, PatternError
+from workbench.options import CalibratedOptions, HqqOptions, RefinedOptions
 from workbench.recipe import Choice, Recipe, Rule, as_recipe, component_runs, matches
 
 NAMES = [
@@ -115,6 +116,26 @@ def test_every_field_of_a_configuration_survives_json(changes):
     assert len(written) == (1 if "group_size" in changes else 2)
 
 
+@pytest.mark.parametrize(
+    ("choice", "written"),
+    [
+        (Choice(Int4WeightOnlyConfig(use_hqq=True), options=HqqOptions(iters=5)), {"iters": 5}),
+        (Choice(Int4WeightOnlyConfig(), solver="hqq", options=HqqOptions()), {}),
+        (Choice(Int4WeightOnlyConfig(), "refined", "int", RefinedOptions(norm=1.0)), {"norm": 1.0}),
+        (
+            Choice(Int4WeightOnlyConfig(), "calibrated", None, CalibratedOptions(activation_order=False, sweeps=0)),
+            {"activation_order": False, "sweeps": 0},
+        ),
+    ],
+)
+def test_solver_options_survive_json(choice, written):
+    data = json.loads(json.dumps(choice.to_json()))
+    assert data["solver_options"] == written
+    assert Choice.from_json(data) == choice
+    recipe = Recipe(None, (Rule("mlp", choice),))
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
 def test_a_plain_choice_is_a_short_json():
     assert Choice(Int4WeightOnlyConfig(group_size=64)).to_json() == {"group_size": 64}
 
@@ -131,6 +152,13 @@ def test_a_plain_choice_is_a_short_json():
         ({"format_version": 1, "default": {"group_size": 48}}, "group_size=48"),
         ({"format_version": 1, "default": {"zero_point_domain": "float"}}, "zero_point_domain='float'"),
         ({"format_version": 1, "default": {"solver": "magic"}}, "solver='magic'"),
+        ({"format_version": 1, "default": {"solver": "magic", "solver_options": {}}}, "solver='magic'"),
+        ({"format_version": 1, "default": {"solver_options": {"norm": 1}}}, "with solver='rtn'"),
+        (
+            {"format_version": 1, "default": {"solver": "refined", "solver_options": {"nrom": 1}}},
+            r"Unknown solver options \['nrom'\] for 'refined'.*norm",
+        ),
+        ({"format_version": 1, "default": {"solver": "calibrated", "solver_options": {"sweeps": -1}}}, "sweeps=-1"),
     ],
 )
 def test_bad_recipes_are_named(data, message):

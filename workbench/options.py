@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -23,6 +24,11 @@ class _Checked:
             kind = kind.upper() if kind == "Hqq" else kind
             value = getattr(self, name)
             raise ConfigError(f"{kind}: {name}={value!r}.", allowed=allowed, mend=f"leave {name} at {default}")
+
+    def _check_number(self, name: str, good: Callable[[float], bool], allowed: str, default: str) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        self._check(name, number and good(value), allowed, default)
 
     def _check_count(self, name: str, least: int, most: int, default: int | None) -> None:
         value = getattr(self, name)
@@ -52,11 +58,11 @@ class HqqOptions(_Checked):
     tolerance: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check("lp_norm", 0 < self.lp_norm <= 1, "0 < lp_norm <= 1", "0.7")
-        self._check("beta", 0 < self.beta < float("inf"), "a finite beta > 0", "10.0")
-        self._check("kappa", 1 <= self.kappa < float("inf"), "a finite kappa >= 1", "1.01")
+        self._check_number("lp_norm", lambda value: 0 < value <= 1, "0 < lp_norm <= 1", "0.7")
+        self._check_number("beta", lambda value: 0 < value < float("inf"), "a finite beta > 0", "10.0")
+        self._check_number("kappa", lambda value: 1 <= value < float("inf"), "a finite kappa >= 1", "1.01")
         self._check_count("iters", 0, 10_000, 20)
-        self._check("tolerance", 0 <= self.tolerance < 1, "0 <= tolerance < 1 codes", "0.0")
+        self._check_number("tolerance", lambda value: 0 <= value < 1, "0 <= tolerance < 1 codes", "0.0")
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class RefinedOptions(_Checked):
     iters: int = 2
 
     def __post_init__(self) -> None:
-        self._check("norm", 0 < self.norm <= 8, "0 < norm <= 8", "2.0")
+        self._check_number("norm", lambda value: 0 < value <= 8, "0 < norm <= 8", "2.0")
         if self.ranges is not None:
             self._check_count("ranges", 1, 256, None)
         self._check_count("starts", 1, 16, 1)
@@ -110,7 +116,7 @@ class CalibratedOptions(_Checked):
     min_tokens: int = 128
 
     def __post_init__(self) -> None:
-        self._check("damping", 0 < self.damping < float("inf"), "a finite damping > 0", "0.01")
+        self._check_number("damping", lambda value: 0 < value < float("inf"), "a finite damping > 0", "0.01")
         self._check("activation_order", isinstance(self.activation_order, bool), "True or False", "True")
         self._check_count("candidates", 1, 64, 16)
         self._check_count("sweeps", 0, 100, 2)

@@ -188,7 +188,7 @@ class _Judge:
 
     def better(self, difference: Tensor, errors: Tensor) -> Tensor:
         """Say which rows are better: bool [n], from w - w_r, float32 [n, K], and the errors of the rows, [n]."""
-        most = (errors + self._uncertain(difference)).clamp(min=0).sqrt() + self._place
+        most: Tensor = (errors + self._uncertain(difference)).clamp(min=0).sqrt() + self._place
         return (most < self._least.clamp(min=0).sqrt()) & self.tame
 
     def sum(self, difference: Tensor | None = None, errors: Tensor | None = None) -> float:
