@@ -142,6 +142,9 @@ def test_a_long_text_is_shown_in_part_and_replaced_whole(lab: NotebookPage) -> N
     expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("refined instead")
     expect(lab.page.locator(".wb-facts li", has_text="solved with refined instead of calibrated")).to_be_visible()
     lab.screenshot("solvers-short-text", ".wb-app-column >> nth=0")
+    area.evaluate("area => { area.value = 'ab '.repeat(3e6); area.dispatchEvent(new Event('input')) }")
+    expect(calibration(lab)).to_contain_text("too long for the page: put it into a file")
+    expect(calibration(lab).get_by_role("button", name="Use this text")).to_be_disabled()
     text = "The module provides tools for text. " * 60_000
     area.fill(text)
     calibration(lab).get_by_role("button", name="Use this text").click()
