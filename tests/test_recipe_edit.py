@@ -147,7 +147,7 @@ def test_options_change_by_name_and_defaults_leave_no_trace():
     ("choice", "options", "message"),
     [
         (HQQ, {"lp_norm": 3}, "lp_norm=3"),
-        (HQQ, {"lp_norm": "a"}, "wrong type"),
+        (HQQ, {"lp_norm": "a"}, "lp_norm='a'"),
         (HQQ, {"iters": 2.5}, "iters=2.5"),
         (HQQ, {"damping": 0.1}, "hqq has no option damping.*lp_norm, beta"),
         (REFINED, {"beta": 1.0, "kappa": 2}, "refined has no option beta, kappa"),

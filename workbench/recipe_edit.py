@@ -74,11 +74,7 @@ def changed_options(
     unknown = [name for name in changes if name not in known]
     if kind is None or unknown:
         raise ConfigError(f"{solver} has no option {', '.join(unknown)}.", allowed=", ".join(known) or "none at all")
-    given = vars(resolve_options(solver, options)) | dict(changes)
-    try:
-        changed = kind(**given)
-    except TypeError:
-        raise ConfigError(f"{solver}: {dict(changes)} is of the wrong type.", allowed=str(kind())) from None
+    changed = kind(**vars(resolve_options(solver, options)) | dict(changes))
     return None if changed == kind() else changed
 
 
