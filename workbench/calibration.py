@@ -248,6 +248,7 @@ class InputTap:
         self._moments: dict[str, InputMoments] = {}
         self._seen: dict[str, list[Tensor]] = {}
         self._wanted: frozenset[str] = frozenset(layers)
+        self._repeated: frozenset[str] = frozenset()
         self._last = ""
 
     @contextmanager
@@ -257,6 +258,7 @@ class InputTap:
         with self._hooks(self._note):
             yield
         self.calls = [name for name in self.calls if self._seen[name]]
+        self._repeated = frozenset(name for name in self.calls if len(self._seen[name]) > 1)
         for place, name in enumerate(self.calls):
             for other in self.calls[:place]:
                 if self.leader[other] == other and _same(self._seen[other], self._seen[name]):
@@ -271,7 +273,8 @@ class InputTap:
         self._wanted = frozenset(wanted)
         called = [name for name in self.calls if name in self._wanted]
         never = [name for name in wanted if name not in set(called)]  # in the probe: an expert may be reached later
-        self._last = "" if never or not called else called[-1]
+        to_the_end = never or not called or self._repeated & self._wanted
+        self._last = "" if to_the_end else called[-1]
         self._moments = {}
         for name in wanted:
             layer = self.layers[name]

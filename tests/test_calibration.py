@@ -1,0 +1,404 @@
+"""Calibration text and moments; calibrated models, checkpoints and reports, end to end on tiny models."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import workbench as wb
+from tests.calibrated_models import VOCABULARY, Letters, hand_made, inputs_of
+from tests.tiny_models import logits, make, saved
+from workbench.calibration import Calibration, as_calibration, iter_layer_moments, layer_moments
+from workbench.checkpoint.save import iter_write_quantized
+from workbench.coverage import preflight_source
+from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.hf import load_checkpoint, load_model, open_source
+from workbench.options import CalibratedOptions
+from workbench.quantize import iter_quantize
+from workbench.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.solvers import InputMoments
+from workbench.sources import ModelSource
+
+G32 = wb.Int4WeightOnlyConfig(group_size=32)
+FAST = CalibratedOptions(candidates=1, sweeps=0)
+TEXT = "The module provides some words, and then the same words again. " * 20
+
+
+@pytest.fixture(autouse=True)
+def several_batches(monkeypatch):
+    monkeypatch.setattr("workbench.calibration._BATCH_TOKENS", {"cpu": 100})
+
+
+def ids_of(sequences=12, length=32, seed=0):
+    return torch.randint(2, VOCABULARY, (sequences, length), generator=torch.Generator().manual_seed(seed))
+
+
+def linears(model):
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def calibrated(model, calibration, **settings):
+    settings = {"solver": "calibrated", "options": FAST, **settings}
+    return wb.quantize_(model, G32, calibration=calibration, **settings)
+
+
+def int4_state(model):
+    return {
+        name: module.quantized_weight() for name, module in model.named_modules() if isinstance(module, wb.Int4Linear)
+    }
+
+
+def assert_same_bits(one, other):
+    ours, theirs = int4_state(one), int4_state(other)
+    assert list(ours) == list(theirs) and ours
+    for name, weight in ours.items():
+        assert torch.equal(weight.codes, theirs[name].codes), name
+        assert torch.equal(weight.scale, theirs[name].scale) and torch.equal(weight.zero, theirs[name].zero)
+        assert weight.solved_by == theirs[name].solved_by
+
+
+# --- text ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_cut_into_sequences_from_its_beginning():
+    letters = Letters()(TEXT)["input_ids"]
+    cut = Calibration.from_text(TEXT, Letters(), sequence_length=50, max_sequences=3)
+    assert cut.ids.dtype == torch.int64 and cut.ids.shape == (3, 50) and cut.tokens == 150
+    assert cut.ids.flatten().tolist() == letters[:150]
+    assert cut.notes == (f"150 of the text's {len(letters)} tokens are used: 3 sequences of 50",)
+    assert repr(cut) == "Calibration(3 sequences of 50 tokens)"
+
+
+def test_a_text_that_fits_needs_no_note_and_a_short_one_is_told():
+    assert Calibration.from_text("a" * 100, Letters(), sequence_length=50).notes == ()
+    short = Calibration.from_text("a" * 30, Letters(), sequence_length=50)
+    assert short.ids.shape == (1, 30)
+    assert short.notes == ("the text has 30 tokens, fewer than a sequence of 50: one shorter sequence",)
+
+
+def test_several_texts_follow_each_other():
+    both = Calibration.from_text(["ab", "cd"], Letters(), sequence_length=50)
+    assert both.ids[0].tolist() == Letters()("ab\n\ncd")["input_ids"]
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t ", [], ["", ""]])
+def test_an_empty_text_is_refused(text):
+    with pytest.raises(ConfigError, match=r"The calibration text is empty\. To mend it: give some thousand words"):
+        Calibration.from_text(text, Letters())
+
+
+def test_one_token_is_too_few():
+    with pytest.raises(ConfigError, match=r"has 1 token\..*at least 2"):
+        Calibration.from_text("a", Letters())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sequence_length", 1), ("sequence_length", 64.0), ("max_sequences", 0), ("max_sequences", "3")]
+)
+def test_lengths_that_cannot_be_are_refused(name, value):
+    with pytest.raises(ConfigError, match=rf"{name}={value!r}.*a whole number from"):
+        Calibration.from_text(TEXT, Letters(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        torch.zeros(4, dtype=torch.int64),
+        torch.zeros(2, 8),
+        torch.zeros(0, 8).long(),
+        torch.zeros(2, 1).long(),
+        [[1, 2]],
+    ],
+)
+def test_ids_of_another_shape_or_dtype_are_refused(ids):
+    with pytest.raises(ConfigError, match=r"Calibration ids are .*int64 \[sequences, tokens\]"):
+        Calibration(ids)
+
+
+def test_a_text_needs_a_tokenizer():
+    with pytest.raises(ConfigError, match="without a tokenizer"):
+        Calibration.from_text(TEXT, None)
+    with pytest.raises(ConfigError, match="without a tokenizer"):
+        calibrated(make("qwen2"), TEXT)
+
+
+def test_what_a_calibration_can_be_made_of():
+    ready = Calibration(ids_of())
+    assert as_calibration(None) is None and as_calibration(ready) is ready
+    assert torch.equal(as_calibration(ids_of()).ids, ready.ids)
+    assert torch.equal(as_calibration([TEXT], Letters()).ids, as_calibration(TEXT, Letters()).ids)
+    with pytest.raises(ConfigError, match="calibration=5"):
+        as_calibration(5)
+
+
+# --- moments ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama_odd", "opt", "t5", "mixture", "repeated", "by name"])
+def test_moments_are_those_of_the_model_as_it_is(name):
+    model = make(name) if name in ("llama_odd", "opt", "t5") else hand_made(name)
+    shares = []
+    found = layer_moments(model, linears(model), Calibration(ids_of()), progress=shares.append)
+    inputs = inputs_of(model, linears(model), ids_of())
+    for layer in linears(model):
+        exact = inputs[layer].t() @ inputs[layer]
+        assert found[layer].tokens == len(inputs[layer])
+        torch.testing.assert_close(found[layer].total.double(), exact, rtol=0, atol=float(1e-5 * exact.max()))
+    assert shares == sorted(set(shares)) and len(shares) == 4 and shares[-1] == 1
+
+
+def test_layers_with_the_same_input_share_their_moments():
+    found = layer_moments(make("qwen2"), linears(make("qwen2")), Calibration(ids_of()))
+    prefix = "model.layers.1.self_attn"
+    assert found[f"{prefix}.q_proj"] is found[f"{prefix}.k_proj"] is found[f"{prefix}.v_proj"]
+    assert found[f"{prefix}.q_proj"] is not found[f"{prefix}.o_proj"]
+
+
+def test_a_layer_that_is_not_reached_has_no_tokens():
+    model = hand_made("mixture", starve=True)
+    found = layer_moments(model, ["layers.0.experts.3.w1", "layers.0.experts.0.w1"], Calibration(ids_of()))
+    assert found["layers.0.experts.3.w1"].tokens == 0 < found["layers.0.experts.0.w1"].tokens
+
+
+def test_an_expert_that_only_a_later_sequence_reaches_is_seen():
+    model = hand_made("mixture")
+    calibration, names = Calibration(ids_of(30)), [name for name in linears(model) if "experts" in name]
+    first = inputs_of(model, names, calibration.ids[:1, :2])
+    assert len(first) < len(names)
+    calibration = Calibration(torch.cat((calibration.ids[:1, :2].repeat(1, 16), calibration.ids)))
+    found, inputs = layer_moments(model, names, calibration), inputs_of(model, names, calibration.ids)
+    assert {name: found[name].tokens for name in names} == {name: len(inputs.get(name, ())) for name in names}
+
+
+def test_dropout_is_off_and_flags_come_back():
+    model = make("opt").train()
+    found = layer_moments(model, ["model.decoder.layers.1.fc2"], Calibration(ids_of()))
+    again = layer_moments(model.eval(), ["model.decoder.layers.1.fc2"], Calibration(ids_of()))
+    assert all(torch.equal(found[name].total, again[name].total) for name in found)
+    model.train()
+    layer_moments(model, ["model.decoder.layers.1.fc2"], Calibration(ids_of()))
+    assert all(module.training for module in model.modules())
+
+
+def test_cancelled_no_hook_is_left():
+    model, cancel = make("llama_odd"), threading.Event()
+    steps = iter_layer_moments(model, linears(model), Calibration(ids_of()), cancel=cancel)
+    next(steps)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        next(steps)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_another_thread_adds_nothing():
+    model, calibration = make("llama_odd"), Calibration(ids_of())
+    expected = layer_moments(model, linears(model), calibration)
+
+    def elsewhere(_share):
+        other = threading.Thread(target=logits, args=(model,))
+        other.start()
+        other.join()
+
+    found = layer_moments(model, linears(model), calibration, progress=elsewhere)
+    assert all(found[name].tokens == expected[name].tokens for name in expected)
+    assert all(torch.equal(found[name].total, expected[name].total) for name in expected)
+
+
+def test_memory_is_forecast_before_the_model_is_run():
+    model = make("llama_odd")
+    model.forward = lambda **_: pytest.fail("the model was run")
+    small = Calibration(ids_of(), memory_limit=5 * InputMoments.size_bytes(77))
+    with pytest.raises(ConfigError, match=r"77 input features takes .* MB, more than .* MB.*raise memory_limit"):
+        layer_moments(model, linears(model), small)
+    with pytest.raises(ConfigError, match="77 input features"):
+        calibrated(model, small)
+
+
+# --- quantize_ ----------------------------------------------------------------------------------------------------
+
+
+def test_text_ids_and_calibration_give_the_same_bits():
+    cut = Calibration.from_text(TEXT, Letters(), sequence_length=40)
+    models = [make("qwen2") for _ in range(4)]
+    calibrated(models[0], cut)
+    calibrated(models[1], cut.ids)
+    calibrated(models[2], Calibration(cut.ids, memory_limit=6 * InputMoments.size_bytes(96)))
+    with pytest.raises(ConfigError, match=r"sequences of 512 tokens.*at most 64"):
+        calibrated(models[3], TEXT, tokenizer=Letters())
+    calibrated(models[3], Calibration.from_text([TEXT], Letters(), sequence_length=40))
+    for model in models[1:]:
+        assert_same_bits(model, models[0])
+
+
+def test_a_short_text_with_its_tokenizer_gives_the_bits_of_its_ids():
+    one, other, text = make("qwen2"), make("qwen2"), TEXT[:60]
+    report = calibrated(one, text, tokenizer=Letters(), options=CalibratedOptions(candidates=1, sweeps=0, min_tokens=8))
+    calibrated(
+        other,
+        torch.tensor([Letters()(text)["input_ids"]]),
+        options=CalibratedOptions(candidates=1, sweeps=0, min_tokens=8),
+    )
+    assert_same_bits(one, other)
+    assert "the text has 60 tokens, fewer than a sequence of 512: one shorter sequence" in str(report)
+
+
+def test_calibrated_layers_are_nearer_in_what_the_model_says():
+    dense, ids = make("qwen2"), ids_of(40)
+    say = {}
+    for solver in ("refined", "calibrated"):
+        model = make("qwen2")
+        options = CalibratedOptions() if solver == "calibrated" else None
+        calibration = ids if solver == "calibrated" else None
+        report = wb.quantize_(model, G32, solver=solver, calibration=calibration, options=options)
+        assert {layer.solver for layer in report.layers} == {solver}
+        with torch.no_grad():
+            say[solver] = float((model(input_ids=ids).logits - dense(input_ids=ids).logits).square().mean())
+    assert say["calibrated"] < 0.8 * say["refined"]
+
+
+@pytest.mark.parametrize("name", ["llama_odd", "opt", "t5", "mixtral"])
+def test_families_are_calibrated_and_the_report_says_how(name):
+    model = make(name)
+    report = calibrated(model, ids_of())
+    names = [row.name for row in report.coverage.int4_rows]
+    assert sorted(layer.name for layer in report.layers) == sorted(names) == sorted(int4_state(model))
+    for layer in report.layers:
+        assert layer.solver == "calibrated" and layer.objective == "mean squared output error"
+        assert layer.error <= layer.rtn_error
+    assert {weight.solved_by for weight in int4_state(model).values()} == {"calibrated/1"}
+    assert torch.isfinite(logits(model)).all()
+
+
+def test_experts_that_are_rarely_reached_are_named_in_the_report():
+    model = hand_made("mixture", starve=True)
+    report = calibrated(model, ids_of(30))
+    layers = {layer.name: layer for layer in report.layers}
+    starved = layers["layers.0.experts.3.w1"]
+    assert starved.solver == "refined" and starved.objective == "mean squared error"
+    reason = "solved with refined instead of calibrated: 0 tokens of the calibration text reached it, fewer than 128"
+    assert starved.notes == (reason,)
+    told = [line for line in str(report).splitlines() if reason in line]
+    assert len(told) == 1 and "layers.0.experts.3.w1" in told[0] and "layers.0.experts.3.w2" in told[0]
+    assert model.get_submodule("layers.0.experts.3.w1").quantized_weight().solved_by == "refined/1"
+    assert layers["layers.0.experts.1.w1"].solver == "calibrated"
+
+
+def test_a_mixed_recipe_solves_each_layer_as_it_says():
+    model = make("qwen2")
+    recipe = Recipe(
+        Choice(G32, "calibrated", options=FAST),
+        (
+            Rule("v_proj", Choice(wb.Int4WeightOnlyConfig(group_size=32, use_hqq=True))),
+            Rule("layers.0.mlp.down_proj", None),
+            Rule("up_proj", Choice(G32, "refined", "int")),
+        ),
+    )
+    report = wb.quantize_(model, recipe, calibration=ids_of())
+    solvers = {layer.name.rsplit(".", 1)[1]: layer.solver for layer in report.layers}
+    assert (solvers["v_proj"], solvers["up_proj"], solvers["q_proj"]) == ("hqq", "refined", "calibrated")
+    assert isinstance(model.model.layers[0].mlp.down_proj, nn.Linear)
+    alone = wb.quantize_weight(make("qwen2").model.layers[1].mlp.up_proj.weight, G32, "refined", "int")
+    assert torch.equal(model.model.layers[1].mlp.up_proj.quantized_weight().codes, alone.codes)
+
+
+@pytest.mark.parametrize("after", [1, 8])
+def test_cancelling_leaves_the_model_as_it_was(after):
+    model, cancel, seen = make("qwen2"), threading.Event(), []
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def count(step):
+        seen.append(step.label)
+        if len(seen) == after:
+            cancel.set()
+
+    with pytest.raises(Cancelled):
+        calibrated(model, ids_of(), progress=count, cancel=cancel)
+    assert len(seen) == after and not int4_state(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
+
+
+def test_progress_reaches_all_layers_in_the_order_of_the_model():
+    model, seen = make("qwen2"), []
+    report = calibrated(model, ids_of(), progress=seen.append)
+    assert [step.label for step in seen] == [layer.name for layer in report.layers]
+    assert seen[-1].done == seen[-1].total
+    first = [layer.name for layer in report.layers[:7]]
+    assert all("layers.0" in name for name in first) and first[-1].endswith("down_proj")
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_calibration_and_calibrated_go_together():
+    with pytest.raises(ConfigError, match="no layer that is to be calibrated"):
+        wb.quantize_(make("qwen2"), G32, calibration=ids_of())
+    with pytest.raises(ConfigError, match=r"is to be calibrated, and there is no calibration text.*solver='refined'"):
+        wb.quantize_(make("qwen2"), G32, solver="calibrated")
+
+
+def test_a_folder_needs_its_model_to_be_calibrated(tmp_path):
+    source = open_source(saved("qwen2", tmp_path))
+    coverage = preflight_source(source, as_recipe(G32, solver="calibrated"))
+    with pytest.raises(ConfigError, match="pass model="):
+        next(iter(iter_quantize(source, coverage, calibration=Calibration(ids_of()))))
+
+
+def test_a_model_of_images_is_refused_with_the_mend():
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, image_size=16, patch_size=8
+    )
+    model = transformers.ViTForImageClassification(config)
+    with pytest.raises(ModelError, match=r"cannot be run on calibration text.*use solver='refined'"):
+        calibrated(model, ids_of())
+    assert not int4_state(model)
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------------
+
+
+def test_writing_a_folder_gives_the_bits_of_the_live_model(tmp_path):
+    folder, calibration = saved("qwen2", tmp_path), Calibration(ids_of())
+    model, source = load_model(folder)[0], open_source(folder)
+    recipe = as_recipe(G32, solver="calibrated", options=FAST)
+    steps = iter_write_quantized(
+        source, preflight_source(source, recipe), recipe, tmp_path / "out", calibration=calibration, model=model
+    )
+    order = [step.result.name for step in steps]
+    assert not int4_state(model)
+    report = calibrated(model, calibration)
+    assert [layer.name for layer in report.layers] == order
+    loaded, _ = load_checkpoint(tmp_path / "out")
+    assert_same_bits(loaded, model)
+    assert torch.equal(logits(loaded), logits(model))
+
+
+def test_a_checkpoint_says_what_solved_each_layer(tmp_path):
+    model = make("qwen2")
+    recipe = Recipe(Choice(G32, "calibrated", options=FAST), (Rule("v_proj", Choice(G32, "refined")),))
+    wb.quantize_(model, recipe, calibration=ids_of())
+    forms = {name: weight.solved_by for name, weight in int4_state(model).items()}
+    assert set(forms.values()) == {"calibrated/1", "refined/1"}
+    written = json.loads((wb.save_checkpoint(model, tmp_path / "one") / "config.json").read_text())
+    settings = json.dumps(written["quantization_config"])
+    assert "calibrated/1" in settings and "refined/1" in settings
+    loaded, _ = wb.load_checkpoint(tmp_path / "one")
+    assert_same_bits(loaded, model)
+    again, _ = wb.load_checkpoint(wb.save_checkpoint(loaded, tmp_path / "two"))
+    assert {name: weight.solved_by for name, weight in int4_state(again).items()} == forms
+
+
+def test_a_live_source_needs_no_second_model():
+    model = make("llama_odd")
+    source = ModelSource(model)
+    coverage = preflight_source(source, as_recipe(G32, solver="calibrated", options=FAST))
+    steps = list(iter_quantize(source, coverage, calibration=Calibration(ids_of())))
+    assert len(steps) == len(coverage.int4_rows)
+    calibrated(model, ids_of())
+    for step in steps:
+        assert torch.equal(step.weight.codes, model.get_submodule(step.result.name).quantized_weight().codes)
