@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import hqq_solver, import_time, int4_linear, packing, report
+from benchmarks import import_time, int4_linear, memory, packing, report, solver_models, solvers
 from benchmarks.report import Goal, Report, finish, options, ratio, table, time_row
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 BENCHMARKS = {
-    "hqq_solver": (hqq_solver, ["-n", "64", "-k", "64", "--rounds", "2", "--without-peer"]),
+    "solvers": (solvers, ["-n", "64", "-k", "128", "--rounds", "2", "--without-peers"]),
+    "solver_models": (
+        solver_models,
+        ["--group-sizes", "128", "--windows", "2", "--sequences", "1", "--layers", "1", "--hidden", "64"],
+    ),
     "packing": (packing, ["-n", "64", "-k", "64", "--budget", "0"]),
     "int4_linear": (int4_linear, ["-n", "64", "-k", "64", "--batch-sizes", "1", "3", "--budget", "0"]),
     "import_time": (import_time, ["--rounds", "1"]),
@@ -54,10 +58,30 @@ def test_runs_on_tiny_sizes_and_writes_what_it_prints(name, tmp_path, capsys):
     assert printed.count("met   ") + printed.count("MISSED") == len(data["goals"])
 
 
-def test_the_solver_without_its_peer_reports_the_error_of_what_is_stored(tmp_path):
-    rows = run("hqq_solver", tmp_path)["rows"]
-    assert [row["solver"] for row in rows] == ["ours, bfloat16 scales", "ours, float32 scales"]
-    assert all(0 < row["mean_abs_error"] < 0.01 and row["times_faster"] is None for row in rows)
+def test_the_solvers_without_their_peers_are_judged_against_round_to_nearest(tmp_path):
+    rows = run("solvers", tmp_path)["rows"]
+    assert [row["solver"] for row in rows] == ["rtn", "hqq", "refined"] * 2 + ["calibrated"]
+    assert all(row["times_faster"] is None for row in rows)
+    for rtn, hqq, refined in (rows[:3], rows[3:6]):
+        assert rtn["error_2"] == rtn["error_1"] == rtn["error_0.7"] == 1 and rtn["errors_over"] == "rtn"
+        assert refined["error_2"] < hqq["error_2"] < 1
+
+
+def test_the_solvers_are_compared_on_the_demo_model(tmp_path):
+    rows = run("solver_models", tmp_path)["rows"]
+    assert [row["solver"] for row in rows] == ["rtn", "hqq", "refined", "calibrated", "hqq"]
+    assert rows[1]["kl_over_hqq"] == rows[1]["held_out_error_over_hqq"] == 1
+    assert rows[3]["mean_kl"] < rows[2]["mean_kl"] and rows[3]["held_out_error_over_hqq"] < 0.7
+    assert rows[4]["perplexity"] is None
+
+
+def test_peak_memory_counts_what_a_call_holds_at_once():
+    def call():
+        held = [torch.ones(2**21) for _ in range(8)]
+        return held[0] + held[1]
+
+    peak = memory.peak_bytes(call)
+    assert peak is None or 60e6 < peak < 110e6
 
 
 class Rounding:
@@ -68,7 +92,7 @@ class Rounding:
     @classmethod
     def quantize(cls, tensor, **arguments):
         cls.calls.append(arguments)
-        return tensor.round(), {"shape": tensor.shape}
+        return tensor.round(), {"shape": tensor.shape, "scale": torch.ones(1), "zero": torch.ones(1)}
 
     @classmethod
     def dequantize(cls, codes, meta):
@@ -76,20 +100,33 @@ class Rounding:
         return codes.view(meta["shape"])
 
 
-def test_the_peer_is_called_with_its_own_defaults_and_judged_by_its_own_dequantization(monkeypatch, tmp_path):
-    stand_in = type("Module", (), {"Quantizer": Rounding})
-    monkeypatch.setattr(hqq_solver.importlib, "import_module", lambda name: {"hqq.core.quantize": stand_in}[name])
-    monkeypatch.setattr(hqq_solver.importlib.metadata, "version", lambda name: "0.0")
+def test_the_peers_are_called_with_their_own_defaults_and_judged_by_their_own_dequantization(monkeypatch, tmp_path):
+    hqq = type("Module", (), {"Quantizer": Rounding})
+    asked_torchao = []
+
+    def halves(weight, **arguments):
+        asked_torchao.append(arguments)
+        groups = len(weight.reshape(-1, 64))
+        return torch.ones(groups, 64), torch.full((groups, 1), 0.5), torch.zeros(groups, 1), weight.shape
+
+    torchao = type("Module", (), {"choose_qparams_and_quantize_affine_hqq": staticmethod(halves)})
+    stand_ins = {"hqq.core.quantize": hqq, "torchao.quantization.quant_primitives": torchao}
+    monkeypatch.setattr(solvers.importlib, "import_module", lambda name: stand_ins[name])
+    monkeypatch.setattr(solvers.importlib.metadata, "version", lambda name: "0.0")
     path = tmp_path / "results.json"
-    hqq_solver.main(["-n", "64", "-k", "128", "--rounds", "2", "--json", str(path)])
+    arguments = ["-n", "64", "-k", "128", "--rounds", "2", "--without-calibrated", "--json", str(path)]
+    assert solvers.main(arguments) == 0
     data = json.loads(path.read_text(encoding="utf-8"))
-    check_structure(data, "hqq_solver")
+    check_structure(data, "solvers")
     weight = report.llm_like_weight(64, 128)
-    expected = float((weight.round() - weight).abs().double().mean())
-    assert data["rows"][2]["mean_abs_error"] == pytest.approx(expected, rel=1e-5)
-    assert data["settings"]["hqq"] == "0.0" and len(data["goals"]) == 4
-    asked = {"nbits": 4, "group_size": 64, "axis": 1, "bitpack": False, "compute_dtype": torch.float32, "device": "cpu"}
-    assert Rounding.calls[-3:] == [asked] * 3
+    package = float((weight.round() - weight).square().double().mean())
+    other = float((0.5 - weight).square().double().mean())
+    assert data["rows"][3]["error_2"] == 1
+    assert data["rows"][4]["error_2"] == pytest.approx(other / package, rel=1e-4)
+    assert data["settings"]["hqq"] == data["settings"]["torchao"] == "0.0"
+    asked = {"nbits": 4, "group_size": 64, "axis": 1, "compute_dtype": torch.float32, "device": "cpu"}
+    assert Rounding.calls[-1] == asked | {"bitpack": False}
+    assert asked_torchao[-1] == asked | {"raw_output": True}
 
 
 def test_every_path_of_the_linear_layer_is_measured_at_every_batch_size_and_dtype(tmp_path):

@@ -25,8 +25,11 @@ from workbench.solvers.result import SolveResult
 from workbench.solvers.rtn import HUGE, GroupParams, Improved, nearest_codes, nearest_params, steps_from_zero
 from workbench.workers import in_order
 
-# Weights that a thread solves at a time: float32 copies fit a core's cache; calls are long enough for many threads.
-_BLOCK_WEIGHTS = {"cpu": 1 << 18, "cuda": 1 << 25}
+# Most weights that a thread solves at a time. The interpreter hands each call from thread to thread: few long ones beat
+# many short ones that stay in cache. All threads together take no more than their share of memory allows.
+_BLOCK_WEIGHTS = {"cpu": 1 << 20, "cuda": 1 << 25}
+_ALL_THREADS = 1 << 21
+_LEAST_OF_MANY = 1 << 18
 _LEAST_WEIGHTS = 1 << 14  # smaller blocks cost more in calls than they gain from a second thread
 
 
@@ -128,10 +131,12 @@ def objective(config: ResolvedConfig) -> str:
 def _rows_at_a_time(weight: Tensor) -> int:
     """Rows of a block: what fits the cache, and less of a small weight, so that all threads have work."""
     n, k = weight.shape
-    most = max(1, _BLOCK_WEIGHTS.get(weight.device.type, 1 << 18) // max(1, k))
+    block = _BLOCK_WEIGHTS.get(weight.device.type, 1 << 18)
     if weight.device.type != "cpu":
-        return most
-    return min(most, max(-(-_LEAST_WEIGHTS // max(1, k)), -(-n // torch.get_num_threads())))
+        return max(1, block // max(1, k))
+    threads = torch.get_num_threads()
+    block = min(block, max(_LEAST_OF_MANY, _ALL_THREADS // threads))
+    return min(max(1, block // max(1, k)), max(-(-_LEAST_WEIGHTS // max(1, k)), -(-n // threads)))
 
 
 def _parts(k: int, group_size: int) -> list[tuple[int, int, int]]:

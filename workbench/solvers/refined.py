@@ -64,11 +64,13 @@ class _Space:
     preserve_zero: bool
     dtype: torch.dtype
 
-    def grid(self, scale: Tensor, base: Tensor, zero_code: Tensor, before: _Grid | None) -> _Grid:
-        """Return the storable grid nearest to a wanted one; a scale that is none leaves the one before."""
+    def storable(self, scale: Tensor, before: _Grid) -> Tensor:
+        """Return what is stored for a wanted scale, in weight units; one that is none leaves the scale before."""
         kept = stored(scale * self.unit, self.dtype)
-        if before is not None:
-            kept = torch.where(kept > SMALLEST_SCALE, kept, before.stored_scale)
+        return torch.where(kept > SMALLEST_SCALE, kept, before.stored_scale)
+
+    def grid(self, kept: Tensor, base: Tensor, zero_code: Tensor) -> _Grid:
+        """Return the storable grid nearest to a wanted one, whose stored scale is given."""
         scale = kept / self.unit
         if self.domain != "float":
             zero = zero_code if self.domain == "int" else None
@@ -95,7 +97,7 @@ class _Groups:
     def __init__(self, x: Tensor, weights: Tensor | None, norm: float) -> None:
         self.x, self.weights, self.norm = x, weights, norm
         self._codes, self._work = torch.empty_like(x), torch.empty_like(x)
-        self.plain = weights is None and norm == 2
+        self._sum = x.sum(1, keepdim=True)
 
     def assign(self, grid: _Grid) -> Tensor:
         """Return the nearest codes, float32 [C, L], valid until the next call; `_work` holds the unrounded ones."""
@@ -106,8 +108,11 @@ class _Groups:
     def error(self, grid: _Grid) -> Tensor:
         """Return sum h |x - x_r|^norm of each group, [C, 1]."""
         codes = self.assign(grid)
-        size = self._work.sub_(codes).abs_()
-        powers = size.mul_(size) if self.norm == 2 else size if self.norm == 1 else size.pow_(self.norm)
+        error = self._work.sub_(codes)
+        if self.norm == 2:
+            powers = error.mul_(error)
+        else:
+            powers = error.abs_() if self.norm == 1 else error.abs_().pow_(self.norm)
         if self.weights is not None:
             powers = powers.mul_(self.weights)
         return powers.sum(1, keepdim=True) * (grid.scale if self.norm == 1 else grid.scale.pow(self.norm))
@@ -117,7 +122,7 @@ class _Groups:
         codes = self.assign(grid)
         h = self._step_weights(codes)
         if h is None:
-            n, sum_x = torch.full_like(grid.base, self.x.shape[1]), self.x.sum(1, keepdim=True)
+            n, sum_x = torch.full_like(grid.base, self.x.shape[1]), self._sum
             hq = codes
         else:
             n, sum_x = h.sum(1, keepdim=True), torch.mul(h, self.x).sum(1, keepdim=True)
@@ -127,10 +132,10 @@ class _Groups:
         qq = torch.mul(hq, codes, out=self._work).sum(1, keepdim=True)
         if space.domain == "float":
             scale = (n * qx - q * sum_x) / (n * qq - q * q)
-            fitted = space.grid(scale, (sum_x - scale * q) / n, zero_code, grid)
-            return space.grid(fitted.scale, (sum_x - fitted.scale * q) / n, zero_code, grid)
+            kept = space.storable(scale, grid)
+            return space.grid(kept, (sum_x - kept / space.unit * q) / n, zero_code)
         scale = (qx - zero_code * sum_x) / (qq - 2 * zero_code * q + zero_code * zero_code * n)
-        return space.grid(scale, scale, zero_code, grid)
+        return space.grid(space.storable(scale, grid), scale, zero_code)
 
     def _step_weights(self, codes: Tensor) -> Tensor | None:
         """Return what each weight counts in a step, broadcastable to [C, L]; None for all alike."""
@@ -182,7 +187,8 @@ class _Search:
         place = self._errors.min(1, keepdim=True).indices
         self._errors.scatter_(1, place, float("inf"))
         zero_code = self._table.zero[place]
-        grid = self.space.grid(self._table.scale[place], self._table.base[place], zero_code, self.nearest)
+        kept = self.space.storable(self._table.scale[place], self.nearest)
+        grid = self.space.grid(kept, self._table.base[place], zero_code)
         for _ in range(steps):
             grid = self.groups.step(grid, self.space, zero_code)
         return grid
