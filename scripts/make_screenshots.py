@@ -17,7 +17,7 @@ from notebook_page import NotebookPage, open_lab  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
 
 WALK = """
-app.session.configure(solver="hqq", group_size=64)
+app.session.configure(solver="refined", group_size=64)
 app.session.select(["model.layers.0.mlp.down_proj"])
 app.session.sweep_errors().wait()
 app.session.measure_speed().wait()
@@ -48,7 +48,7 @@ def pictures(lab: NotebookPage, folder: Path) -> None:
 def main() -> int:
     folder = ROOT / "docs"
     folder.mkdir(exist_ok=True)
-    with open_lab(1460, 2000) as lab:
+    with open_lab(1460, 3300) as lab:
         walk(lab)
         pictures(lab, folder)
     print(f"wrote {folder}/workbench-light.png and {folder}/workbench-dark.png")
