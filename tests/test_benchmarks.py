@@ -111,7 +111,8 @@ def test_the_peers_are_called_with_their_own_defaults_and_judged_by_their_own_de
 
     torchao = type("Module", (), {"choose_qparams_and_quantize_affine_hqq": staticmethod(halves)})
     stand_ins = {"hqq.core.quantize": hqq, "torchao.quantization.quant_primitives": torchao}
-    monkeypatch.setattr(solvers.importlib, "import_module", lambda name: stand_ins[name])
+    real = solvers.importlib.import_module
+    monkeypatch.setattr(solvers.importlib, "import_module", lambda name: stand_ins.get(name) or real(name))
     monkeypatch.setattr(solvers.importlib.metadata, "version", lambda name: "0.0")
     path = tmp_path / "results.json"
     arguments = ["-n", "64", "-k", "128", "--rounds", "2", "--without-calibrated", "--json", str(path)]
