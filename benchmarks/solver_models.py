@@ -32,27 +32,33 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--windows", type=int, default=0, help="windows of 512 held-out tokens (default 0: all)")
     parser.add_argument("--sequences", type=int, default=128, help="most calibration sequences (default 128)")
+    parser.add_argument(
+        "--calibrate-on-held-out", action="store_true", help="calibrate with the held-out text itself: a bound"
+    )
     parser.add_argument("--layers", type=int, default=8, help="layers of the large model (default 8; 0 leaves it out)")
     parser.add_argument("--hidden", type=int, default=2048, help="hidden size of the large model (default 2048)")
     args = parser.parse_args(argv)
     rows: list[Row] = []
     goals: list[Goal] = []
-    demo = _Demo(args.windows, args.sequences)
+    demo = _Demo(
+        args.windows, args.sequences, demo_eval_text() if args.calibrate_on_held_out else demo_calibration_text()
+    )
     for group_size in args.group_sizes:
         demo.measure(group_size, rows, goals)
     if args.layers:
         _large_model(args.hidden, args.layers, rows, goals)
-    settings = {key: getattr(args, key) for key in ("group_sizes", "windows", "sequences", "layers", "hidden")}
+    names = ("group_sizes", "windows", "sequences", "calibrate_on_held_out", "layers", "hidden")
+    settings = {key: getattr(args, key) for key in names}
     finish(Report("solver_models", settings, rows, goals), args.json)
     return 0
 
 
 class _Demo:
-    def __init__(self, windows: int, sequences: int) -> None:
+    def __init__(self, windows: int, sequences: int, text: str) -> None:
         self.dense, self.tokenizer = wb.demo_model()
         ids = text_ids(demo_eval_text(), self.tokenizer)
         self.ids = ids[: windows * WINDOW] if windows else ids
-        self.calibration = Calibration.from_text(demo_calibration_text(), self.tokenizer, max_sequences=sequences)
+        self.calibration = Calibration.from_text(text, self.tokenizer, max_sequences=sequences)
         self.weights = {
             name: module.weight.detach().double()
             for name, module in self.dense.named_modules()

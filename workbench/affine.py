@@ -124,6 +124,13 @@ class QuantizedWeight:
         # Inductor's code for the CPU (torch 2.13) reads scales out of bounds when this copy is fused into the product.
         return whole if torch.compiler.is_compiling() else whole.contiguous()
 
+    def part(self, rows: slice, groups: slice = slice(None)) -> QuantizedWeight:
+        """Return some rows, and of them some groups, as views of this weight's tensors."""
+        first, stop, _ = groups.indices(self.scale.shape[1])
+        columns = slice(first * self.group_size, stop * self.group_size)
+        zero = None if self.zero is None else self.zero[rows, groups]
+        return replace(self, codes=self.codes[rows, columns], scale=self.scale[rows, groups], zero=zero)
+
     def packed_codes(self) -> Tensor:
         """Return the codes two to a byte, uint8 [N, ceil(K/2)], even k in the low nibble (the order on disk).
 

@@ -11,8 +11,8 @@ from torch import nn
 from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.hf import open_source
+from workbench.layers import model_device
 from workbench.options import SolverName, SolverOptions
-from workbench.quantize import model_device
 from workbench.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource, Source
 

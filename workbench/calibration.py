@@ -9,16 +9,18 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from workbench.errors import Cancelled, ConfigError, ModelError
-from workbench.layers import get_layer
+from workbench.layers import get_layer, model_device
 from workbench.solvers import InputMoments
+
+_Key = TypeVar("_Key")
 
 SEQUENCE_LENGTH = 512
 MAX_SEQUENCES = 128
@@ -113,17 +115,16 @@ class Calibration:
         for part in self.ids.split(size):
             yield part.to(device)
 
-    def hold_limit(self, in_features: int, moments: int = 1) -> None:
+    def hold_limit(self, in_features: int) -> None:
         """Refuse moments that memory cannot hold, before any work.
 
         Args:
             in_features: K of the widest layer.
-            moments: How many of that width are held at once.
 
         Raises:
             ConfigError: with the forecast, what there is, and the mend.
         """
-        need = (moments + _SOLVING_COPIES) * InputMoments.size_bytes(in_features)
+        need = (1 + _SOLVING_COPIES) * InputMoments.size_bytes(in_features)
         limit = self.limit_bytes()
         if limit is not None and need > limit:
             raise ConfigError(
@@ -215,7 +216,7 @@ def iter_layer_moments(
     layers = {name: get_layer(model, name) for name in names}
     widths = {name: in_features(layer) for name, layer in layers.items()}
     calibration.hold_limit(max(widths.values(), default=1))
-    batches = list(calibration.batches(device_of(model)))
+    batches = list(calibration.batches(model_device(model)))
     with evaluating(model):
         tap = InputTap(layers)
         with tap.probing():
@@ -280,7 +281,7 @@ class InputTap:
             layer = self.layers[name]
             if self.leader[name] == name or self.leader[name] not in self._wanted:
                 self.leader[name] = name
-                self._moments[name] = InputMoments.empty(in_features(layer), device_of(layer))
+                self._moments[name] = InputMoments.empty(in_features(layer), model_device(layer))
         with self._hooks(self._add):
             yield
 
@@ -318,23 +319,35 @@ class InputTap:
         if name == self._last:
             raise Reached
 
-    @contextmanager
-    def _hooks(self, see: Callable[[str, Tensor], None]) -> Iterator[None]:
-        owner = threading.get_ident()
+    def _hooks(self, see: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
+        return hooked(self.layers.items(), lambda name, args, kwargs: see(name, args[0] if args else kwargs["input"]))
 
-        def hook(name: str) -> Callable[..., None]:
-            def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                if threading.get_ident() == owner:
-                    see(name, args[0] if args else kwargs["input"])
 
-            return before
+@contextmanager
+def hooked(
+    modules: Iterable[tuple[_Key, nn.Module]], see: Callable[[_Key, tuple[Any, ...], dict[str, Any]], None]
+) -> Iterator[None]:
+    """Within, call `see` with a key and the arguments before each of some modules runs on this thread.
 
-        handles = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in self.layers.items()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    Args:
+        modules: Each with a key that it is known by.
+        see: May raise, which ends the forward pass.
+    """
+    owner = threading.get_ident()
+
+    def hook(key: _Key) -> Callable[..., None]:
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if threading.get_ident() == owner:
+                see(key, args, kwargs)
+
+        return before
+
+    handles = [module.register_forward_pre_hook(hook(key), with_kwargs=True) for key, module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def run_model(model: nn.Module, ids: Tensor) -> None:
@@ -394,15 +407,6 @@ def look(cancel: threading.Event | None) -> None:
 def in_features(layer: nn.Module) -> int:
     """Return K of a linear layer."""
     return int(layer.in_features)  # type: ignore[arg-type]
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a module's first parameter or buffer; the CPU for one with neither."""
-    for held in (module.parameters(), module.buffers()):
-        first: Tensor | None = next(held, None)
-        if first is not None:
-            return first.device
-    return torch.device("cpu")
 
 
 def free_bytes() -> int | None:

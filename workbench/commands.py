@@ -70,6 +70,7 @@ def quantize(arguments: argparse.Namespace) -> None:
 def _calibration(arguments: argparse.Namespace, coverage: Coverage) -> tuple[Calibration | None, Any]:
     """Return the calibration and the model to run it through, where a layer is to be calibrated."""
     from workbench.calibration import Calibration
+    from workbench.calibration_text import read_text
     from workbench.demo import demo_calibration_text
     from workbench.hf import DEMO, load_model
     from workbench.quantize import needs_calibration
@@ -79,10 +80,7 @@ def _calibration(arguments: argparse.Namespace, coverage: Coverage) -> tuple[Cal
             raise ConfigError("--calibration, and no layer is to be calibrated.", mend="add --solver calibrated")
         return None, None
     if arguments.calibration is not None:
-        try:
-            text = arguments.calibration.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The calibration text {str(arguments.calibration)!r} cannot be read: {error}.") from None
+        text = read_text(arguments.calibration)
     elif arguments.model == DEMO:
         text = demo_calibration_text()
         print("note: calibrated with the text that comes with the demo model")

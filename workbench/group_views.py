@@ -11,11 +11,11 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import ResolvedConfig
-from workbench.errors import ConfigError, WeightError
+from workbench.errors import ConfigError
 from workbench.measure.errors import GroupMetric, Metric, group_errors
 from workbench.measure.microscope import microscope
 from workbench.records import Microscope
-from workbench.solvers import InputMoments, solve
+from workbench.solvers import InputMoments, not_finite, solve
 from workbench.sources import Source, read_rows
 from workbench.view_cache import ViewCache
 from workbench.views import held_layer
@@ -157,15 +157,12 @@ def _solved_rows(
     held = held_layer(source, name, config, cache) if cache is not None else None
     if held is not None:
         weight, whole = held
-        zero = None if whole.zero is None else whole.zero[first:stop]
-        part = QuantizedWeight(whole.codes[first:stop], whole.scale[first:stop], zero, whole.group_size, whole.domain)
-        return weight[first:stop], part
+        return weight[first:stop], whole.part(slice(first, stop))
     weight = read_rows(source, name, first, stop)
     broken = torch.nonzero(~torch.isfinite(weight))
     if len(broken):
         row, column = broken[0].tolist()
-        what = f"{name}[{first + row}, {column}] is {weight[row, column].item()}."
-        raise WeightError(what, allowed="finite weights", mend="repair the weight, or look at another group")
+        raise not_finite(name, first + row, column, weight[row, column], "look at another group")
     moments = statistics if config.solver == "calibrated" else None
     return weight, solve(weight, config, statistics=moments, name=name, cancel=cancel).weight
 

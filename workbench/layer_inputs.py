@@ -57,9 +57,9 @@ class LayerInputs:
     def together(self, name: str, wanted: Sequence[str]) -> list[str]:
         """Return the layer and those of `wanted` after it, around the end, whose moments fit the bound together."""
         place = wanted.index(name) if name in wanted else 0
-        found, room = [name], self.max_bytes - 4 * self._side[name] ** 2
+        found, room = [name], self.max_bytes - InputMoments.size_bytes(self._side[name])
         for other in (*wanted[place:], *wanted[:place]):
-            need = 4 * self._side[other] ** 2
+            need = InputMoments.size_bytes(self._side[other])
             if other != name and need <= room:
                 found.append(other)
                 room -= need

@@ -76,6 +76,14 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
         raise ModelError(f"The model has no layer {name!r}.", mend="list the layers with wb.preflight(model)") from None
 
 
+def model_device(model: nn.Module) -> torch.device:
+    """Device of a model's first parameter, else of its first int4 layer; the CPU for a model with neither."""
+    first = next(model.parameters(), None)
+    if first is not None:
+        return first.device
+    return next((m.device for m in model.modules() if isinstance(m, Int4Linear)), torch.device("cpu"))
+
+
 def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     """Put `layer` at a dotted path and return what stood there."""
     old = get_layer(model, name)
@@ -121,6 +129,7 @@ __all__ = [
     "dense_tied_names",
     "get_layer",
     "layer_records",
+    "model_device",
     "output_head",
     "swap_layer",
     "untie_embeddings",

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight
@@ -20,7 +19,7 @@ from workbench.checkpoint.native import describe_model, int4_layers
 from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
-from workbench.layers import get_layer, swap_layer, untie_embeddings, unties_head
+from workbench.layers import get_layer, model_device, swap_layer, untie_embeddings, unties_head
 from workbench.linear import Int4Linear
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe import Recipe, as_recipe
@@ -254,14 +253,6 @@ def quantize_(
     _tell_the_config(model, settled)
     notes = () if text is None else text.notes
     return QuantizationReport(coverage, tuple(results), time.monotonic() - start, notes)
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Device of a model's first parameter, else of its first int4 layer; the CPU for a model with neither."""
-    first = next(model.parameters(), None)
-    if first is not None:
-        return first.device
-    return next((m.device for m in model.modules() if isinstance(m, Int4Linear)), torch.device("cpu"))
 
 
 def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workbench.affine import QuantizedWeight
-from workbench.calibration import Calibration, InputTap, Reached, device_of, evaluating, in_features, look, run_model
-from workbench.layers import get_layer
+from workbench.calibration import Calibration, InputTap, Reached, evaluating, hooked, in_features, look, run_model
+from workbench.layers import get_layer, model_device
 from workbench.solvers import InputMoments
 
 Solve = Callable[[str, InputMoments | None], QuantizedWeight]
@@ -74,7 +74,7 @@ def iter_sequential(
     layers = {name: get_layer(model, name) for name in names}
     wanted = {name for name in names if needs_moments[name]}
     calibration.hold_limit(max((in_features(layers[name]) for name in wanted), default=1))
-    batches = list(calibration.batches(device_of(model)))
+    batches = list(calibration.batches(model_device(model)))
     work = _Work(model, layers, wanted, calibration, batches, solve, cancel)
     with evaluating(model), torch.no_grad():
         yield from work.run()
@@ -138,7 +138,7 @@ class _Work:
             if block is chain[-1]:
                 raise Reached
 
-        with _hooked(chain, note):
+        with hooked(((block, block.module) for block in chain), note):
             for batch in self.batches:
                 look(self.cancel)
                 with contextlib.suppress(Reached):
@@ -248,26 +248,6 @@ def _find_chains(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[list
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any], Any]
-
-
-@contextlib.contextmanager
-def _hooked(chain: list[_Block], note: Callable[[_Block, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-    """Call `note` before each block of a chain runs on this thread."""
-    owner = threading.get_ident()
-
-    def hook(block: _Block) -> Callable[..., None]:
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == owner:
-                note(block, args, kwargs)
-
-        return before
-
-    handles = [block.module.register_forward_pre_hook(hook(block), with_kwargs=True) for block in chain]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager

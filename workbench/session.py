@@ -27,14 +27,14 @@ from workbench.exporting import ExportResult, iter_export
 from workbench.group_views import Block, GroupView, iter_group_views
 from workbench.hf import open_source
 from workbench.jobs import Job, Lane, progress_since
-from workbench.layers import QUANTIZABLE_KINDS, get_layer
+from workbench.layers import QUANTIZABLE_KINDS, get_layer, model_device
 from workbench.linear import Int4Linear
 from workbench.measure.errors import METRICS as METRICS
 from workbench.measure.errors import Metric
 from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import iter_bench_linear
 from workbench.options import SolverName
-from workbench.quantize import model_device, needs_calibration
+from workbench.quantize import needs_calibration
 from workbench.recipe import Choice, Recipe
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 from workbench.records import CoverageRow, Progress, SpeedPoint

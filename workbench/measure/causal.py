@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.layers import model_device
 from workbench.measure.divergence import check_finite
-from workbench.quantize import model_device
 
 _SIDE_BY_SIDE_BYTES = 256e6  # float32 logits of a model and its reference, over all threads
 

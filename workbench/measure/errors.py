@@ -219,12 +219,8 @@ def _blocks(weight: Tensor, quantized: QuantizedWeight) -> Iterator[tuple[int, T
     step = max(1, _BLOCK_ELEMENTS // max(1, k))
     for start in range(0, n, step):
         rows = slice(start, min(n, start + step))
-        zero = None if quantized.zero is None else quantized.zero[rows]
-        part = QuantizedWeight(
-            quantized.codes[rows], quantized.scale[rows], zero, quantized.group_size, quantized.domain
-        )
         original = weight[rows].float()
-        yield start, original, part.dequantize() - original
+        yield start, original, quantized.part(rows).dequantize() - original
 
 
 def _decibels(signal: float, noise: float) -> float:

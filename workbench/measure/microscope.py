@@ -18,7 +18,7 @@ from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.measure.errors import error_summary
 from workbench.options import SOLVERS, SolverName, resolve_options
 from workbench.records import ErrorSummary, Microscope, MicroscopeVariant
-from workbench.solvers import InputMoments, SolveResult, solve
+from workbench.solvers import InputMoments, SolveResult, not_finite, solve
 
 
 class Variant(NamedTuple):
@@ -70,8 +70,7 @@ def microscope(
     weights = whole[:, columns].float()
     if not bool(torch.isfinite(weights).all()):
         at = int(torch.nonzero(~torch.isfinite(weights))[0, 1])
-        found = f"{name}[{row}, {columns.start + at}] is {weights[0, at].item()}."
-        raise WeightError(found, allowed="finite weights", mend="repair the weight, or look at another group")
+        raise not_finite(name, row, columns.start + at, weights[0, at], "look at another group")
     bench = _Bench(whole, columns, group, config, statistics, name, cancel)
     asked = tuple(variants)
     return Microscope(
@@ -184,11 +183,7 @@ class _Bench:
         """Return the group alone of a row that was solved as a whole."""
         if solved.shape[1] == self.weights.shape[1]:
             return solved
-        at = slice(self.group, self.group + 1)
-        zero = None if solved.zero is None else solved.zero[:, at]
-        return QuantizedWeight(
-            solved.codes[:, self.columns], solved.scale[:, at], zero, solved.group_size, solved.domain
-        )
+        return solved.part(slice(None), slice(self.group, self.group + 1))
 
 
 def _columns(rows: Tensor, place: int, row: int, group: int, group_size: int, name: str) -> slice:

@@ -17,6 +17,7 @@ from workbench.solvers.calibrated import solve_calibrated
 from workbench.solvers.data_free import solve_data_free
 from workbench.solvers.moments import InputMoments as InputMoments
 from workbench.solvers.result import SolveResult as SolveResult
+from workbench.solvers.row_blocks import not_finite as not_finite
 
 
 def quantize_weight(

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -26,7 +25,6 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
-from workbench.errors import Cancelled
 from workbench.options import CalibratedOptions
 from workbench.records import ErrorTrace
 from workbench.solvers.data_free import solve_data_free
@@ -34,7 +32,7 @@ from workbench.solvers.feedback import RowBlock
 from workbench.solvers.geometry import Geometry, GroupFactor, geometry
 from workbench.solvers.moments import InputMoments
 from workbench.solvers.result import SolveResult
-from workbench.workers import in_order
+from workbench.solvers.row_blocks import iter_row_blocks, look
 
 OBJECTIVE = "mean squared output error"
 _ROWS = {"cpu": 512, "cuda": 1 << 13}  # of a block: the candidates of a group stay in cache, matrix products are large
@@ -77,20 +75,13 @@ def solve_calibrated(
 
     def solve_rows(start: int) -> tuple[list[float], int]:
         rows = slice(start, start + size)
-        return _solve_block(
-            weight.detach()[rows].float(), _rows_of(nearest, rows), space, factors, config, cancel, name
-        )
+        block = weight.detach()[rows].float()
+        return _solve_block(block, nearest.part(rows), space, factors, config, options, lambda: look(cancel, name))
 
     sums, kept = [0.0] * (2 + options.sweeps), 0
-    starts = range(0, n, size)
-    on_cpu = weight.device.type == "cpu"
-    with closing(in_order(solve_rows, starts) if on_cpu else (solve_rows(start) for start in starts)) as solved:
-        for start in starts:
-            errors, back = next(solved)
-            sums = [total + error for total, error in zip(sums, errors, strict=True)]
-            kept += back
-            if progress is not None:
-                progress(min(1.0, (start + size) / n))
+    for errors, back in iter_row_blocks(solve_rows, n, size, weight.device, name, cancel, progress):
+        sums = [total + error for total, error in zip(sums, errors, strict=True)]
+        kept += back
     values = tuple(space.scale * total / (statistics.tokens * max(1, n)) for total in sums)
     groups = nearest.scale.numel()
     trace = ErrorTrace(OBJECTIVE, values, groups, groups - kept * nearest.scale.shape[1])
@@ -104,8 +95,8 @@ def _solve_block(
     space: Geometry,
     factors: list[GroupFactor],
     config: ResolvedConfig,
-    cancel: threading.Event | None,
-    name: str,
+    options: CalibratedOptions,
+    look: Callable[[], None],
 ) -> tuple[list[float], int]:
     """Solve some rows and put the result over round-to-nearest's where it is better.
 
@@ -115,19 +106,13 @@ def _solve_block(
         space: Moments, order and factors.
         factors: Of each group.
         config: Everything resolved.
-        cancel: Set it to stop between groups.
-        name: What the weight is called in errors.
+        options: The solver's settings.
+        look: Called before each group; raises to stop.
 
     Returns:
         Sums over the rows of the scaled output error: round-to-nearest, after the feedback, after each sweep; and
         how many rows keep round-to-nearest.
     """
-
-    def look() -> None:
-        if cancel is not None and cancel.is_set():
-            raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
-
-    options = config.options if isinstance(config.options, CalibratedOptions) else CalibratedOptions()
     judge = _Judge(weights, nearest, space)
     target = torch.where(judge.tame[:, None], weights, 0.0)[:, space.order]
     block = RowBlock(target, space, config, options.candidates)
@@ -211,11 +196,6 @@ def _put(nearest: QuantizedWeight, block: RowBlock, space: Geometry, better: Ten
         if nearest.zero is not None:
             zero = nearest.zero[:, span.group]
             zero.copy_(torch.where(better, grid.stored_zero, zero.float()))
-
-
-def _rows_of(weight: QuantizedWeight, rows: slice) -> QuantizedWeight:
-    zero = None if weight.zero is None else weight.zero[rows]
-    return QuantizedWeight(weight.codes[rows], weight.scale[rows], zero, weight.group_size, weight.domain)
 
 
 def _notes(space: Geometry, options: CalibratedOptions, kept: int, rows: int) -> tuple[str, ...]:

@@ -1,29 +1,27 @@
 """The solvers that look at the weight alone, block by block of rows.
 
-All arithmetic is float32, in blocks whose working set stays in cache, so that one layer of any size needs little memory
-beside its result. Each thread takes whole blocks and stores what it finds; a group's result depends on its own weights
-only, so neither the order of the rows nor the number of threads nor the size of a block changes it.
+All arithmetic is float32, in blocks of rows, so that one layer of any size needs little memory beside its result. Each
+thread takes whole blocks and stores what it finds; a group's result depends on its own weights only, so neither the
+order of the rows nor the number of threads nor the size of a block changes it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
 
 import torch
 from torch import Tensor
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import Domain, ResolvedConfig
-from workbench.errors import Cancelled, WeightError
 from workbench.options import HqqOptions, RefinedOptions
 from workbench.records import ErrorTrace
 from workbench.solvers.hqq import improve
 from workbench.solvers.refined import refine
 from workbench.solvers.result import SolveResult
+from workbench.solvers.row_blocks import iter_row_blocks, not_finite
 from workbench.solvers.rtn import HUGE, GroupParams, Improved, nearest_codes, nearest_params, steps_from_zero
-from workbench.workers import in_order
 
 # Most weights that a thread solves at a time. The interpreter hands each call from thread to thread: few long ones beat
 # many short ones that stay in cache. All threads together take no more than their share of memory allows.
@@ -68,16 +66,9 @@ def solve_data_free(
             found.append(improved)
         return found
 
-    starts = range(0, n, rows)
-    on_cpu = weight.device.type == "cpu"
-    with closing(in_order(solve_rows, starts) if on_cpu else (solve_rows(start) for start in starts)) as solved:
-        for start in starts:
-            if cancel is not None and cancel.is_set():
-                raise Cancelled(f"Solving {name} was cancelled.", mend="start it again; nothing was changed")
-            for part in next(solved):
-                result.count(part)
-            if progress is not None:
-                progress(min(1.0, (start + rows) / n))
+    for found in iter_row_blocks(solve_rows, n, rows, weight.device, name, cancel, progress):
+        for part in found:
+            result.count(part)
     return result.finished()
 
 
@@ -103,7 +94,8 @@ def solve_groups(
     extremes = torch.maximum(-low, high)
     largest = float(extremes.max())
     if not largest < float("inf"):
-        raise _not_finite(block, start, name)
+        row, column = torch.nonzero(~torch.isfinite(block))[0].tolist()
+        raise not_finite(name, start + row, column, block[row, column], "leave the layer dense with an exclude pattern")
     params = nearest_params(low, high, config.domain, config.preserve_zero, config.scale_dtype)
     huge = largest > HUGE
     found: Improved | None = None
@@ -192,12 +184,3 @@ class _Result:
         errors = tuple(total / count for total in self._history or [0.0])
         trace = ErrorTrace(objective(self._config), errors, self._scale.numel(), self._improved)
         return SolveResult(weight, trace, self._config.solver)
-
-
-def _not_finite(block: Tensor, start: int, name: str) -> WeightError:
-    row, column = torch.nonzero(~torch.isfinite(block))[0].tolist()
-    return WeightError(
-        f"{name}[{start + row}, {column}] is {block[row, column].item()}.",
-        allowed="finite weights",
-        mend="repair the weight, or leave the layer dense with an exclude pattern",
-    )

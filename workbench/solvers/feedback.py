@@ -11,7 +11,7 @@ from workbench.affine import MID_POINT, QUANT_MAX
 from workbench.config import ResolvedConfig
 from workbench.solvers.geometry import Geometry, GroupFactor, Span
 from workbench.solvers.refined import candidates
-from workbench.solvers.rtn import SMALLEST_SCALE, GroupParams, nearest_params, stored
+from workbench.solvers.rtn import GroupParams, nearest_params, stored_scale, stored_zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,14 +145,11 @@ class RowBlock:
             step = (ag * bb - ab * bg) / (aa * bb - ab * ab)
         else:
             step = ag / aa
-        scale = stored(grid.scale + step, self._config.scale_dtype)
-        scale = torch.where(scale > SMALLEST_SCALE, scale, grid.scale)
+        scale = stored_scale(grid.scale + step, grid.scale, self._config.scale_dtype)
         step = scale - grid.scale
         if self._config.domain == "float":
             wanted = grid.zero + (bg - ab * step) / bb
-            if self._config.preserve_zero:
-                wanted = torch.minimum(torch.maximum(wanted, -7 * scale), MID_POINT * scale)
-            zero = stored(wanted, self._config.scale_dtype)
+            zero = stored_zero(wanted, scale, self._config.preserve_zero, self._config.scale_dtype)
             fitted = Grid(scale, zero, zero)
             shift = zero - grid.zero
             gain = 2 * (step * ag + shift * bg) - (step * step * aa + 2 * step * shift * ab + shift * shift * bb)

@@ -20,7 +20,7 @@ from torch import Tensor
 from workbench.affine import MID_POINT, QUANT_MAX
 from workbench.config import Domain, ResolvedConfig
 from workbench.options import RefinedOptions
-from workbench.solvers.rtn import SMALLEST_SCALE, GroupParams, Improved, stored
+from workbench.solvers.rtn import GroupParams, Improved, stored_scale, stored_zero
 from workbench.solvers.tables import starts
 
 _TINY, _HUGE = 2.0**-60, 2.0**60  # ranges beyond keep round-to-nearest: squares of their quotients would not be finite
@@ -66,8 +66,7 @@ class _Space:
 
     def storable(self, scale: Tensor, before: _Grid) -> Tensor:
         """Return what is stored for a wanted scale, in weight units; one that is none leaves the scale before."""
-        kept = stored(scale * self.unit, self.dtype)
-        return torch.where(kept > SMALLEST_SCALE, kept, before.stored_scale)
+        return stored_scale(scale * self.unit, before.stored_scale, self.dtype)
 
     def grid(self, kept: Tensor, base: Tensor, zero_code: Tensor) -> _Grid:
         """Return the storable grid nearest to a wanted one, whose stored scale is given."""
@@ -76,9 +75,7 @@ class _Space:
             zero = zero_code if self.domain == "int" else None
             return _Grid(kept, zero, scale, -zero_code * scale)
         wanted = (base + MID_POINT * scale) * self.unit + self.center
-        if self.preserve_zero:
-            wanted = torch.minimum(torch.maximum(wanted, -7 * kept), MID_POINT * kept)
-        zero = stored(wanted, self.dtype)
+        zero = stored_zero(wanted, kept, self.preserve_zero, self.dtype)
         return _Grid(kept, zero, scale, (zero - self.center) / self.unit - MID_POINT * scale)
 
     def of(self, params: GroupParams) -> _Grid:

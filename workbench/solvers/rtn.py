@@ -113,6 +113,19 @@ def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
     return clamped if dtype == torch.float32 else clamped.to(dtype).float()
 
 
+def stored_scale(wanted: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is stored for a wanted scale, in weight units; one that is none leaves the scale before."""
+    kept = stored(wanted, dtype)
+    return torch.where(kept > SMALLEST_SCALE, kept, before)
+
+
+def stored_zero(wanted: Tensor, scale: Tensor, preserve_zero: bool, dtype: torch.dtype) -> Tensor:
+    """Return what is stored for a wanted float zero point; with `preserve_zero`, one whose grid spans 0."""
+    if preserve_zero:
+        wanted = torch.minimum(torch.maximum(wanted, (MID_POINT - QUANT_MAX) * scale), MID_POINT * scale)
+    return stored(wanted, dtype)
+
+
 def steps_from_zero(groups: Tensor, params: GroupParams, domain: Domain, huge: bool) -> Tensor:
     """Return each weight's distance from the zero point in codes, float32 [C, L]: (w - zero) / s, or w / s.
 

@@ -39,7 +39,8 @@ class CalibrationPanel(Panel):
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.form = Form(FIELDS, {"text": "", "path": ""}, on_error=on_error, title="Calibration text", fold="open")
         self.commands = Commands(
-            [Command("demo", "Use the demo text", "Held-out pages that come with the demo model")], on_error=on_error
+            [Command("demo", "Use the demo text", "Paragraphs of many pages that come with the demo model")],
+            on_error=on_error,
         )
         self.numbers = Facts(on_error=on_error)
         self._buttons = row(self.commands)  # a component's own classes stay as they were when it was drawn

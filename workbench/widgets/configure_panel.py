@@ -45,7 +45,7 @@ FIELDS = (
         "Preserve zero",
         "segments",
         tuple((name, name) for name in _PRESERVE),
-        "Widen each group's range so that 0 is exact",
+        "Widen each group's range to reach 0",
     ),
     Field(
         "inner_k_tiles",
