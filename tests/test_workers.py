@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workbench import workers
-from workbench.workers import in_order
+from workbench.workers import in_order, own_thread_count
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -110,3 +110,23 @@ def test_an_interrupt_before_all_threads_have_met_leaves_none_waiting(monkeypatc
     with pytest.raises(KeyboardInterrupt):
         list(in_order(lambda block: block, range(8)))
     assert threading.active_count() == before
+
+
+def test_a_thread_that_starts_while_a_pool_does_keeps_the_number_of_the_process(threads):
+    stop, seen = threading.Event(), []
+
+    def churn():
+        while not stop.is_set():
+            list(in_order(lambda block: block, range(4)))
+
+    busy = threading.Thread(target=churn)
+    busy.start()
+    try:
+        for _ in range(300):
+            one = threading.Thread(target=lambda: seen.append((own_thread_count(), torch.get_num_threads())))
+            one.start()
+            one.join()
+    finally:
+        stop.set()
+        busy.join()
+    assert set(seen) == {(threads, threads)}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from workbench.errors import Cancelled, ConfigError
 from workbench.records import Progress
+from workbench.workers import own_thread_count
 
 State = Literal["waiting", "running", "cancelling", "done", "cancelled", "failed"]
 Work = Callable[[threading.Event], Iterator[Any]]
@@ -181,6 +182,7 @@ class Lane:
         return [job for job in (self._next, self._current) if job is not None and not job.finished]
 
     def _loop(self) -> None:
+        own_thread_count()
         while True:
             with self._changed:
                 self._current, self._next = self._next, None

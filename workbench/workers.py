@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+_STARTING = threading.Lock()  # held while the process's number of threads is not what it should be
 _Block = TypeVar("_Block")
 _Result = TypeVar("_Result")
 
@@ -32,7 +33,7 @@ def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Gen
         work: Runs on several threads at once; CPU tensors only.
         blocks: What to work on.
     """
-    threads = torch.get_num_threads()
+    threads = own_thread_count()
     blocks = iter(blocks)
     ahead = list(islice(blocks, threads))
     if not ahead or threads == 1 or not torch.backends.openmp.is_available():
@@ -47,9 +48,10 @@ def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Gen
     ready = threading.Barrier(len(ahead) + 1)
     pool = ThreadPoolExecutor(len(ahead), "workbench", _compute_alone, (ready,))
     try:
-        running: deque[Future[_Result]] = deque(pool.submit(work_alone, block) for block in ahead)
-        ready.wait()
-        torch.set_num_threads(threads)  # of this thread, as before; and of threads that are yet to start
+        with _STARTING:
+            running: deque[Future[_Result]] = deque(pool.submit(work_alone, block) for block in ahead)
+            ready.wait()
+            torch.set_num_threads(threads)  # of this thread, as before; and of threads that are yet to start
         running.extend(pool.submit(work_alone, block) for block in islice(blocks, len(ahead)))
         while running:
             yield running.popleft().result()
@@ -57,6 +59,16 @@ def in_order(work: Callable[[_Block], _Result], blocks: Iterable[_Block]) -> Gen
     finally:
         ready.abort()  # an interrupt before all have met would leave the first ones waiting for ever
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def own_thread_count() -> int:
+    """Return how many threads PyTorch shares an operation of this thread among, and keep it to that from now on.
+
+    A thread takes the process's number when PyTorch first looks. While the threads of a pool start, that number is 1:
+    a thread of ours that begins just then would stay at 1 for good, slower, and with results that round otherwise.
+    """
+    with _STARTING:
+        return torch.get_num_threads()
 
 
 def _compute_alone(ready: threading.Barrier) -> None:
