@@ -18,10 +18,10 @@ ORDER = """
 errors workers options config records demo inductor
 blocks primitives affine portable
 solvers
-packing kernels linear layers
+user_cache machine packing tiles triton_jit triton_blocks triton_kernels cuda_paths packed native dequantize paths kernels linear layers
 sources recipe recipe_edit coverage
 calibration sequential
-checkpoint.native quantize
+checkpoint.native quantize compiling
 measure
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
@@ -37,6 +37,7 @@ DOORS = {
     "plotly": {"figures"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
+    "triton": {"triton_jit", "triton_kernels"},
     "IPython": {"widgets"},
     "dask": {"cluster"},
     "distributed": {"cluster"},
@@ -46,7 +47,7 @@ DOORS = {
     "joblib": set(),
     "pandas": set(),
 }
-LAZY = ["transformers", "plotly", "ipywidgets", "anywidget", "dask", "IPython", "pandas"]
+LAZY = ["triton", "transformers", "plotly", "ipywidgets", "anywidget", "dask", "IPython", "pandas"]
 
 
 def modules() -> dict[str, Path]:
@@ -144,7 +145,7 @@ def test_importing_the_package_pulls_in_no_heavy_library():
 
 def test_each_public_name_pulls_in_only_what_it_needs():
     light = ["Int4Linear", "Int4WeightOnlyConfig", "Recipe", "bench_linear", "measure_quality"]
-    light += ["quantize_", "quantize_weight"]
+    light += ["compile_model", "measure_throughput", "quantize_", "quantize_weight"]
     code = (
         f"import sys; import workbench as wb; names = [getattr(wb, name) for name in {light}];"
         f"print([name for name in {LAZY} if name in sys.modules])"

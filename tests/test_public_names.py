@@ -78,6 +78,24 @@ def test_a_benchmark_prints_and_compares():
     assert "int4" in str(report) and "dense" in str(report)
 
 
+def test_tokens_per_second_are_measured_side_by_side():
+    model, _ = wb.demo_model()
+    before, _ = wb.demo_model()
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=64))
+    found = wb.measure_throughput({"int4": model, "bf16": before}, prompt_tokens=8, new_tokens=2, rounds=1)
+    assert set(found.speedups("bf16")) == {"int4"}
+    assert "tokens/s" in str(found)
+
+
+def test_a_compiled_model_generates_the_same_text():
+    model, tokenizer = wb.demo_model()
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=64))
+    tokens = tokenizer("The module provides", return_tensors="pt")
+    eager = model.generate(**tokens, max_new_tokens=4)
+    assert wb.compile_model(model, backend="eager") is model
+    assert torch.equal(model.generate(**tokens, max_new_tokens=4), eager)
+
+
 def test_quality_is_measured_against_the_model_before():
     model, _ = wb.demo_model()
     before, _ = wb.demo_model()

@@ -25,12 +25,14 @@ _HOMES = {
     "ZeroPointDomain": "config",
     "bench_linear": "measure.speed",
     "choose_qparams_affine": "affine",
+    "compile_model": "compiling",
     "demo_calibration_text": "demo",
     "demo_model": "hf",
     "dequantize_affine": "affine",
     "load_checkpoint": "hf",
     "load_model": "hf",
     "measure_quality": "measure.quality",
+    "measure_throughput": "measure.throughput",
     "preflight": "api",
     "quantize_": "quantize",
     "quantize_affine": "affine",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from workbench.affine import quantize_affine as quantize_affine
     from workbench.api import preflight as preflight
     from workbench.checkpoint.save import save_checkpoint as save_checkpoint
+    from workbench.compiling import compile_model as compile_model
     from workbench.config import Int4WeightOnlyConfig as Int4WeightOnlyConfig
     from workbench.config import MappingType as MappingType
     from workbench.config import TensorCoreTiledLayout as TensorCoreTiledLayout
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from workbench.linear import Int4Linear as Int4Linear
     from workbench.measure.quality import measure_quality as measure_quality
     from workbench.measure.speed import bench_linear as bench_linear
+    from workbench.measure.throughput import measure_throughput as measure_throughput
     from workbench.options import CalibratedOptions as CalibratedOptions
     from workbench.options import HqqOptions as HqqOptions
     from workbench.options import RefinedOptions as RefinedOptions

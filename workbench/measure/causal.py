@@ -61,7 +61,7 @@ def check_model(model: nn.Module, name: str, ids: Tensor, window: int) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < window:
         raise ConfigError(f"window={window} with {name}.", allowed=f"2 to {most} tokens, the model's positions")
-    highest, lowest, size = int(ids.max()), int(ids.min()), _vocabulary(model)
+    highest, lowest, size = int(ids.max()), int(ids.min()), vocabulary_size(model)
     if lowest < 0 or (size is not None and highest >= size):
         bad = lowest if lowest < 0 else highest
         allowed = "0 or more" if size is None else f"0 to {size - 1} for {name}"
@@ -79,7 +79,7 @@ def run_side_by_side(models: Iterable[nn.Module], window: int) -> bool:
         window: Tokens of a window.
     """
     for model in models:
-        size = _vocabulary(model)
+        size = vocabulary_size(model)
         if size is None or any(tensor.device.type != "cpu" for tensor in (*model.parameters(), *model.buffers())):
             return False
         if 2 * 4 * window * size * torch.get_num_threads() > _SIDE_BY_SIDE_BYTES:
@@ -89,7 +89,7 @@ def run_side_by_side(models: Iterable[nn.Module], window: int) -> bool:
     return True
 
 
-def _vocabulary(model: nn.Module) -> int | None:
+def vocabulary_size(model: nn.Module) -> int | None:
     """Return the number of tokens that a model can read, None where it does not say."""
     ask = getattr(model, "get_input_embeddings", None)
     return getattr(ask(), "num_embeddings", None) if callable(ask) else None
