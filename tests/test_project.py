@@ -16,6 +16,7 @@ import require_browser_tests
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"pytorch": "torch"}
+BROUGHT_BY_TORCH = {"triton"}  # by its builds for CUDA on Linux; nothing needs it elsewhere
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
@@ -60,7 +61,7 @@ def test_every_import_of_the_package_is_declared():
     distributions = packages_distributions()
     for path in (ROOT / "workbench").rglob("*.py"):
         for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
-            if name == "workbench" or name in sys.stdlib_module_names:
+            if name == "workbench" or name in sys.stdlib_module_names or name in BROUGHT_BY_TORCH:
                 continue
             candidates = {canonicalize_name(found) for found in distributions.get(name, [name])}
             assert candidates & declared, f"{path.name} imports {name}, which pyproject.toml lacks"
