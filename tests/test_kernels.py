@@ -4,10 +4,13 @@ import pytest
 import torch
 
 import workbench.kernels as kernels
+import workbench.packed as packed_module
 from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.affine import QuantizedWeight
+from workbench.dequantize import dequantized
 from workbench.errors import KernelError
-from workbench.kernels import PackedWeight, check_op_arguments, int4_linear, pack_weight, padding_note
+from workbench.kernels import available_paths, int4_linear
+from workbench.packed import PackedWeight, pack_weight, padding_note
 from workbench.packing import Layout, pack, required_layout
 
 SHAPES = [(16, 32), (64, 256), (17, 33), (1, 1), (100, 300), (48, 512), (80, 250)]
@@ -24,8 +27,8 @@ def test_against_the_oracle(shape, group_size, domain):
     x = torch.randn(5, shape[1], generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     assert_close(int4_linear(x, packed), x, oracle_weight(weight))
     assert torch.equal(packed.codes(), weight.codes)
-    assert torch.equal(packed.dequantize(torch.float64), packed.dequantize(torch.float32).double())
-    assert torch.allclose(packed.dequantize(torch.float32).double(), oracle_weight(weight), rtol=1e-6, atol=1e-7)
+    assert torch.equal(dequantized(packed, torch.float64), dequantized(packed, torch.float32).double())
+    assert torch.allclose(dequantized(packed, torch.float32).double(), oracle_weight(weight), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -102,7 +105,7 @@ def test_weights_beyond_32_bit_offsets_are_split(monkeypatch):
 @pytest.mark.parametrize("shape", [(32, 64), (17, 99)])
 def test_a_device_without_an_op_dequantizes(monkeypatch, domain, shape):
     weight = random_weight(*shape, 32, domain)
-    monkeypatch.setattr(kernels, "_OPS", {})
+    monkeypatch.setattr(packed_module, "INT4_OPS", {})
     packed = pack_weight(weight, "cpu")
     assert packed.layout is None
     assert packed.packed.shape == (shape[0], (shape[1] + 1) // 2)
@@ -137,17 +140,8 @@ def empty_parts():
     return torch.zeros(0, 64, dtype=torch.uint8), torch.zeros(0, 1), torch.zeros(0, 1)
 
 
-def good_arguments():
-    layout = required_layout("cpu")
-    codes = torch.randint(0, 16, (64, 128), dtype=torch.uint8)
-    sz = torch.rand(2, 64, 2).to(torch.bfloat16)
-    return {
-        "x": torch.randn(3, 128, dtype=torch.bfloat16),
-        "packed": pack(codes, layout),
-        "scales_and_zeros": sz,
-        "group_size": 64,
-        "layout": layout,
-    }
+def good_weight():
+    return pack_weight(random_weight(64, 128), "cpu")
 
 
 def other_cpu_layout():
@@ -157,36 +151,39 @@ def other_cpu_layout():
 
 
 SZ = "scales_and_zeros"
-BAD_ARGUMENTS = [
+BAD_WEIGHTS = [
     ({"group_size": 48}, "group_size=48"),
     ({"group_size": 0}, "group_size=0"),
-    ({"x": torch.randn(3, 128)}, "x is torch.float32"),
-    ({"x": torch.randn(3, 128, dtype=torch.bfloat16)[None]}, "x is"),
-    ({"x": torch.randn(128, 3, dtype=torch.bfloat16).t()}, "not contiguous"),
-    ({"x": torch.randn(0, 128, dtype=torch.bfloat16)}, "M >= 1"),
-    ({"x": torch.randn(3, 64, dtype=torch.bfloat16)}, "1 groups for K=64"),
+    ({"in_features": 192}, r"\[3, 64, 2\]"),
+    ({"out_features": 128}, r"\[2, 128, 2\]"),
     ({SZ: torch.rand(2, 64, 2)}, "scales_and_zeros is torch.float32"),
-    ({SZ: torch.rand(1, 64, 2).bfloat16()}, "2 groups for K=128"),
-    ({SZ: torch.rand(0, 64, 2).bfloat16()}, "2 groups for K=128"),
-    ({SZ: torch.rand(3, 64, 2).bfloat16()}, "2 groups for K=128"),
-    ({SZ: torch.rand(2, 0, 2).bfloat16()}, "N >= 1"),
+    ({SZ: torch.rand(1, 64, 2).bfloat16()}, r"scales_and_zeros is .*\[1, 64, 2\]"),
+    ({SZ: torch.rand(0, 64, 2).bfloat16()}, r"scales_and_zeros is .*\[0, 64, 2\]"),
+    ({SZ: torch.rand(3, 64, 2).bfloat16()}, r"scales_and_zeros is .*\[3, 64, 2\]"),
+    ({SZ: torch.rand(2, 0, 2).bfloat16()}, r"scales_and_zeros is .*\[2, 0, 2\]"),
     ({SZ: torch.rand(2, 64, 3).bfloat16()}, "scales_and_zeros is"),
     ({SZ: torch.rand(2, 64).bfloat16()}, "scales_and_zeros is"),
     ({SZ: torch.rand(64, 2, 2).bfloat16().transpose(0, 1)}, "not contiguous"),
-    ({SZ: torch.rand(2, 48, 2).bfloat16()}, r"packed is torch.uint8 \[64, 64\]"),
+    ({SZ: torch.rand(2, 48, 2).bfloat16()}, r"scales_and_zeros is .*\[2, 48, 2\]"),
+    ({SZ: torch.zeros(2, 64, 2, dtype=torch.bfloat16, device="meta")}, "one device"),
     ({"packed": torch.zeros(64, 63, dtype=torch.uint8)}, "packed is"),
+    ({"packed": torch.zeros(48, 64, dtype=torch.uint8)}, "packed is"),
     ({"packed": torch.zeros(64, 64, dtype=torch.int32)}, "packed is torch.int32"),
     ({"packed": torch.zeros(64, 128, dtype=torch.uint8)[:, ::2]}, "not contiguous"),
-    ({"packed": torch.zeros(64, 64, dtype=torch.uint8, device="meta")}, "one device"),
     ({"layout": other_cpu_layout()}, "but this process reads"),
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), BAD_ARGUMENTS)
-def test_what_the_op_leaves_unchecked_is_refused_before_it_runs(change, message):
-    check_op_arguments(**good_arguments())
+@pytest.mark.parametrize(("change", "message"), BAD_WEIGHTS)
+@pytest.mark.parametrize("path", [None, *available_paths("cpu")])
+def test_what_the_kernels_leave_unchecked_is_refused_before_one_runs(change, message, path):
+    int4_linear(torch.randn(3, 128, dtype=torch.bfloat16), good_weight(), path=path)
+    bad = good_weight()
+    for name, value in change.items():
+        object.__setattr__(bad, name, value)
     with pytest.raises(KernelError, match=message):
-        check_op_arguments(**{**good_arguments(), **change})
+        bad.__post_init__()
+        int4_linear(torch.randn(3, bad.in_features, dtype=torch.bfloat16), bad, path=path)
 
 
 def test_values_that_bfloat16_cannot_hold_are_refused():

@@ -10,8 +10,9 @@ import torch
 from workbench.affine import group_count
 from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError, PatternError
-from workbench.kernels import device_note, padding_note
+from workbench.kernels import device_note
 from workbench.layers import QUANTIZABLE_KINDS
+from workbench.packed import padding_note
 from workbench.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
 from workbench.sources import Source

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout
+from workbench.dequantize import dequantized
 from workbench.errors import CheckpointError, WeightError, WorkbenchError
-from workbench.kernels import PackedWeight, device_note, int4_linear, kernel_layout, pack_weight, padding_note
+from workbench.kernels import device_note, int4_linear, path_note
 from workbench.options import SolverName, SolverOptions
+from workbench.packed import PackedWeight, kernel_layout, pack_weight, padding_note
 from workbench.packing import Layout
 from workbench.portable import portable_names, portable_tensors, quantized_from_portable
 from workbench.solvers import solve
@@ -110,7 +112,7 @@ class Int4Linear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights that the kernel multiplies with, dequantized: `dtype` [N, K]. Read-only; made at each access."""
-        return self._packed_weight().dequantize(self.dtype)
+        return dequantized(self._packed_weight(), self.dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -152,6 +154,8 @@ class Int4Linear(nn.Module):
         """Say how this layer runs where it is: kernel, padding, casts."""
         padding = padding_note(self.out_features, self.in_features, self.group_size, self.device, self.inner_k_tiles)
         found = [device_note(self.device)]
+        if choice := path_note(self.device):
+            found.append(choice)
         if padding:
             found.append(f"padded in the kernel's layout: {padding}")
         if self.dtype != torch.bfloat16:

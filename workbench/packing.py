@@ -75,6 +75,14 @@ class Layout:
         """Name the layout in a few words."""
         return f"cpu/{self.variant}" if self.kind == "cpu" else f"{self.kind}/inner_k_tiles={self.inner_k_tiles}"
 
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """Return the layout that `str` named."""
+        kind, _, rest = text.partition("/")
+        if kind == "cpu":
+            return cls("cpu", variant=rest)  # type: ignore[arg-type]
+        return cls(kind, int(rest.removeprefix("inner_k_tiles=")))  # type: ignore[arg-type]
+
     @property
     def n_multiple(self) -> int:
         """What N must be a multiple of."""
@@ -84,6 +92,12 @@ class Layout:
     def k_multiple(self) -> int:
         """What K must be a multiple of."""
         return 2 if self.inner_k_tiles is None else 16 * self.inner_k_tiles
+
+    @property
+    def cpu_block(self) -> tuple[int, bool]:
+        """Rows in a block of a CPU layout, and whether byte j pairs row j with row j + block/2, not 2j with 2j+1."""
+        assert self.variant is not None
+        return _CPU_BLOCKS[self.variant]
 
     @property
     def packed_dtype(self) -> torch.dtype:
@@ -285,8 +299,7 @@ def _for_each_block(work: Callable[[int, int, bool], None], codes: Tensor, layou
 
 def _cpu_blocks(layout: Layout, n: int) -> list[tuple[int, int, bool]]:
     """List (first row, rows, pairing) of each block of rows; the last can be a tail."""
-    assert layout.variant is not None
-    size, halves = _CPU_BLOCKS[layout.variant]
+    size, halves = layout.cpu_block
     full = [(start, size, halves) for start in range(0, n - size + 1, size)]
     tail = n % size
     return [*full, (n - tail, tail, False)] if tail else full  # a tail always pairs neighbours

@@ -7,7 +7,7 @@ import torch
 
 from tests.solvers.oracles import nearest
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
-from workbench.kernels import pack_weight
+from workbench.packed import pack_weight
 from workbench.solvers import solve
 
 DOMAINS = ["float", "int", "symmetric"]

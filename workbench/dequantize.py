@@ -1,0 +1,166 @@
+"""Blocks of a packed weight as dense ones, in a scratch that all layers share; and the products that use them.
+
+A block is transposed, [K, rows], which is how the CPU layouts lie: no byte is moved twice. All forms give the same
+bits: w = (code - 8) * scale + zero, in float32, rounded once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workbench.affine import QuantizedWeight
+from workbench.native import native_kernels
+from workbench.packed import PackedWeight
+from workbench.packing import Layout, unpack
+
+# A block's bytes: two of them fit the second-level caches of two cores; on a GPU a launch must be worth it.
+SCRATCH_BYTES = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+_ROWS = 64  # blocks are of whole kernel blocks, of every layout
+
+_shared = threading.local()  # each thread that multiplies has one scratch, whatever the number of layers
+
+
+def dequantized(weight: PackedWeight, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Return the weights that the kernels multiply with, `dtype` [N, K], rounded once."""
+    if weight.packed.is_meta or weight.layout is None or dtype not in (torch.bfloat16, torch.float32):
+        return weight.quantized().dequantize(dtype)
+    whole = torch.empty(weight.out_features, weight.in_features, dtype=dtype, device=weight.packed.device)
+    for rows, block in iter_blocks(weight, dtype):
+        whole[rows] = block[: weight.in_features].t()
+    return whole
+
+
+def blockwise_linear(rows: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+    """Multiply rows [M, K] with the transposed weight [N, K], a dequantized block at a time: [M, N] in rows' dtype.
+
+    Args:
+        rows: float [M, K], M >= 1.
+        weight: The packed weight, checked by the caller.
+        dtype: What the products are computed in; both factors are rounded to it, sums are float32 inside.
+    """
+    inside = rows.to(dtype)
+    if missing := _block_width(weight) - weight.in_features:
+        inside = functional.pad(inside, (0, missing))
+    result = torch.empty(rows.shape[0], weight.out_features, dtype=dtype, device=rows.device)
+    for part, block in iter_blocks(weight, dtype):
+        torch.mm(inside, block, out=result[:, part])
+    return result.to(rows.dtype)
+
+
+def blockwise_gradient(grad: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
+    """Multiply grad [M, N] with the weight [N, K], a dequantized block at a time: [M, K] in grad's dtype.
+
+    Args:
+        grad: float [M, N].
+        weight: The packed weight.
+        dtype: What the products are computed in; the sum over the blocks is at least float32.
+    """
+    total = torch.promote_types(dtype, torch.float32)
+    result = torch.zeros(grad.shape[0], _block_width(weight), dtype=total, device=grad.device)
+    inside = grad.to(dtype)
+    for part, block in iter_blocks(weight, dtype):
+        result += inside[:, part] @ block.t()
+    return result[:, : weight.in_features].to(grad.dtype).contiguous()
+
+
+def iter_blocks(weight: PackedWeight, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (rows, block) over the weight: slices of 0..N, and `dtype` [K, rows], good until the next is asked for.
+
+    K is the padded one where the device has a layout.
+    """
+    n, (n_padded, k) = weight.out_features, weight.padded
+    step = block_rows(weight.packed.device, k, dtype)
+    scratch = None
+    if weight.layout is not None and weight.layout.kind == "cpu":
+        scratch = _scratch(weight.packed.device, k, min(step, n_padded), dtype)
+    for first in range(0, n, step):
+        rows = min(step, n - first)
+        if scratch is None:
+            yield slice(first, first + rows), _rows_of(weight, first, min(step, n_padded - first), dtype)[:rows].t()
+        else:
+            block = scratch[:, : min(step, n_padded - first)]
+            _fill(block, weight, first)
+            yield slice(first, first + rows), block[:, :rows]
+
+
+def block_rows(device: torch.device, k: int, dtype: torch.dtype) -> int:
+    """Return how many rows of a weight with K = `k` are dequantized at a time, a multiple of 64."""
+    held = SCRATCH_BYTES.get(device.type, SCRATCH_BYTES["cuda"])
+    return max(1, held // (k * dtype.itemsize) // _ROWS) * _ROWS
+
+
+def _block_width(weight: PackedWeight) -> int:
+    return weight.in_features if weight.layout is None else weight.padded[1]
+
+
+def _scratch(device: torch.device, k: int, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return [k, rows] of this thread's scratch; its rows end on odd cache lines, which spreads them over the cache."""
+    stride = rows + 32
+    held: Tensor | None = getattr(_shared, "held", None)
+    needed = k * stride * dtype.itemsize
+    if held is None or held.numel() < needed:
+        held = _shared.held = torch.empty(needed, dtype=torch.uint8, device=device)
+    return held[:needed].view(dtype).view(k, stride)[:, :rows]
+
+
+def _fill(block: Tensor, weight: PackedWeight, first: int) -> None:
+    """Dequantize rows of a CPU layout into `block` [K, rows]."""
+    assert weight.layout is not None
+    native = native_kernels() if block.dtype in (torch.bfloat16, torch.float32) else None
+    if native is not None:
+        native.dequantize(weight.packed, weight.scales_and_zeros, weight.group_size, weight.layout, first, block)
+        return
+    k, rows = block.shape
+    size, halves = weight.layout.cpu_block
+    whole = rows // size * size
+    for start, stop, width, pairing in ((0, whole, size, halves), (whole, rows, rows - whole, False)):
+        if start < stop:
+            place = first + start
+            bytes_ = weight.packed.view(-1)[place * k // 2 : (first + stop) * k // 2].view(-1, k, width // 2)
+            _spread(bytes_, weight.scales_and_zeros[:, place : first + stop], pairing, block[:, start:stop])
+
+
+def _spread(bytes_: Tensor, scales_and_zeros: Tensor, halves: bool, out: Tensor) -> None:
+    """Dequantize whole blocks by plain operations: uint8 [blocks, K, half] into out [K, blocks * 2 half]."""
+    blocks, k, half = bytes_.shape
+    groups = scales_and_zeros.shape[0]
+    steps = torch.empty(blocks, k, 2 * half, dtype=torch.uint8, device=out.device)
+    low, high = (steps[..., :half], steps[..., half:]) if halves else (steps[..., 0::2], steps[..., 1::2])
+    torch.bitwise_and(bytes_, 15, out=low)
+    torch.bitwise_right_shift(bytes_, 4, out=high)
+    signed = steps.view(torch.int8).sub_(8).view(blocks, groups, k // groups, 2 * half)
+    target = out.view(groups, k // groups, blocks, 2 * half)
+    scale, zero = (
+        scales_and_zeros[..., i].contiguous().view(groups, 1, blocks, 2 * half).to(out.dtype) for i in (0, 1)
+    )
+    target.copy_(signed.permute(1, 2, 0, 3))
+    torch.addcmul(zero, target, scale, out=target)
+
+
+def _rows_of(weight: PackedWeight, first: int, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return rows of a weight in any other layout, [rows, K]."""
+    if weight.layout is None:
+        part = slice(first, first + rows)
+        codes = PackedWeight(
+            weight.packed[part],
+            weight.scales_and_zeros[:, part],
+            None,
+            rows,
+            weight.in_features,
+            weight.group_size,
+        )
+        return codes.quantized().dequantize(dtype)
+    return _rows_of_tiles(weight, weight.layout, first, rows, dtype)
+
+
+def _rows_of_tiles(weight: PackedWeight, layout: Layout, first: int, rows: int, dtype: torch.dtype) -> Tensor:
+    """Return rows of a GPU layout by plain operations, [rows, K_padded]."""
+    tiles = weight.packed[first // 8 : (first + rows) // 8]  # 8 rows to an index, on ROCm too
+    codes = unpack(tiles, layout, rows, weight.padded[1])
+    scale, zero = (weight.scales_and_zeros[:, first : first + rows, i].t() for i in (0, 1))
+    return QuantizedWeight(codes, scale, zero, weight.group_size, "float").dequantize(dtype)

@@ -1,0 +1,34 @@
+"""What this machine is: names that say for which one a measurement holds."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+
+
+@functools.cache
+def processor_name() -> str:
+    """Return the processor's name as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def device_name(device_type: str) -> str:
+    """Return the name of the processor or GPU."""
+    return torch.cuda.get_device_name() if device_type == "cuda" else processor_name()
+
+
+def device_capability(device_type: str) -> str:
+    """Return the instruction set of the CPU build, or the compute capability of the GPU, for instance "sm90"."""
+    if device_type == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        return f"sm{major}{minor}"
+    return torch.backends.cpu.get_cpu_capability()

@@ -1,0 +1,204 @@
+"""The CPU kernels that PyTorch does not have, compiled on the machine that runs them; without a compiler, none.
+
+They are tried against plain torch before they are used, at each start of a process: a compiler or processor that
+gives other results is found out, said, and left alone. WORKBENCH_NATIVE=0 in the environment turns them off.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.native.build import CannotBuild, build
+from workbench.packing import CPU_VARIANTS, CpuVariant, Layout, pack
+
+VARIABLE = "WORKBENCH_NATIVE"
+CHUNK = 1024  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 128 kB of its cache
+_DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in int4.c
+_HAS_FUSED, _HAS_TILES, _HAS_THREADS = 1, 2, 4
+_FUSED_VARIANT: CpuVariant = "avx512"
+
+_lock = threading.Lock()
+_found: list[NativeKernels | None] = []
+_note = ""
+
+
+@dataclass(frozen=True)
+class NativeKernels:
+    """The functions of one loaded library.
+
+    Attributes:
+        library: The library, by ctypes; its functions take addresses and check nothing.
+        fused: Whether `linear` is there (x86 with AVX-512 BF16).
+        tiles: Whether `linear` uses the processor's matrix unit (AMX).
+        compiler: Name and version of the compiler.
+    """
+
+    library: Any
+    fused: bool
+    tiles: bool
+    compiler: str
+
+    @property
+    def kind(self) -> str:
+        """Name what the library can do in a word: "amx", "avx512_bf16" or "dequantize"."""
+        return ("amx" if self.tiles else "avx512_bf16") if self.fused else "dequantize"
+
+    def dequantize(
+        self, packed: Tensor, scales_and_zeros: Tensor, group_size: int, layout: Layout, first: int, out: Tensor
+    ) -> None:
+        """Write rows of a packed weight, transposed, into `out`.
+
+        Args:
+            packed: uint8 [N, K/2] in `layout`, checked by the caller as the op's arguments are.
+            scales_and_zeros: bfloat16 [K/group_size, N, 2].
+            group_size: Weights per group.
+            layout: A CPU layout.
+            first: The first row, a multiple of the layout's block.
+            out: bfloat16 or float32 [K, rows], its rows contiguous.
+        """
+        size, halves = layout.cpu_block
+        k, rows = out.shape
+        self.library.workbench_dequantize(
+            packed.data_ptr(),
+            scales_and_zeros.data_ptr(),
+            scales_and_zeros.shape[1],
+            k,
+            group_size,
+            size,
+            halves,
+            first,
+            rows,
+            out.data_ptr(),
+            _DTYPES[out.dtype],
+            out.stride(0),
+            torch.get_num_threads(),
+        )
+
+    def fits(self, layout: Layout | None) -> bool:
+        """Say whether `linear` reads `layout`."""
+        return self.fused and layout is not None and layout.variant == _FUSED_VARIANT
+
+    def linear(self, x: Tensor, packed: Tensor, scales_and_zeros: Tensor, group_size: int, out_features: int) -> Tensor:
+        """Multiply x [M, K] with a weight in the AVX-512 layout, each block dequantized in the cache and used there.
+
+        Args:
+            x: bfloat16, float16 or float32 [M, K], contiguous, M >= 1; K up to the padded K of the weight. Rounded to
+                bfloat16 inside, accumulated in float32.
+            packed: uint8 [N_padded, K_padded/2].
+            scales_and_zeros: bfloat16 [K_padded/group_size, N_padded, 2].
+            group_size: Weights per group.
+            out_features: N, up to N_padded.
+
+        Returns:
+            [M, N] in x's dtype.
+        """
+        (m, k), threads = x.shape, torch.get_num_threads()
+        groups, n = scales_and_zeros.shape[:2]
+        k_padded, m_padded = groups * group_size, -(-m // 16) * 16
+        result = torch.empty(m, out_features, dtype=x.dtype)
+        packed_x = torch.empty(m_padded * k_padded, dtype=torch.bfloat16)
+        scratch = torch.empty(threads * 64 * (2 * CHUNK + 4 * m_padded), dtype=torch.uint8)
+        self.library.workbench_linear(
+            x.data_ptr(),
+            _DTYPES[x.dtype],
+            m,
+            k,
+            packed.data_ptr(),
+            scales_and_zeros.data_ptr(),
+            n,
+            k_padded,
+            group_size,
+            out_features,
+            result.data_ptr(),
+            packed_x.data_ptr(),
+            scratch.data_ptr(),
+            CHUNK,
+            self.tiles,
+            threads,
+        )
+        return result
+
+
+def native_kernels() -> NativeKernels | None:
+    """Return the compiled kernels, built at the first call on a machine (a second or so); None where there are none."""
+    if not _found:
+        with _lock:
+            if not _found:
+                _found.append(_load())
+    return _found[0]
+
+
+def native_note() -> str:
+    """Say in a sentence which compiled kernels are used, or why none are."""
+    native_kernels()
+    return _note
+
+
+def _load() -> NativeKernels | None:
+    global _note
+    try:
+        if os.environ.get(VARIABLE) == "0":
+            raise CannotBuild(f"{VARIABLE}=0 turns them off")
+        built = build()
+        kernels = _checked(_opened(str(built.path), built.compiler))
+    except (CannotBuild, OSError) as error:
+        _note = f"no compiled CPU kernels: {error}; large batches are dequantized by plain torch operations, slower"
+        return None
+    _note = f"compiled CPU kernels ({kernels.kind}, by {kernels.compiler})"
+    return kernels
+
+
+def _opened(path: str, compiler: str) -> NativeKernels:
+    library = ctypes.CDLL(path)
+    features = int(library.workbench_features())
+    address, number, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    library.workbench_dequantize.restype = None
+    library.workbench_dequantize.argtypes = [
+        *(address, address, number, number, number, number, flag),
+        *(number, number, address, flag, number, flag),
+    ]
+    if features & _HAS_FUSED:
+        library.workbench_linear.restype = None
+        library.workbench_linear.argtypes = [
+            *(address, flag, number, number, address, address, number, number, number, number),
+            *(address, address, address, number, flag, flag),
+        ]
+    return NativeKernels(library, bool(features & _HAS_FUSED), bool(features & _HAS_TILES), compiler)
+
+
+def _checked(kernels: NativeKernels) -> NativeKernels:
+    """Try every function on small weights against plain torch.
+
+    Raises:
+        CannotBuild: when a result differs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    n, k, group_size = 80, 128, 32  # a full block and a tail
+    codes = torch.randint(0, 16, (n, k), generator=generator, dtype=torch.uint8)
+    pairs = torch.randn(k // group_size, n, 2, generator=generator).to(torch.bfloat16)
+    scale, zero = pairs.float().repeat_interleave(group_size, 0).unbind(-1)
+    weight = torch.addcmul(zero, codes.t().float() - 8, scale)
+    for variant in CPU_VARIANTS:
+        layout = Layout("cpu", variant=variant)
+        packed = pack(codes, layout)
+        for dtype in (torch.bfloat16, torch.float32):
+            out = torch.empty(k, n, dtype=dtype)
+            kernels.dequantize(packed, pairs, group_size, layout, 0, out)
+            if not torch.equal(out, weight.to(dtype)):
+                raise CannotBuild(f"what {kernels.compiler} compiled dequantizes otherwise than torch")
+    if kernels.fused:
+        packed = pack(codes, Layout("cpu", variant=_FUSED_VARIANT))
+        for m in (3, 49):
+            x = torch.randn(m, k, generator=generator)
+            wanted = x.to(torch.bfloat16).float() @ weight.to(torch.bfloat16).float()
+            error = (kernels.linear(x, packed, pairs, group_size, n) - wanted).norm() / wanted.norm()
+            if not float(error) < 1e-4:
+                raise CannotBuild(f"what {kernels.compiler} compiled multiplies otherwise than torch")
+    return kernels

@@ -1,0 +1,241 @@
+"""Which way an int4 product takes: the table of measured times by batch size, and the choice made of it.
+
+"op": PyTorch's int4 op, best for few rows of activations. "fused": a kernel of ours that dequantizes in the cache and
+multiplies there. "dequantize": blocks of the weight made dense in a scratch and multiplied by the dense kernels.
+
+`tune` (workbench/tuning.py) measures a table for a machine; before that, and for shapes that nobody measured, defaults
+hold that were measured on machines of the same kind. The choice is a pure function of the table.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from workbench.errors import WorkbenchError
+from workbench.user_cache import cache_folder
+
+PathName = Literal["op", "fused", "dequantize"]
+PATHS: tuple[PathName, ...] = ("op", "fused", "dequantize")
+_FORMAT = 1
+_NEAR = math.log(4)  # a shape speaks for others up to four times as large or as small, in N and in K
+
+Step = tuple[float, PathName]  # up to this batch, this path
+
+# By kind of machine: the path up to each batch. Measured with benchmarks/linear_paths.py; the last is without end.
+DEFAULTS: dict[str, tuple[Step, ...]] = {
+    "cpu/amx": ((5, "op"), (512, "fused"), (math.inf, "dequantize")),
+    "cpu/avx512_bf16": ((5, "op"), (12, "fused"), (math.inf, "dequantize")),
+    "cpu/dequantize": ((16, "op"), (math.inf, "dequantize")),
+    "cpu/none": ((32, "op"), (math.inf, "dequantize")),
+    "cpu/scalar": ((1, "op"), (math.inf, "dequantize")),  # builds without vector instructions: the op is a plain loop
+    "cuda": ((64, "op"), (math.inf, "dequantize")),
+    "other": ((math.inf, "dequantize"),),
+}
+
+
+@dataclass(frozen=True)
+class MeasuredPath:
+    """The measured time of one path.
+
+    Attributes:
+        dtype: dtype of the activations, for instance "bfloat16".
+        n: out_features.
+        k: in_features.
+        group_size: Weights per group.
+        batch: Rows of the activations.
+        path: "op", "fused" or "dequantize".
+        time_ms: Median time of a call, in milliseconds.
+    """
+
+    dtype: str
+    n: int
+    k: int
+    group_size: int
+    batch: int
+    path: PathName
+    time_ms: float
+
+
+_Shape = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class PathTable:
+    """What is known of the speed of the paths on one device of one machine.
+
+    Attributes:
+        kind: Key of `DEFAULTS`: what this device is.
+        machine: What the times hold for: device, instruction set, threads, versions.
+        points: Measured times; empty for the defaults alone.
+        note: Where the table comes from, and what was ignored, in a sentence.
+    """
+
+    kind: str
+    machine: dict[str, str] = field(default_factory=dict)
+    points: tuple[MeasuredPath, ...] = ()
+    note: str = "built-in defaults; wb.tune() measures this machine"
+    _steps: dict[_Shape, tuple[Step, ...]] = field(init=False, repr=False)
+    _near: dict[_Shape, tuple[Step, ...]] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in DEFAULTS:
+            raise WorkbenchError(f"kind={self.kind!r} of a table of paths.", allowed=", ".join(DEFAULTS))
+        object.__setattr__(self, "_steps", _steps_of(self.points))
+
+    def steps(self, dtype: str, n: int, k: int, group_size: int) -> tuple[Step, ...]:
+        """Return (up to this batch, path) in order for a shape: its own, the nearest measured one's or the defaults."""
+        shape = (dtype, n, k, group_size)
+        found = self._near.get(shape)
+        if found is None:
+            found = self._near[shape] = self._steps.get(_nearest(shape, self._steps) or shape, DEFAULTS[self.kind])
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as JSON types."""
+        return {
+            "format": _FORMAT,
+            "kind": self.kind,
+            "machine": self.machine,
+            "points": [asdict(point) for point in self.points],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, note: str = "") -> PathTable:
+        """Return the table of what `to_json` returned.
+
+        Raises:
+            WorkbenchError: when it is no such table.
+        """
+        try:
+            if data["format"] != _FORMAT:
+                raise ValueError(f"format {data['format']!r}")
+            points = tuple(MeasuredPath(**point) for point in data["points"])
+            for point in points:
+                whole = min(point.n, point.k, point.group_size, point.batch) >= 1
+                if point.path not in PATHS or not whole or not 0 < point.time_ms < math.inf:
+                    raise ValueError(f"{point}")
+            machine = {str(key): str(value) for key, value in data["machine"].items()}
+            return cls(data["kind"], machine, points, note)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise WorkbenchError(
+                f"This is no table of measured paths: {error!r}.",
+                allowed="the file that wb.tune() writes",
+                mend="run wb.tune() again",
+            ) from None
+
+
+def choose_path(table: PathTable, *, dtype: str, n: int, k: int, group_size: int, batch: int) -> PathName:
+    """Return the fastest path for `batch` rows of activations, by the table alone.
+
+    Args:
+        table: The device's table.
+        dtype: dtype of the activations, for instance "bfloat16".
+        n: out_features.
+        k: in_features.
+        group_size: Weights per group.
+        batch: Rows of the activations.
+    """
+    steps = table.steps(dtype, n, k, group_size)
+    return next(path for up_to, path in steps if batch <= up_to)
+
+
+def _steps_of(points: Iterable[MeasuredPath]) -> dict[_Shape, tuple[Step, ...]]:
+    by_shape: dict[_Shape, dict[int, dict[PathName, float]]] = {}
+    for point in points:
+        shape = (point.dtype, point.n, point.k, point.group_size)
+        by_shape.setdefault(shape, {}).setdefault(point.batch, {})[point.path] = point.time_ms
+    return {shape: _steps_of_shape(times) for shape, times in by_shape.items()}
+
+
+def _steps_of_shape(times: dict[int, dict[PathName, float]]) -> tuple[Step, ...]:
+    """Find the fastest path between measured batches: times run straight from one to the next on log scales."""
+    batches = sorted(times)
+    steps: list[Step] = []
+    for low, high in itertools.pairwise(batches):
+        first, last = _fastest(times[low]), _fastest(times[high])
+        if first == last:
+            continue
+        steps.append((_meeting(low, high, times, first, last), first))
+    return (*steps, (math.inf, _fastest(times[batches[-1]])))
+
+
+def _fastest(times: dict[PathName, float]) -> PathName:
+    return min(times, key=lambda path: (times[path], PATHS.index(path)))
+
+
+def _meeting(low: int, high: int, times: dict[int, dict[PathName, float]], first: PathName, last: PathName) -> float:
+    """Return the batch where two paths take equal time, on log scales, or the middle where one lacks a time."""
+    share = 0.5
+    if last in times[low] and first in times[high]:
+        lead = math.log(times[low][last] / times[low][first])
+        loss = math.log(times[high][first] / times[high][last])
+        share = lead / (lead + loss) if lead + loss > 0 else 0.5
+    return float(low * (high / low) ** share)
+
+
+def _nearest(shape: _Shape, known: Iterable[_Shape]) -> _Shape | None:
+    """Return the nearest measured shape of the same dtype, or None where all are too far."""
+    dtype, n, k, group_size = shape
+
+    def distances(other: _Shape) -> tuple[float, float, float]:
+        return abs(math.log(n / other[1])), abs(math.log(k / other[2])), abs(math.log(group_size / other[3]))
+
+    near = [other for other in known if other[0] == dtype and max(distances(other)[:2]) <= _NEAR]
+    return min(near, key=lambda other: (sum(distances(other)[:2]), distances(other)[2], other), default=None)
+
+
+# --- the user's table -------------------------------------------------------------------------------------------------
+
+
+def table_file(device_type: str) -> Path:
+    """Return the file where the measured table of a kind of device is kept, in the user's cache."""
+    return cache_folder() / f"paths-{device_type}.json"
+
+
+def load_table(kind: str, machine: dict[str, str], device_type: str) -> PathTable:
+    """Return the measured table of this machine, or the defaults; a file that is not for it is ignored, and said.
+
+    Args:
+        kind: Key of `DEFAULTS`.
+        machine: What this machine is, as `tune` would record it.
+        device_type: "cpu" or "cuda".
+    """
+    path = table_file(device_type)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return PathTable(kind, machine)
+    except (OSError, UnicodeDecodeError) as error:
+        return _ignored(kind, machine, f"it cannot be read ({error})")
+    try:
+        table = PathTable.from_json(json.loads(text), note=f"measured on this machine ({path.name})")
+    except (WorkbenchError, ValueError, RecursionError) as error:
+        return _ignored(kind, machine, f"it is damaged ({error})")
+    differs = [key for key in {**machine, **table.machine} if machine.get(key) != table.machine.get(key)]
+    if differs or table.kind != kind:
+        said = ", ".join(f"{key} {table.machine.get(key)!r}, here {machine.get(key)!r}" for key in differs)
+        return _ignored(kind, machine, f"it was measured for {said or table.kind}")
+    return table
+
+
+def store_table(table: PathTable, device_type: str) -> Path:
+    """Write a table to the user's cache, whole or not at all, and return its file."""
+    path = table_file(device_type)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(table.to_json(), indent=1), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _ignored(kind: str, machine: dict[str, str], why: str) -> PathTable:
+    note = f"built-in defaults; the measured table is ignored: {why}; wb.tune() measures again"
+    warnings.warn(f"int4 paths: {note}", stacklevel=3)
+    return PathTable(kind, machine, note=note)
