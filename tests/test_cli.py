@@ -21,6 +21,9 @@ from workbench import commands
 from workbench.cli import main
 from workbench.config import Int4WeightOnlyConfig
 from workbench.hf import load_checkpoint
+from workbench.measure import speed
+from workbench.measure.candidates import present_paths
+from workbench.measure.speed import SpeedReport
 from workbench.recipe import Choice, Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -137,13 +140,54 @@ def test_inspect_prints_json_for_both(says, checkpoint, model):
     assert len(data["rows"]) == 27 and data["after_bytes"] < data["before_bytes"]
 
 
+BENCH = ["bench", "-n", 64, "-k", 96, "--group-size", 32]
+
+
 def test_a_benchmark_is_printed_and_written(says, tmp_path):
-    sizes = ["-n", 64, "-k", 96, "--group-size", 32, "--batch-sizes", "1,4", "--dtypes", "bfloat16,float32"]
-    out = says("bench", *sizes, "--json", tmp_path / "b.json", "--csv", tmp_path / "b.csv")
-    assert "speedup over dense bfloat16 by batch: 1: " in out and "speedup over dense float32" in out
-    points = json.loads((tmp_path / "b.json").read_text())["points"]
-    assert {point["batch"] for point in points} == {1, 4}
-    assert (tmp_path / "b.csv").read_text().count("\n") == len(points) + 1
+    out = says(*BENCH, "--batch-sizes", "1,4", "--dtypes", "bfloat16,float32", "--json", tmp_path / "b.json")
+    lines = out.splitlines()
+    assert lines[1].startswith("64 x 96, group size 32") and lines[2].startswith("roofline: ")
+    assert out.count("chose") == out.count("int4 is ") == 2 and {"bfloat16", "float32"} <= set(lines)
+    assert any(line.startswith("note: path by batch size") for line in lines)
+    report = SpeedReport.from_json(json.loads((tmp_path / "b.json").read_text()))
+    assert {point.batch for point in report.points} == {1, 4}
+    assert {point.path for point in report.points} == set(present_paths("cpu"))
+    assert set(report.roofline.matmul_gflop_per_s) == {"bfloat16", "float32"}
+
+
+def test_a_benchmark_of_some_paths_as_csv(says, tmp_path):
+    out = says(*BENCH, "--batch-sizes", "3", "--paths", "dense, op", "--csv", tmp_path / "b.csv")
+    assert "dequantize " not in out and "chose" not in out
+    rows = (tmp_path / "b.csv").read_text().splitlines()
+    assert rows[0].startswith("device,device_name,path,dtype") and len(rows) == 3
+
+
+def test_a_benchmark_says_when_nothing_compiles(says, monkeypatch):
+    monkeypatch.setattr(speed, "compiler_problem", lambda device: "no compiler")
+    out = says(*BENCH, "--batch-sizes", "1", "--compiled", "--paths", "int4")
+    assert "note: nothing is measured compiled: torch.compile does not work here (no compiler)" in out
+
+
+def test_a_benchmark_measures_batch_sizes_up_to_2048_when_none_are_given(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(speed.LinearBench, "run", lambda self, cancel: asked.append(self.batch_sizes) or iter(()))
+    assert main(["bench"]) == 0
+    assert asked == [(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--paths", "int5"], "no path 'int5'"),
+        (["--paths", ","], "No path to measure"),
+        (["--dtypes", "int8"], "'int8'"),
+        (["--dtypes", ""], "No dtype"),
+        (["--batch-sizes", "0,4"], "batch_sizes=[0, 4]"),
+        (["--json", "no/such/folder/b.json"], "cannot be written"),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused(fails, arguments, said):
+    assert said in fails(*BENCH, *arguments)
 
 
 @pytest.mark.parametrize("command", [[], ["lab"], ["quantize"], ["inspect"], ["verify"], ["generate"], ["bench"]])

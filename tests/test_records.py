@@ -52,7 +52,8 @@ EXAMPLES = [
         current=0,
     ),
     Microscope("a.b", 0, 0, 0, 32, (), (), None),
-    SpeedPoint("cpu", "a CPU", "int4", "bfloat16", 8, 64, 32, 1, 0.25, 0.125, 0.5, 9, 1.5, 2.5),
+    SpeedPoint("cpu", "a CPU", "int4", "bfloat16", 8, 64, 32, 1, 0.25, 0.125, 0.5, 9, 1.5, 2.5, "eager", "op", 0.5, 32),
+    SpeedPoint("cpu", "a CPU", "dense", "bfloat16", 8, 64, 32, 1, 0.25, 0.125, 0.5, 9, 1.5, 2.5, "compiled"),
 ]
 IDS = [f"{type(one).__name__}-{place}" for place, one in enumerate(EXAMPLES)]
 

@@ -579,6 +579,18 @@ def test_speed_is_measured_for_the_layer_on_show(demo):
     assert {point.batch for point in demo.speed} == {2}
 
 
+def test_points_of_other_dtypes_are_kept_while_the_shape_is_the_same(demo):
+    demo.select([GATE])
+    waited(demo.measure_speed(batch_sizes=[1], paths=["int4"], budget_s=0.0))
+    waited(demo.measure_speed(batch_sizes=[2], paths=["int4"], dtypes=["float32"], budget_s=0.0))
+    assert {(point.dtype, point.batch) for point in demo.speed} == {("bfloat16", 1), ("float32", 2)}
+    assert set(demo.rooflines["cpu"].matmul_gflop_per_s) == {"bfloat16", "float32"}
+    assert any("path by batch size" in note for note in demo.speed_notes)
+    demo.configure(group_size=32)
+    waited(demo.measure_speed(batch_sizes=[1], paths=["int4"], dtypes=["float32"], budget_s=0.0))
+    assert {(point.dtype, point.group_size) for point in demo.speed} == {("float32", 32)}
+
+
 def test_speed_of_what_is_not_linear_is_refused_and_the_old_points_stay(demo):
     waited(demo.measure_speed(batch_sizes=[1]))
     before = demo.speed

@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ from workbench.errors import CheckpointError, ConfigError, EnvironmentProblem
 if TYPE_CHECKING:
     from workbench.calibration import Calibration
     from workbench.coverage import Coverage
+    from workbench.measure.speed import LinearBench
     from workbench.recipe import Recipe
-    from workbench.records import LayerResult, Progress
+    from workbench.records import LayerResult, Progress, SpeedPoint
 
 DEFAULT_GROUP_SIZE = 64
 
@@ -217,26 +219,43 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
-    """Measure a linear layer, int4 and dense, by batch size."""
+    """Measure a linear layer by batch size: int4, each of its paths, and dense, against the machine's roofline."""
     from workbench.config import Int4WeightOnlyConfig
-    from workbench.measure.speed import bench_linear
+    from workbench.measure.speed import ALL_BATCH_SIZES, LinearBench, SpeedReport, environment
     from workbench.records import write_json
 
     for path in (arguments.json, arguments.csv):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise ConfigError(f"{str(path)!r} cannot be written.", allowed="a file in a folder that exists")
-    config = Int4WeightOnlyConfig(group_size=_group_size(arguments))
-    report = bench_linear(
-        arguments.n, arguments.k, config, arguments.batch_sizes, device=arguments.device, dtypes=arguments.dtypes
+    made = LinearBench(
+        *(arguments.n, arguments.k, Int4WeightOnlyConfig(group_size=_group_size(arguments))),
+        arguments.batch_sizes or ALL_BATCH_SIZES,
+        device=arguments.device,
+        dtypes=arguments.dtypes,
+        paths=arguments.paths,
+        compiled=arguments.compiled,
     )
+    points = _measured(made)
+    report = SpeedReport(tuple(points), environment(made.device), made.roofline, tuple(made.notes))
     print(report)
-    for dtype in arguments.dtypes:
-        pairs = ", ".join(f"{batch}: {ratio:.2f}x" for batch, ratio in report.speedups(dtype).items())
-        print(f"speedup over dense {dtype} by batch: {pairs}")
     if arguments.json:
         write_json(arguments.json, report.to_json())
     if arguments.csv:
         arguments.csv.write_text(report.to_csv(), encoding="utf-8")
+
+
+def _measured(made: LinearBench) -> list[SpeedPoint]:
+    """Run a benchmark to its end, with a line of progress."""
+    from workbench.jobs import progress_since
+
+    start, points, seen = time.monotonic(), list[Any](), set[tuple[str, int]]()
+    with _ProgressLine() as shown, stopping() as cancel:
+        for point in made.run(cancel):
+            points.append(point)
+            if (point.dtype, point.batch) not in seen:
+                seen.add((point.dtype, point.batch))
+                shown.show(progress_since(start, len(seen), made.steps, f"{point.dtype}, batch {point.batch}"))
+    return points
 
 
 def lab(arguments: argparse.Namespace) -> None:

@@ -31,8 +31,10 @@ from workbench.layers import QUANTIZABLE_KINDS, get_layer, model_device
 from workbench.linear import Int4Linear
 from workbench.measure.errors import METRICS as METRICS
 from workbench.measure.errors import Metric
+from workbench.measure.roofline import Roofline
 from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
-from workbench.measure.speed import iter_bench_linear
+from workbench.measure.speed import LinearBench
+from workbench.measure.timing import BUDGET_S
 from workbench.options import SolverName
 from workbench.quantize import needs_calibration
 from workbench.recipe import Choice, Recipe
@@ -66,7 +68,9 @@ class Session:
         scope: What `configure` applies to: the current layer, the selection, or all layers.
         metric: What the heatmap shows.
         reduce: How the heatmap is reduced to screen size: "max" or "mean".
-        speed: Measured points, newest run only; replaced, never changed in place.
+        speed: Measured points of one layer shape, newest run of each dtype; replaced, never changed in place.
+        speed_notes: What a person must know of the newest run.
+        rooflines: Device → what it can do at best, as the newest run measured it.
         errors: Layer name → its latest exact view under the recipe; replaced, never changed in place.
         group: (row, group) of the current layer under the microscope, or None until one is found.
         looked: What the microscope shows, or None.
@@ -86,6 +90,8 @@ class Session:
     metric: Metric = "rmse"
     reduce: Literal["max", "mean"] = "max"
     speed: list[SpeedPoint] = field(default_factory=list)
+    speed_notes: list[str] = field(default_factory=list)
+    rooflines: dict[str, Roofline] = field(default_factory=dict)
     errors: dict[str, LayerView] = field(default_factory=dict)
     exported: ExportResult | None = None
     group: tuple[int, int] | None = None
@@ -385,8 +391,23 @@ class Session:
 
     # --- measuring ----------------------------------------------------------------------------------------------
 
-    def measure_speed(self, *, batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES) -> Job:
+    def measure_speed(
+        self,
+        *,
+        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+        dtypes: Sequence[str] = ("bfloat16",),
+        paths: Sequence[str] | None = None,
+        compiled: bool = False,
+        budget_s: float = BUDGET_S,
+    ) -> Job:
         """Measure the current layer's shape, int4 and dense, at each batch size, on every device present.
+
+        Args:
+            batch_sizes: Rows of the activation.
+            dtypes: dtypes of the activations: "bfloat16", "float16", "float32".
+            paths: What takes turns, as `bench_linear` takes it; None is all that the machine has.
+            compiled: Whether int4 and dense are measured compiled by torch.compile too.
+            budget_s: Seconds of timed calls for each point.
 
         Raises:
             ConfigError: when the layer on show is not linear, or other work is running.
@@ -398,18 +419,20 @@ class Session:
         n, k = row.shape
         config = replace(self.choice().config, use_hqq=False)  # the solver changes values, never speed
         devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        wanted = {"dtypes": tuple(dtypes), "paths": paths, "compiled": compiled, "budget_s": budget_s}
         sizes = tuple(batch_sizes)
 
-        def measure(cancel: threading.Event) -> Iterator[tuple[Progress, SpeedPoint]]:
-            start, seen = time.monotonic(), set[tuple[str, int]]()
+        def measure(cancel: threading.Event) -> Iterator[tuple[Progress, SpeedPoint, LinearBench]]:
+            start, seen = time.monotonic(), set[tuple[str, str, int]]()
             for device in devices:
-                points = iter_bench_linear(n, k, config, sizes, device=device, cancel=cancel)
-                for point in self._in_turn(points, cancel):
-                    seen.add((device, point.batch))
-                    label = f"{device}, batch {point.batch}"
-                    yield progress_since(start, len(seen), len(devices) * len(sizes), label), point
+                bench = LinearBench(n, k, config, sizes, device=device, **wanted)  # type: ignore[arg-type]
+                for point in self._in_turn(bench.run(cancel), cancel):
+                    seen.add((device, point.dtype, point.batch))
+                    label = f"{device}, {point.dtype}, batch {point.batch}"
+                    yield progress_since(start, len(seen), len(devices) * bench.steps, label), point, bench
 
-        return self.work.submit(Job(f"Speed of {n}x{k}", measure, self._on_speed, self._on_speed_job))
+        started = partial(self._on_speed_job, [n, k, config.group_size], tuple(dtypes))
+        return self.work.submit(Job(f"Speed of {n}x{k}", measure, self._on_speed, started))
 
     # --- exporting ----------------------------------------------------------------------------------------------
 
@@ -644,15 +667,18 @@ class Session:
             self._emit("error", kept, job)
         self._emit("job", job, job)
 
-    def _on_speed(self, job: Job, item: tuple[Progress, SpeedPoint]) -> None:
-        job.progress, point = item
-        self.speed = [*self.speed, point]
+    def _on_speed(self, job: Job, item: tuple[Progress, SpeedPoint, LinearBench]) -> None:
+        job.progress, point, bench = item
+        self.speed, self.speed_notes = [*self.speed, point], list(bench.notes)
+        if bench.roofline is not None:
+            self.rooflines = {**self.rooflines, point.device: bench.roofline}
         self._emit("speed", point, job)
         self._emit("job", job, job)
 
-    def _on_speed_job(self, job: Job) -> None:
+    def _on_speed_job(self, shape: list[int], dtypes: tuple[str, ...], job: Job) -> None:
         if job.state == "running":
-            self.speed = []
+            self.speed = [p for p in self.speed if [p.n, p.k, p.group_size] == shape and p.dtype not in dtypes]
+            self.speed_notes = []
         self._on_job(job)
 
     def _on_export(self, job: Job, item: Progress | ExportResult) -> None:

@@ -9,7 +9,14 @@ import torch
 
 from workbench.errors import Cancelled
 from workbench.measure import timing
-from workbench.measure.timing import copies_beyond_cache, environment, rotating, time_interleaved
+from workbench.measure.timing import (
+    cache_bytes,
+    copies_beyond_cache,
+    environment,
+    rotating,
+    rotation_bytes,
+    time_interleaved,
+)
 
 
 class Clock:
@@ -73,6 +80,21 @@ def test_cancel_stops_before_the_next_call_also_while_warming_up(after):
     assert len(clock.order) == after
 
 
+def test_slow_calls_come_up_all_along_and_not_only_at_first():
+    clock = Clock()
+    times = time_interleaved(named(slow=10.0, fast=1.0), timer=clock, budget_s=30.0, min_runs=3, warm_up=1)
+    assert {name: len(found) for name, found in times.items()} == {"slow": 3, "fast": 30}
+    counted = clock.order[2:]
+    places = [place for place, name in enumerate(counted) if name == "slow"]
+    assert [place * 3 // len(counted) for place in places] == [0, 1, 2], "one in each third"
+
+
+def test_the_plan_follows_what_is_measured_where_the_warm_up_was_slower():
+    left = iter([50.0] + [1.0] * 100)
+    times = time_interleaved({"a": lambda: ("a", next(left))}, timer=Clock(), budget_s=10.0, min_runs=2, warm_up=1)
+    assert len(times["a"]) == 10
+
+
 def test_nothing_to_time_is_an_empty_answer():
     assert time_interleaved({}) == {}
 
@@ -84,9 +106,26 @@ def test_the_clock_of_this_machine_runs_every_call_and_gives_seconds():
 
 
 @pytest.mark.parametrize(
-    ("held", "count"), [(2**26, 1), (2**26 - 1, 2), (10 * 2**20, 7), (100, 32), (2**30, 1), (0, 32)]
+    ("cache", "expected"),
+    [
+        (None, 64 * 2**20),  # where the system does not tell
+        (2**20, 64 * 2**20),
+        (48 * 2**20, 96 * 2**20),
+        (480 * 2**20, 960 * 2**20),
+        (2**30, 2**30),
+    ],
 )
-def test_copies_are_larger_than_the_cache_together(held, count):
+def test_twice_the_cache_takes_turns_within_bounds(monkeypatch, cache, expected):
+    monkeypatch.setattr(timing, "cache_bytes", lambda device: cache)
+    assert rotation_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("held", "count"),
+    [(2**26, 1), (2**26 - 1, 2), (10 * 2**20, 7), (100, 32), (2**30, 1), (2**31, 1), (0, 32)],
+)
+def test_copies_are_larger_than_the_cache_together(monkeypatch, held, count):
+    monkeypatch.setattr(timing, "rotation_bytes", lambda device: 64 * 2**20)
     layer = torch.nn.Linear(4, 4)
     copies = copies_beyond_cache(layer, held)
     assert len(copies) == count and copies[0] is layer
@@ -94,12 +133,55 @@ def test_copies_are_larger_than_the_cache_together(held, count):
     assert all(torch.equal(copy.weight, layer.weight) for copy in copies)
 
 
-def test_copies_take_turns():
+def test_copies_never_hold_more_than_a_gibibyte_together(monkeypatch):
+    monkeypatch.setattr(timing, "rotation_bytes", lambda device: 2**30)
+    assert len(copies_beyond_cache(torch.nn.Linear(2, 2), 300 * 2**20)) == 3
+
+
+def cache_folder(root, *caches):
+    for place, (kind, level, size) in enumerate(caches):
+        folder = root / f"index{place}"
+        folder.mkdir()
+        for name, value in (("type", kind), ("level", level), ("size", size)):
+            (folder / name).write_text(f"{value}\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("caches", "expected"),
+    [
+        (
+            [("Data", 1, "48K"), ("Instruction", 1, "64K"), ("Unified", 2, "2048K"), ("Unified", 3, "491520K")],
+            480 << 20,
+        ),
+        ([("Data", 1, "32K"), ("Unified", 2, "512K")], 512 << 10),
+        ([("Data", 1, "32K"), ("Instruction", 4, "9999K")], 32 << 10),
+        ([("Data", 1, "32K"), ("Unified", "?", "512K")], 32 << 10),
+        ([], None),
+    ],
+)
+def test_the_last_level_cache_is_what_the_system_tells(monkeypatch, tmp_path, caches, expected):
+    monkeypatch.setattr(timing, "_CPU_CACHES", cache_folder(tmp_path, *caches))
+    assert cache_bytes() == expected == environment().cache_bytes
+
+
+def test_where_there_is_no_such_folder_the_cache_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setattr(timing, "_CPU_CACHES", tmp_path / "nowhere")
+    assert cache_bytes() is None
+
+
+def test_copies_and_inputs_take_turns():
     seen = []
-    call = rotating([lambda x, i=i: seen.append(i) for i in range(3)], torch.zeros(1))
+    functions = [lambda x, i=i: seen.append((i, int(x))) for i in range(3)]
+    call = rotating(functions, [torch.tensor(7), torch.tensor(8)])
     for _ in range(7):
         call()
-    assert sorted(seen[:3]) == [0, 1, 2] and seen[:3] == seen[3:6]
+    assert seen == [(0, 7), (1, 8), (2, 7), (0, 8), (1, 7), (2, 8), (0, 7)]
+    seen.clear()
+    other = rotating(functions, torch.tensor(5), first=2)
+    for _ in range(4):
+        other()
+    assert seen == [(2, 5), (0, 5), (1, 5), (2, 5)]
 
 
 def test_the_environment_names_processor_versions_and_threads():
@@ -107,11 +189,3 @@ def test_the_environment_names_processor_versions_and_threads():
     assert found.device_name and found.torch_version == torch.__version__
     assert found.threads == torch.get_num_threads()
     assert found.capability == torch.backends.cpu.get_cpu_capability()
-
-
-def test_where_the_system_has_no_cpuinfo_the_processor_still_has_a_name(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise FileNotFoundError
-
-    monkeypatch.setattr(timing.Path, "read_text", refuse)
-    assert isinstance(environment().device_name, str)

@@ -1,80 +1,47 @@
 """How fast a linear layer is, int4 and dense, by batch size: measured on this machine, never estimated.
 
 Candidates take turns call by call, so that a drift of the machine hits all alike; each works through copies of its
-weight larger than the cache, as the layers of a model do.
+weight larger than the cache, as the layers of a model do, and each has a roof: what the same machine, measured in the
+same run, could do at best.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import statistics
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
-from workbench.linear import Int4Linear
-from workbench.measure.timing import Environment, copies_beyond_cache, rotating, time_interleaved
+from workbench.kernels import device_note, path_note
+from workbench.measure.candidates import (
+    DENSE,
+    Candidate,
+    compile_problem,
+    compiler_problem,
+    generator,
+    make_candidates,
+    present_paths,
+    rotation_note,
+    strict_compiling,
+)
+from workbench.measure.roofline import DTYPES as DTYPES
+from workbench.measure.roofline import Roofline, measure_roofline
+from workbench.measure.speed_report import SpeedReport as SpeedReport
+from workbench.measure.speed_report import crossover as crossover
+from workbench.measure.speed_report import speedups as speedups
+from workbench.measure.timing import BUDGET_S, rotating, stop_if, time_interleaved
 from workbench.measure.timing import environment as environment
 from workbench.records import SpeedPoint
-from workbench.solvers import solve
 
 DEFAULT_BATCH_SIZES = (1, 4, 16, 64, 256)
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class SpeedReport:
-    """All points of a benchmark, and where they were taken.
-
-    Attributes:
-        points: One for each path, dtype and batch size.
-        environment: Machine and versions.
-    """
-
-    points: tuple[SpeedPoint, ...]
-    environment: Environment
-
-    def speedups(self, dtype: str = "bfloat16") -> dict[int, float]:
-        """Return batch size → dense time / int4 time (above 1: int4 is faster)."""
-        return speedups(self.points, dtype)
-
-    def crossover(self, dtype: str = "bfloat16") -> float | None:
-        """Return the batch size from which dense is faster, or None when int4 wins at every one measured."""
-        return crossover(self.speedups(dtype))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return points and environment as JSON types."""
-        return {"environment": vars(self.environment), "points": [point.to_json() for point in self.points]}
-
-    def to_csv(self) -> str:
-        """Return the points as CSV with a header line."""
-        out = io.StringIO()
-        if self.points:
-            writer = csv.DictWriter(out, fieldnames=list(self.points[0].to_json()), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(point.to_json() for point in self.points)
-        return out.getvalue()
-
-    def __str__(self) -> str:
-        """The points as a table."""
-        lines = [f"{self.environment.device_name}, torch {self.environment.torch_version}"]
-        lines += [
-            f"{'path':<9} {'dtype':<9} {'batch':>6} {'time_ms':>10} {'p10':>9} {'p90':>9} {'GB/s':>7} {'GFLOP/s':>9}"
-        ]
-        lines += [
-            f"{p.path:<9} {p.dtype:<9} {p.batch:>6} {p.time_ms:>10.4f} {p.p10_ms:>9.4f} {p.p90_ms:>9.4f} "
-            f"{p.gb_per_s:>7.1f} {p.gflop_per_s:>9.1f}"
-            for p in self.points
-        ]
-        return "\n".join(lines)
+ALL_BATCH_SIZES = tuple(2**power for power in range(12))
+_MOST_INPUT_BYTES = 64 * 2**20
+_ABOVE_THE_ROOF = 1.1  # a share of the roofline that is no rounding
 
 
 def bench_linear(
@@ -85,6 +52,8 @@ def bench_linear(
     *,
     device: str = "cpu",
     dtypes: Sequence[str] = ("bfloat16",),
+    paths: Sequence[str] | None = None,
+    compiled: bool = False,
     cancel: threading.Event | None = None,
 ) -> SpeedReport:
     """Measure a linear layer of `n` out_features and `k` in_features, int4 and dense, at each batch size.
@@ -96,116 +65,154 @@ def bench_linear(
         batch_sizes: Rows of the activation.
         device: "cpu" or "cuda".
         dtypes: dtypes of the activations: "bfloat16", "float16", "float32".
+        paths: What takes turns: "int4" (our layer, which chooses a path by batch size), its paths alone ("op",
+            "fused", "dequantize"), "dense". None: all that this machine has.
+        compiled: Whether int4 and dense are measured compiled by torch.compile too.
         cancel: Set it to stop before the next call that would be timed.
 
     Raises:
-        ConfigError: for sizes, dtypes or devices that cannot be measured.
+        ConfigError: for sizes, dtypes, devices or paths that cannot be measured.
         Cancelled: when `cancel` was set.
     """
-    points = tuple(iter_bench_linear(n, k, cfg, batch_sizes, device=device, dtypes=dtypes, cancel=cancel))
-    return SpeedReport(points, environment(device))
+    bench = LinearBench(n, k, cfg, batch_sizes, device=device, dtypes=dtypes, paths=paths, compiled=compiled)
+    points = tuple(bench.run(cancel))
+    return SpeedReport(points, environment(device), bench.roofline, tuple(bench.notes))
 
 
-def iter_bench_linear(
-    n: int,
-    k: int,
-    cfg: Int4WeightOnlyConfig | None = None,
-    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
-    *,
-    device: str = "cpu",
-    dtypes: Sequence[str] = ("bfloat16",),
-    cancel: threading.Event | None = None,
-) -> Iterator[SpeedPoint]:
-    """Yield each point of `bench_linear` as soon as it is measured."""
-    cfg = cfg or Int4WeightOnlyConfig()
-    _check(n, k, batch_sizes, device, dtypes)
-    name = environment(device).device_name
-    for dtype in dtypes:
-        layers = _candidate_layers(n, k, cfg, device, DTYPES[dtype], cancel)
-        for batch in batch_sizes:
-            x = torch.randn(batch, k, generator=_generator(device), device=device, dtype=torch.float32)
-            calls = {path: rotating(copies, x.to(DTYPES[dtype])) for path, copies in layers.items()}
-            with torch.inference_mode():
-                times = time_interleaved(calls, device=device, cancel=cancel)
-            for path, seconds in times.items():
-                held = _held_bytes(layers[path][0])
-                yield _point(device, name, path, dtype, n, k, cfg.group_size, batch, seconds, held)
+@dataclass
+class LinearBench:
+    """The benchmark of one linear layer, point by point; arguments as those of `bench_linear`.
+
+    Attributes:
+        budget_s: Seconds of timed calls for each point.
+        roofline: What the machine can do at best; measured when the run begins, unless it is given.
+        notes: What a person must know of the run so far.
+
+    Raises:
+        ConfigError: for sizes, dtypes, devices or paths that cannot be measured.
+    """
+
+    n: int
+    k: int
+    cfg: Int4WeightOnlyConfig | None = None
+    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES
+    device: str = field(default="cpu", kw_only=True)
+    dtypes: Sequence[str] = field(default=("bfloat16",), kw_only=True)
+    paths: Sequence[str] | None = field(default=None, kw_only=True)
+    compiled: bool = field(default=False, kw_only=True)
+    budget_s: float = field(default=BUDGET_S, kw_only=True)
+    roofline: Roofline | None = field(default=None, kw_only=True)
+    notes: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        _check(self.n, self.k, self.batch_sizes, self.device, self.dtypes)
+        self.paths = present_paths(self.device, self.paths)
+        self.cfg = self.cfg or Int4WeightOnlyConfig()
+
+    @property
+    def steps(self) -> int:
+        """How many pairs of dtype and batch size are measured."""
+        return len(self.dtypes) * len(self.batch_sizes)
+
+    def run(self, cancel: threading.Event | None = None) -> Iterator[SpeedPoint]:
+        """Yield each point as soon as it is measured: dtype by dtype, batch by batch, all candidates in turn.
+
+        Raises:
+            Cancelled: when `cancel` was set.
+        """
+        stop_if(cancel)
+        self.notes += [device_note(self.device), *filter(None, [path_note(self.device)])]
+        compiled = self.compiled and self._can_compile()
+        if self.roofline is None:
+            # Our layer may multiply in bfloat16 whatever the activations are.
+            self.roofline = measure_roofline(
+                self.device, tuple(dict.fromkeys(("bfloat16", *self.dtypes))), cancel=cancel
+            )
+        above = 0
+        for dtype in self.dtypes:
+            candidates = self._candidates(dtype, compiled, cancel)
+            for batch in self.batch_sizes:
+                points = self._measure(candidates, dtype, batch, cancel)
+                above += sum((point.roofline_share or 0) > _ABOVE_THE_ROOF for point in points)
+                yield from points
+        if above:
+            self.notes.append(f"{above} of the times beat the roofline: other work held it down; measure again")
+
+    def _candidates(self, dtype: str, compiled: bool, cancel: threading.Event | None) -> list[Candidate]:
+        assert self.cfg is not None and self.paths is not None  # set in __post_init__
+        found = make_candidates(
+            *(self.n, self.k, self.cfg),
+            device=self.device,
+            dtype=dtype,
+            paths=self.paths,
+            compiled=compiled,
+            cancel=cancel,
+        )
+        note = rotation_note(found, self.device)
+        self.notes += [note] if note and note not in self.notes else []
+        return found
+
+    def _can_compile(self) -> bool:
+        problem = compiler_problem(self.device)
+        if problem:
+            self.notes.append(f"nothing is measured compiled: torch.compile does not work here ({problem})")
+        return not problem
+
+    def _measure(
+        self, candidates: list[Candidate], dtype: str, batch: int, cancel: threading.Event | None
+    ) -> list[SpeedPoint]:
+        """Measure one batch size; a candidate that cannot be compiled is named, and left out from here on."""
+        inputs = _inputs(batch, self.k, dtype, self.device)
+        with torch.inference_mode(), strict_compiling(any(one.form == "compiled" for one in candidates)):
+            for one in [one for one in candidates if one.form == "compiled"]:
+                problem = compile_problem(one, inputs[0], cancel)
+                if problem:
+                    candidates.remove(one)
+                    self.notes.append(f"{one.name} is left out from {dtype}, batch {batch} on: {problem}")
+            calls = {
+                one.name: rotating(one.calls, inputs, first=place * len(one.calls) // len(candidates))
+                for place, one in enumerate(candidates)
+            }
+            times = time_interleaved(calls, device=self.device, budget_s=self.budget_s, cancel=cancel)
+        return [self._point(one, dtype, batch, times[one.name]) for one in candidates]
+
+    def _point(self, candidate: Candidate, dtype: str, batch: int, seconds: list[float]) -> SpeedPoint:
+        assert self.cfg is not None and self.roofline is not None  # set before anything is timed
+        ordered = sorted(seconds)
+        median = statistics.median(ordered)
+        moved = candidate.held_bytes + DTYPES[dtype].itemsize * batch * (self.n + self.k)
+        flop = 2 * batch * self.n * self.k
+        inside = (dtype,) if candidate.path == DENSE else (dtype, "bfloat16")
+        return SpeedPoint(
+            device=self.device,
+            device_name=environment(self.device).device_name,
+            path=candidate.path,
+            dtype=dtype,
+            n=self.n,
+            k=self.k,
+            group_size=self.cfg.group_size,
+            batch=batch,
+            time_ms=median * 1e3,
+            p10_ms=ordered[len(ordered) // 10] * 1e3,
+            p90_ms=ordered[(9 * len(ordered)) // 10] * 1e3,
+            runs=len(ordered),
+            gb_per_s=moved / median / 1e9,
+            gflop_per_s=flop / median / 1e9,
+            form=candidate.form,
+            chosen_path=candidate.chosen_path(batch, dtype),
+            roofline_share=self.roofline.attainable_s(moved, flop, *inside) / median,
+            copies=len(candidate.calls),
+        )
 
 
-def speedups(points: Sequence[SpeedPoint], dtype: str = "bfloat16", device: str | None = None) -> dict[int, float]:
-    """Return batch size → dense time / int4 time, for the batch sizes where both were measured."""
-    chosen = [p for p in points if p.dtype == dtype and device in (None, p.device)]
-    dense = {p.batch: p.time_ms for p in chosen if p.path == "dense"}
-    return {p.batch: dense[p.batch] / p.time_ms for p in chosen if p.path == "int4" and p.batch in dense}
-
-
-def crossover(ratios: Mapping[int, float]) -> float | None:
-    """Return the batch size where a speedup falls through 1, between measured ones on a log scale, or None."""
-    batches = sorted(ratios)
-    if batches and ratios[batches[0]] < 1:
-        return float(batches[0])
-    for low, high in itertools.pairwise(batches):
-        if ratios[low] >= 1 > ratios[high]:
-            share = (ratios[low] - 1) / (ratios[low] - ratios[high])
-            return float(low * (high / low) ** share)
-    return None
-
-
-def _candidate_layers(
-    n: int, k: int, cfg: Int4WeightOnlyConfig, device: str, dtype: torch.dtype, cancel: threading.Event | None
-) -> dict[str, list[nn.Module]]:
-    """Make the layers that take turns; the caller's random numbers are left as they are."""
-    weight = torch.randn(n, k, generator=_generator(device), device=device, dtype=torch.float32) * 0.02
-    dense = nn.Linear(k, n, bias=False, device="meta")
-    dense.weight = nn.Parameter(weight.to(dtype))
-    resolved = replace(cfg, use_hqq=False).resolved(device)  # the solver changes values, never speed
-    solved = solve(weight, resolved, cancel=cancel).weight
-    int4 = Int4Linear(solved, dtype=dtype, inner_k_tiles=resolved.inner_k_tiles)
-    candidates: dict[str, nn.Module] = {"int4": int4, "dense": dense}
-    return {path: copies_beyond_cache(layer, _held_bytes(layer)) for path, layer in candidates.items()}
-
-
-def _generator(device: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(0)
-
-
-def _held_bytes(layer: nn.Module) -> int:
-    if isinstance(layer, Int4Linear):
-        return layer.size_bytes
-    return sum(p.numel() * p.element_size() for p in layer.parameters())
-
-
-def _point(
-    device: str,
-    name: str,
-    path: str,
-    dtype: str,
-    n: int,
-    k: int,
-    group_size: int,
-    batch: int,
-    seconds: list[float],
-    held_bytes: int,
-) -> SpeedPoint:
-    ordered = sorted(seconds)
-    median = statistics.median(ordered)
-    moved = held_bytes + DTYPES[dtype].itemsize * batch * (n + k)
-    return SpeedPoint(
-        device=device,
-        device_name=name,
-        path=path,
-        dtype=dtype,
-        n=n,
-        k=k,
-        group_size=group_size,
-        batch=batch,
-        time_ms=median * 1e3,
-        p10_ms=ordered[len(ordered) // 10] * 1e3,
-        p90_ms=ordered[(9 * len(ordered)) // 10] * 1e3,
-        runs=len(ordered),
-        gb_per_s=moved / median / 1e9,
-        gflop_per_s=2 * batch * n * k / median / 1e9,
-    )
+def _inputs(batch: int, k: int, dtype: str, device: str) -> list[Tensor]:
+    """Activations that take turns, float [batch, k]: two at least, together at most 64 MiB beyond that."""
+    count = max(2, min(32, _MOST_INPUT_BYTES // (batch * k * DTYPES[dtype].itemsize)))
+    random = generator(device)
+    return [
+        torch.randn(batch, k, generator=random, device=device, dtype=torch.float32).to(DTYPES[dtype])
+        for _ in range(count)
+    ]
 
 
 def _check(n: int, k: int, batch_sizes: Sequence[int], device: str, dtypes: Sequence[str]) -> None:
@@ -218,5 +225,5 @@ def _check(n: int, k: int, batch_sizes: Sequence[int], device: str, dtypes: Sequ
     if device not in present:
         raise ConfigError(f"device {device!r} cannot be measured here.", allowed=", ".join(present))
     unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
-    if unknown:
-        raise ConfigError(f"dtype {unknown[0]!r}.", allowed=", ".join(DTYPES))
+    if unknown or not dtypes:
+        raise ConfigError(f"dtype {unknown[0]!r}." if unknown else "No dtype.", allowed=", ".join(DTYPES))
