@@ -30,8 +30,8 @@ class Blocks:
     splits: int = 1
 
 
-# Most rows of x → block sizes; 0 stands for more. Large ones need Hopper's 227 KB of shared memory for a program; the
-# others fit the least that a GPU with bfloat16 products has, 99 KB.
+# Most rows of x → block sizes; 0 stands for more. Large ones need 227 KB of shared memory for a program and the matrix
+# unit, both as Hopper has them; the others fit what every GPU with bfloat16 products has. None spills registers.
 LARGE = {
     16: Blocks(16, 64, 128, 4, 4),
     32: Blocks(32, 128, 128, 8, 4),
@@ -42,8 +42,7 @@ LARGE = {
 SMALL = {
     16: Blocks(16, 64, 128, 4, 4),
     32: Blocks(32, 128, 128, 8, 3),
-    64: Blocks(64, 128, 128, 8, 2),
-    0: Blocks(128, 128, 128, 8, 2),
+    0: Blocks(64, 128, 128, 8, 2),
 }
 
 

@@ -49,9 +49,10 @@ def _scaled(codes, scales, rows, first_k, N, K, GROUP: tl.constexpr):
     ROWS: tl.constexpr = codes.shape[0]
     COLUMNS: tl.constexpr = codes.shape[1]
     GROUPS: tl.constexpr = max(1, COLUMNS // GROUP)
-    groups = first_k // GROUP + tl.arange(0, GROUPS)
-    inside = (rows[:, None] < N) & (groups[None, :] < K // GROUP)
-    pairs = tl.load(scales + groups[None, :].to(tl.int64) * N + rows[:, None], mask=inside, other=0)
+    first_group = first_k // GROUP
+    groups = tl.arange(0, GROUPS)[None, :]
+    inside = (rows[:, None] < N) & (groups < K // GROUP - first_group)
+    pairs = tl.load(scales + first_group.to(tl.int64) * N + (groups * N + rows[:, None]), mask=inside, other=0)
     scale = (pairs << 16).to(tl.float32, bitcast=True)
     zero = (pairs & -65536).to(tl.float32, bitcast=True)
     grouped = tl.reshape(codes, (ROWS, GROUPS, COLUMNS // GROUPS))
@@ -60,11 +61,11 @@ def _scaled(codes, scales, rows, first_k, N, K, GROUP: tl.constexpr):
 
 @triton.jit
 def _word_offsets(tiles, slabs, K, INNER_K_TILES: tl.constexpr):
-    """Return the place of each word, int64 [tiles, slabs, 32, I/2]; a slab is the 16 I columns of a tile."""
+    """Return the place of each word, int32 [tiles, slabs, 32, I/2]; a slab is the 16 I columns of a tile."""
     lanes = tl.arange(0, 32)[None, None, :, None]
     words = tl.arange(0, INNER_K_TILES // 2)[None, None, None, :]
     in_tile = (slabs[None, :, None, None] * 32 + lanes) * (INNER_K_TILES // 2) + words
-    return tiles[:, None, None, None].to(tl.int64) * K + in_tile
+    return tiles[:, None, None, None] * K + in_tile  # K codes of 8 rows fill K words
 
 
 @triton.jit(do_not_specialize=["first_row", "row_count"])
@@ -85,10 +86,11 @@ def dequantize_kernel(
     SLABS: tl.constexpr = BLOCK_K // (16 * INNER_K_TILES)
     TILES: tl.constexpr = BLOCK_N // 8
     block_k, block_n = tl.program_id(0), tl.program_id(1)
-    tiles = block_n * TILES + tl.arange(0, TILES)
-    slabs = block_k * SLABS + tl.arange(0, SLABS)
-    inside = (tiles[:, None, None, None] < row_count // 8) & (slabs[None, :, None, None] < K // (16 * INNER_K_TILES))
-    words = tl.load(packed + _word_offsets(first_row // 8 + tiles, slabs, K, INNER_K_TILES), mask=inside, other=0)
+    tiles, slabs = tl.arange(0, TILES), block_k * SLABS + tl.arange(0, SLABS)
+    in_n = tiles[:, None, None, None] < row_count // 8 - block_n * TILES
+    in_k = slabs[None, :, None, None] < K // (16 * INNER_K_TILES)
+    first = packed + (first_row // 8 + block_n * TILES).to(tl.int64) * K
+    words = tl.load(first + _word_offsets(tiles, slabs, K, INNER_K_TILES), mask=in_n & in_k, other=0)
     rows = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = block_k * BLOCK_K + tl.arange(0, BLOCK_K)
     codes = _codes(words, TILES, 1, 1, SLABS)
@@ -138,21 +140,24 @@ def fused_kernel(
     block_m, block_n = _block_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, TOGETHER)
     split = tl.program_id(1)
     tile = tl.arange(0, TILES)
-    tiles = block_n * TILES + tile // (2 * WARPS) * (2 * WARPS) + tile % WARPS * 2 + tile // WARPS % 2
-    in_n = tiles[:, None, None, None] < N // 8
-    at_words = packed + _word_offsets(tiles, tl.arange(0, SLABS), K, INNER_K_TILES)
-    tokens = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    in_m = tokens[:, None] < M
-    at_x = x + tokens[:, None].to(tl.int64) * K + tl.arange(0, BLOCK_K)[None, :]
+    tiles = tile // (2 * WARPS) * (2 * WARPS) + tile % WARPS * 2 + tile // WARPS % 2
+    in_n = tiles[:, None, None, None] < N // 8 - block_n * TILES
+    words_at = _word_offsets(tiles, tl.arange(0, SLABS), K, INNER_K_TILES)
+    token = tl.arange(0, BLOCK_M)
+    in_m = token[:, None] < M - block_m * BLOCK_M
+    x_at = token[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
+    packed += (block_n * TILES).to(tl.int64) * K
+    x += (block_m * BLOCK_M).to(tl.int64) * K
     rows = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
     total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for turn in range(0, STEPS):
         first_k = (split * STEPS + turn) * BLOCK_K
-        words = tl.load(at_words + first_k, mask=in_n, other=0)  # K codes of 8 rows fill K words
-        activations = tl.load(at_x + first_k, mask=in_m, other=0.0)
+        words = tl.load(packed + first_k + words_at, mask=in_n, other=0)
+        activations = tl.load(x + first_k + x_at, mask=in_m, other=0.0)
         codes = _codes(words, BLOCK_N // (16 * WARPS), 2, WARPS, SLABS)
         weights = _scaled(codes, scales, rows, first_k, N, K, GROUP).to(activations.dtype)
         total = tl.dot(weights, tl.trans(activations), total)
+    tokens = block_m * BLOCK_M + token
     to = out + (split.to(tl.int64) * M + tokens[:, None]) * N + rows[None, :]
     tl.store(to, tl.trans(total).to(out.dtype.element_ty), mask=in_m & (rows[None, :] < N))
 

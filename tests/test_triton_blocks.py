@@ -1,0 +1,50 @@
+"""Block sizes: every shape gets some that divide it, and enough programs for the GPU where K can be split."""
+
+import itertools
+
+import pytest
+
+from workbench.triton_blocks import LARGE, SMALL, choose_blocks
+
+SHAPES = [(4096, 14336), (14336, 4096), (4096, 4096), (1024, 4096), (8, 32), (200, 96), (128256, 8192), (24, 384)]
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+def test_sizes_divide_the_weight(n, k, large):
+    for m, tiles in itertools.product((1, 15, 16, 17, 64, 65, 128, 129, 4096), (2, 4, 8)):
+        if k % (16 * tiles):
+            continue
+        size = choose_blocks(m, n, k, tiles, processors=132, large=large)
+        assert k % size.k == 0 and (k // size.k) % size.splits == 0
+        assert size.k >= 16 * tiles and size.k % (16 * tiles) == 0
+        assert size.splits == 1 or k // size.k // size.splits >= 4
+        for side in (size.m, size.n, size.k):
+            assert side & (side - 1) == 0
+
+
+@pytest.mark.parametrize("table", [LARGE, SMALL])
+def test_the_tables_hold_what_the_kernel_asks(table):
+    assert 0 in table
+    for most, size in table.items():
+        assert size.m >= 16 and size.n % (16 * size.warps) == 0 and size.warps in (4, 8)
+        assert size.splits == 1 and (most == 0 or size.m >= most)
+
+
+def test_rows_choose_the_block():
+    def height(m, large=True):
+        return choose_blocks(m, 4096, 4096, 8, processors=132, large=large).m
+
+    assert [height(m) for m in (1, 16, 17, 32, 33, 64, 65, 128, 129, 9999)] == [16, 16, 32, 32, 64, 64, 128, 128] + [
+        256
+    ] * 2
+    assert [height(m, large=False) for m in (16, 17, 33, 9999)] == [16, 32, 64, 64]
+
+
+def test_k_is_split_until_the_gpu_is_full():
+    few = choose_blocks(16, 4096, 14336, 8, processors=132, large=True)
+    assert (4096 // few.n) * few.splits >= 1.5 * 132
+    assert choose_blocks(2048, 4096, 14336, 8, processors=132, large=True).splits == 1
+    assert choose_blocks(1, 8, 32, 2, processors=132, large=True).splits == 1
+    assert choose_blocks(1, 8, 512, 8, processors=132, large=True).splits == 1
+    assert choose_blocks(1, 64, 4096, 8, processors=132, large=True).splits == 8
