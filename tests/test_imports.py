@@ -23,7 +23,7 @@ packed native dequantize paths kernels linear layers
 sources recipe recipe_edit coverage
 calibration sequential
 checkpoint.native quantize compiling
-measure
+measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
 jobs events view_cache views group_views ordered_views script

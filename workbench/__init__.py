@@ -38,6 +38,7 @@ _HOMES = {
     "quantize_affine": "affine",
     "quantize_weight": "solvers",
     "save_checkpoint": "checkpoint.save",
+    "tune": "tuning",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from workbench.quantize import quantize_ as quantize_
     from workbench.recipe import Recipe as Recipe
     from workbench.solvers import quantize_weight as quantize_weight
+    from workbench.tuning import tune as tune
     from workbench.widgets.app import Workbench as Workbench
 
 

@@ -7,6 +7,7 @@ a message. Each precondition is therefore checked here, in Python, on every call
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from typing import Any
 
@@ -67,17 +68,19 @@ def available_paths(device: torch.device | str, layout: Layout | None = None) ->
 
 def chosen_path(weight: PackedWeight, batch: int, dtype: torch.dtype = torch.bfloat16) -> PathName:
     """Return the path that `int4_linear` takes for `batch` rows of `dtype`."""
-    paths = available_paths(weight.packed.device, weight.layout)
-    if len(paths) == 1:
-        return paths[0]
-    chosen = choose_path(
-        current_table(weight.packed.device.type),
-        dtype=_NAMES[dtype],
-        n=weight.out_features,
-        k=weight.in_features,
-        group_size=weight.group_size,
-        batch=batch,
-    )
+    shape = (weight.out_features, weight.in_features, weight.group_size)
+    return _chosen(weight.packed.device, weight.layout, dtype, *shape, batch)
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(
+    device: torch.device, layout: Layout | None, dtype: torch.dtype, n: int, k: int, group_size: int, batch: int
+) -> PathName:
+    paths = available_paths(device, layout)
+    if layout is None or len(paths) == 1:
+        return "dequantize"
+    table = current_table(device.type)
+    chosen = choose_path(table, dtype=_NAMES[dtype], n=n, k=k, group_size=group_size, batch=batch)
     return chosen if chosen in paths else "dequantize"
 
 
@@ -85,6 +88,12 @@ def chosen_path(weight: PackedWeight, batch: int, dtype: torch.dtype = torch.bfl
 def current_table(device_type: str) -> PathTable:
     """Return the table that decides on a kind of device: the measured one of the user's cache, or the defaults."""
     return load_table(table_kind(device_type), table_machine(device_type), device_type)
+
+
+def forget_tables() -> None:
+    """Read the measured tables again, and choose anew, from the next product on."""
+    current_table.cache_clear()
+    _chosen.cache_clear()
 
 
 def table_kind(device_type: str) -> str:
@@ -108,7 +117,7 @@ def table_machine(device_type: str) -> dict[str, str]:
         "torch": torch.__version__,
         "workbench": workbench.__version__,
     }
-    return {**found, "threads": str(torch.get_num_threads())} if device_type == "cpu" else found
+    return {**found, "cores": str(os.cpu_count())} if device_type == "cpu" else found
 
 
 def device_note(device: torch.device | str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.native.build import CannotBuild, build
+from workbench.native.builder import CannotBuild, build
 from workbench.packing import CPU_VARIANTS, CpuVariant, Layout, pack
 
 VARIABLE = "WORKBENCH_NATIVE"

@@ -4,7 +4,7 @@
  * j and j + block/2 ("halves") or 2j and 2j + 1 (see workbench/packing.py). w = (code - 8) * scale + zero in float32, the
  * product rounded, then the sum, then once to the result's dtype: bit for bit what the plain torch operations give.
  *
- * Compiled for the machine where it runs (workbench/native/build.py), checked there against torch, called by ctypes.
+ * Compiled for the machine where it runs (workbench/native/builder.py), checked there against torch, called by ctypes.
  * Callers have checked all shapes. Numbers of elements are int64_t, strides too.
  */
 #include <stdint.h>

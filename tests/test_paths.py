@@ -1,0 +1,168 @@
+"""The table of paths: the choice is a function of it alone, and a table for another machine is ignored and said."""
+
+import json
+import math
+
+import pytest
+
+import workbench.kernels as kernels
+from workbench.errors import WorkbenchError
+from workbench.paths import DEFAULTS, PATHS, MeasuredPath, PathTable, choose_path, load_table, store_table, table_file
+
+SHAPE = {"dtype": "bfloat16", "n": 4096, "k": 4096, "group_size": 64}
+MACHINE = {"device": "a processor", "torch": "2.13"}
+
+
+def point(batch, path, time_ms, **changes):
+    return MeasuredPath(**{**SHAPE, **changes}, batch=batch, path=path, time_ms=time_ms)
+
+
+def table(*points):
+    return PathTable("cpu/dequantize", MACHINE, points)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    kernels.forget_tables()
+    yield tmp_path / "cache"
+    monkeypatch.undo()
+    kernels.forget_tables()
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_defaults_cover_every_batch(kind):
+    steps = DEFAULTS[kind]
+    assert steps[-1][0] == math.inf
+    assert [up_to for up_to, _ in steps] == sorted(up_to for up_to, _ in steps)
+    for batch in (1, 2, 7, 64, 513, 10**9):
+        assert choose_path(PathTable(kind), **SHAPE, batch=batch) in PATHS
+
+
+@pytest.mark.parametrize(
+    ("batch", "path"), [(1, "op"), (2, "op"), (5, "op"), (6, "fused"), (512, "fused"), (513, "dequantize")]
+)
+def test_the_defaults_of_a_machine_with_a_matrix_unit(batch, path):
+    assert choose_path(PathTable("cpu/amx"), **SHAPE, batch=batch) == path
+
+
+def test_the_fastest_measured_path_is_taken_and_changes_where_times_meet():
+    found = table(point(1, "op", 1), point(1, "dequantize", 4), point(16, "op", 16), point(16, "dequantize", 4))
+    assert [choose_path(found, **SHAPE, batch=batch) for batch in (1, 3, 4, 5, 16, 1000)] == [
+        *("op", "op", "op"),
+        *("dequantize", "dequantize", "dequantize"),
+    ]
+
+
+def test_a_path_that_was_not_measured_at_both_ends_changes_in_the_middle():
+    found = table(point(1, "op", 1), point(16, "fused", 4))
+    assert choose_path(found, **SHAPE, batch=4) == "op"
+    assert choose_path(found, **SHAPE, batch=5) == "fused"
+
+
+def test_equal_times_go_to_the_first_path():
+    assert choose_path(table(point(1, "dequantize", 1), point(1, "op", 1)), **SHAPE, batch=1) == "op"
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({}, "fused"),
+        ({"n": 16384, "k": 1024}, "fused"),
+        ({"group_size": 256}, "fused"),
+        ({"n": 16385}, "op"),
+        ({"k": 1000}, "op"),
+        ({"dtype": "float32"}, "op"),
+    ],
+)
+def test_a_shape_speaks_for_near_ones_of_its_dtype(changes, path):
+    assert choose_path(table(point(1, "fused", 1)), **{**SHAPE, **changes}, batch=1) == path
+
+
+def test_the_nearest_shape_speaks():
+    found = table(point(1, "fused", 1), point(1, "dequantize", 1, n=1024), point(1, "op", 1, group_size=128))
+    assert choose_path(found, **{**SHAPE, "n": 1500}, batch=1) == "dequantize"
+    assert choose_path(found, **{**SHAPE, "group_size": 256}, batch=1) == "op"
+
+
+# --- the user's file --------------------------------------------------------------------------------------------------
+
+
+def test_a_stored_table_is_read_again(cache):
+    stored = table(point(1, "fused", 1.5))
+    assert store_table(stored, "cpu") == table_file("cpu") == cache / "paths-cpu.json"
+    read = load_table("cpu/dequantize", MACHINE, "cpu")
+    assert read.points == stored.points
+    assert "measured on this machine" in read.note
+    assert [path.name for path in cache.iterdir()] == ["paths-cpu.json"]
+
+
+def test_without_a_file_the_defaults_hold_in_silence():
+    read = load_table("cpu/amx", MACHINE, "cpu")
+    assert read.points == ()
+    assert read.note.startswith("built-in defaults")
+
+
+@pytest.mark.parametrize(
+    ("kind", "machine", "said"),
+    [
+        ("cpu/dequantize", {**MACHINE, "torch": "2.14"}, "torch '2.13', here '2.14'"),
+        ("cpu/dequantize", {**MACHINE, "device": "another"}, "device 'a processor', here 'another'"),
+        ("cpu/dequantize", {**MACHINE, "cores": "2"}, "cores None, here '2'"),
+        ("cpu/amx", MACHINE, "measured for cpu/dequantize"),
+    ],
+)
+def test_a_stale_or_foreign_table_is_ignored_and_said(kind, machine, said):
+    store_table(table(point(1, "fused", 1)), "cpu")
+    with pytest.warns(UserWarning, match="the measured table is ignored"):
+        read = load_table(kind, machine, "cpu")
+    assert read.points == ()
+    assert said in read.note
+    assert "wb.tune() measures again" in read.note
+
+
+GOOD = PathTable("cpu/amx", MACHINE, (point(1, "op", 1),)).to_json()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", '"text"', "[" * 100_000),
+        json.dumps({**GOOD, "format": 2}),
+        json.dumps({**GOOD, "kind": "abacus"}),
+        json.dumps({**GOOD, "machine": []}),
+        json.dumps({**GOOD, "points": [{"batch": 1}]}),
+        json.dumps({**GOOD, "points": [{**GOOD["points"][0], "path": "guess"}]}),
+        json.dumps({**GOOD, "points": [{**GOOD["points"][0], "time_ms": 0}]}),
+        json.dumps({**GOOD, "points": [{**GOOD["points"][0], "time_ms": "1"}]}),
+        json.dumps({**GOOD, "points": [{**GOOD["points"][0], "n": 0}]}),
+        json.dumps({**GOOD, "points": [{**GOOD["points"][0], "time_ms": math.nan}]}),
+    ],
+)
+def test_a_damaged_table_is_ignored_and_said(cache, text):
+    cache.mkdir()
+    table_file("cpu").write_text(text)
+    with pytest.warns(UserWarning, match="it is damaged"):
+        assert load_table("cpu/amx", MACHINE, "cpu").points == ()
+
+
+def test_a_file_that_is_no_text_is_ignored_and_said(cache):
+    cache.mkdir()
+    table_file("cpu").write_bytes(b"\xff\xfe\x00")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert load_table("cpu/amx", MACHINE, "cpu").points == ()
+
+
+def test_a_table_of_unknown_kind_is_refused():
+    with pytest.raises(WorkbenchError, match=r"kind='abacus'.*cpu/amx"):
+        PathTable("abacus")
+
+
+def test_the_process_uses_what_was_stored_after_forgetting():
+    kind, machine = kernels.table_kind("cpu"), kernels.table_machine("cpu")
+    assert kernels.current_table("cpu").points == ()
+    store_table(PathTable(kind, machine, (point(1, "dequantize", 1),)), "cpu")
+    assert kernels.current_table("cpu").points == ()
+    kernels.forget_tables()
+    assert kernels.current_table("cpu").points == (point(1, "dequantize", 1),)
+    assert "measured on this machine" in kernels.path_note("cpu")
