@@ -112,7 +112,7 @@ def _block_of(program, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TOGET
     return first_m + within % height, within // height
 
 
-@triton.jit(do_not_specialize=["M"])
+@triton.jit(do_not_specialize=["M", "STEPS"])
 def fused_kernel(
     x,
     packed,
@@ -121,12 +121,12 @@ def fused_kernel(
     M,
     N,
     K,
+    STEPS,
     GROUP: tl.constexpr,
     INNER_K_TILES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    STEPS: tl.constexpr,
     WARPS: tl.constexpr,
     TOGETHER: tl.constexpr,
 ):

@@ -44,7 +44,6 @@ def fused(size, capability, inner_k_tiles=8, group_size=64, out="*bf16"):
         "BLOCK_M": size.m,
         "BLOCK_N": size.n,
         "BLOCK_K": size.k,
-        "STEPS": 16,
         "WARPS": size.warps,
         "TOGETHER": 8,
     }
