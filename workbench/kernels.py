@@ -370,6 +370,12 @@ def check_packed(weight: PackedWeight) -> None:
         shape, dtype = layout.packed_shape(n, k), layout.packed_dtype
     if packed.dtype != dtype or packed.shape != shape or not packed.is_contiguous():
         raise _bad("packed", packed, f"a contiguous {dtype} {list(shape)}")
+    if layout is not None and layout.kind == "cpu" and packed.untyped_storage().nbytes() != packed.numel():
+        raise KernelError(
+            f"packed is {list(shape)} cut out of {packed.untyped_storage().nbytes()} bytes.",
+            allowed="a packed weight as a whole: its rows lie in blocks",
+            mend="cut the codes, quantized_weight().part(rows), and pack them: Int4Linear(part)",
+        )
 
 
 def _check_activation(x: Tensor, weight: PackedWeight) -> None:
