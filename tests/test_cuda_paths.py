@@ -18,12 +18,28 @@ from workbench.triton_kernels import triton_available, triton_note
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_without_triton_plain_operations_do_it(layout, dtype):
     weight, packed, pairs = packed_weight(64, 256, 64, layout)
-    found = dequantize_tiles(packed, pairs, 64, layout, 16, 32, dtype)
-    assert found.is_contiguous() and torch.equal(found, weight.dequantize(dtype)[16:48])
-    with pytest.raises(KernelError, match="rows=4"):
-        dequantize_tiles(packed, pairs, 64, layout, 16, 4, dtype)
+    out = torch.full((32, 256), float("nan"), dtype=dtype)
+    assert dequantize_tiles(packed, pairs, 64, layout, 16, out) is out
+    assert torch.equal(out, weight.dequantize(dtype)[16:48])
+
+
+@pytest.mark.parametrize(
+    ("start", "out", "message"),
+    [
+        (16, torch.empty(4, 256), "rows=4"),
+        (12, torch.empty(16, 256), "start=12"),
+        (16, torch.empty(16, 128), "out is"),
+        (16, torch.empty(256, 16).t(), "not contiguous"),
+        (16, torch.empty(16, 256, dtype=torch.int32), "out is torch.int32"),
+    ],
+)
+def test_an_output_that_does_not_fit_is_refused(start, out, message):
+    layout = Layout("cuda", 8)
+    _, packed, pairs = packed_weight(64, 256, 64, layout)
+    with pytest.raises(KernelError, match=message):
+        dequantize_tiles(packed, pairs, 64, layout, start, out)
     with pytest.raises(KernelError, match="packed is"):
-        dequantize_tiles(packed.float(), pairs, 64, layout, 16, 32, dtype)
+        dequantize_tiles(packed.float(), pairs, 64, layout, 16, torch.empty(16, 256))
 
 
 @pytest.mark.parametrize(
@@ -40,10 +56,10 @@ def test_triton_takes_what_it_can(layout, dtype, used, monkeypatch):
     calls = []
     monkeypatch.setattr(cuda_paths, "triton_available", lambda device: True)
     monkeypatch.setattr(cuda_paths, "dequantize_rows", lambda *arguments: calls.append(arguments) or arguments[-1])
-    dequantize_tiles(packed, pairs, 64, layout, 8 * layout.n_multiple // 8, 16, dtype)
+    dequantize_tiles(packed, pairs, 64, layout, 16, torch.empty(16, 256, dtype=dtype))
     assert len(calls) == used
     if used:
-        assert calls[0][2:6] == (64, 4, 8, 16) and calls[0][6].shape == (16, 256)
+        assert calls[0][2:6] == (64, 4, 16, 16) and calls[0][6].shape == (16, 256)
 
 
 def test_the_cpu_has_no_triton_and_says_so():

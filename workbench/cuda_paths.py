@@ -6,22 +6,16 @@ import torch
 from torch import Tensor
 
 from workbench.packing import Layout
-from workbench.tiles import check_rows, check_weight, dequantize_plain
+from workbench.tiles import check_rows, check_weight, dequantize_plain, misfit
 from workbench.triton_kernels import OUT_DTYPES, dequantize_rows, triton_available, triton_note
 
 
 def dequantize_tiles(
-    packed: Tensor,
-    scales_and_zeros: Tensor,
-    group_size: int,
-    layout: Layout,
-    start: int,
-    rows: int,
-    dtype: torch.dtype = torch.bfloat16,
+    packed: Tensor, scales_and_zeros: Tensor, group_size: int, layout: Layout, start: int, out: Tensor
 ) -> Tensor:
-    """Return rows of a weight [N, K]: (q - 8) * scale + zero in float32, rounded once to `dtype`.
+    """Write rows of a weight [N, K] to `out`: (q - 8) * scale + zero in float32, rounded once to out's dtype.
 
-    Both ways give the same bits; beside the result, plain operations take some 50 MB at most.
+    Both ways give the same bits; plain operations take some 50 MB at most beside `out`.
 
     Args:
         packed: int32 [N/8, K/(16 I), 32, I/2].
@@ -29,19 +23,20 @@ def dequantize_tiles(
         group_size: 256, 128, 64 or 32, dividing K.
         layout: The CUDA or ROCm layout.
         start: First row, a multiple of 8 (ROCm: 16).
-        rows: Number of rows, a multiple of 8 (ROCm: 16).
-        dtype: A float dtype.
+        out: A float dtype [rows, K], contiguous, rows a multiple of 8 (ROCm: 16).
 
     Returns:
-        `dtype` [rows, K], contiguous.
+        `out`.
 
     Raises:
         KernelError: for input that does not fit.
     """
     n, k = check_weight(packed, scales_and_zeros, group_size, layout)
+    if out.ndim != 2 or out.shape[1] != k or not out.is_floating_point() or not out.is_contiguous():
+        raise misfit("out", out, f"a contiguous float [rows, {k}]")
+    rows = out.shape[0]
     check_rows(start, rows, n, layout)
-    out = torch.empty(rows, k, dtype=dtype, device=packed.device)
-    if dtype in OUT_DTYPES and layout.kind == "cuda" and triton_available(packed.device):
+    if out.dtype in OUT_DTYPES and layout.kind == "cuda" and triton_available(packed.device):
         assert layout.inner_k_tiles is not None
         return dequantize_rows(packed, scales_and_zeros, group_size, layout.inner_k_tiles, start, rows, out)
     return dequantize_plain(packed, scales_and_zeros, group_size, layout, start, out)
