@@ -180,11 +180,37 @@ def test_all_layers_are_measured_with_progress(lab: NotebookPage) -> None:
 
 def test_speed_is_measured_live(lab: NotebookPage) -> None:
     press(lab, "Measure speed")
-    expect(speed(lab).locator("path.wb-point[data-series]").first).to_be_visible(timeout=30_000)
+    ours = speed(lab).locator("path.wb-point[data-series=int4]")
+    expect(ours.first).to_be_visible(timeout=30_000)
     expect(job(lab)).to_have_attribute("data-state", "done", timeout=90_000)
-    expect(speed(lab).locator("path.wb-point[data-series]")).to_have_count(5)
-    expect(lab.page.locator(".wb-facts li", has_text="dense bfloat16 at batch 1")).to_be_visible()
+    expect(ours).to_have_count(6)
+    expect(lab.page.locator(".wb-verdict", has_text="dense bfloat16")).to_be_visible()
+    expect(fact(lab, "Memory")).to_contain_text("GB/s")
     expect(speed(lab).locator(".wb-sub")).to_contain_text("threads, torch")
+    pieces = speed(lab).locator(".wb-ribbon")
+    assert pieces.first.get_attribute("data-from") == "1" and pieces.last.get_attribute("data-to") == "1024"
+
+
+def test_the_speed_chart_is_read_with_the_keyboard_and_shows_times_and_the_roofline(lab: NotebookPage) -> None:
+    plot = speed(lab).locator(".wb-lines")
+    plot.focus()
+    plot.press("ArrowRight")
+    spoken = speed(lab).locator("[aria-live]")
+    expect(spoken).to_have_text(re.compile(r"batch size .* 1, path: \w+, .*int4 [\d.]+×.*% of roofline"))
+    assert re.search(r"path: \w+ (at|from) 1", plot.get_attribute("aria-label") or "")
+    lab.page.get_by_role("radio", name="time", exact=True).check()
+    chart = lab.page.locator(".wb-chart", has_text="Time of a call")
+    expect(chart.locator("path.wb-point[data-series=dense]")).to_have_count(6)
+    chart.locator("summary").click()
+    expect(chart.locator("tr", has_text="path").locator("td")).to_have_count(6)
+    chart.locator("summary").click()
+    lab.page.get_by_role("radio", name="roofline", exact=True).check()
+    expect(lab.page.locator(".wb-chart .wb-reference-name", has_text="roofline")).to_be_visible()
+    lab.page.get_by_role("radio", name="float16", exact=True).check()
+    expect(lab.page.get_by_text("float16 is not measured yet: press Measure speed.")).to_be_visible()
+    lab.page.get_by_role("radio", name="bfloat16", exact=True).check()
+    lab.page.get_by_role("radio", name="speedup", exact=True).check()
+    expect(speed(lab).locator("path.wb-line.wb-bound")).to_have_count(1)
 
 
 def test_a_measurement_is_cancelled_at_once(lab: NotebookPage) -> None:
@@ -192,6 +218,11 @@ def test_a_measurement_is_cancelled_at_once(lab: NotebookPage) -> None:
     expect(job(lab)).to_have_attribute("data-state", "running")
     press(lab, "Cancel")
     expect(job(lab)).to_have_attribute("data-state", "cancelled", timeout=10_000)
+    press(lab, "Measure speed")
+    expect(job(lab)).to_have_attribute("data-state", "running")
+    press(lab, "Stop measuring")
+    expect(job(lab)).to_have_attribute("data-state", "cancelled", timeout=10_000)
+    expect(lab.page.get_by_role("button", name="Measure speed", exact=True)).to_be_enabled()
 
 
 def test_an_export_is_written_verified_and_generates_in_a_new_process(lab: NotebookPage, tmp_path_factory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,16 @@ from torch import nn
 import workbench as wb
 from tests.tiny_models import make
 from workbench.hf import demo_model
+from workbench.measure.candidates import present_paths
 from workbench.options import OPTIONS_OF
 from workbench.recipe import Choice, Recipe
-from workbench.records import ErrorTrace, LayerResult
+from workbench.records import ErrorTrace, LayerResult, SpeedPoint
 from workbench.session import Event
 from workbench.widgets.app import Workbench
 from workbench.widgets.convergence_panel import chart_of
 from workbench.widgets.export_panel import notes_of
 from workbench.widgets.solver_fields import FIELDS_OF
+from workbench.widgets.speed_panel import BATCH_SIZES
 
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
 
@@ -220,14 +223,72 @@ def test_the_sweep_fills_the_error_column(app: Workbench) -> None:
     assert sum(error is not None for error in app.layers.table.columns["error"]) <= 1, "errors of the old recipe"
 
 
-def test_speed_is_shown_point_by_point(app: Workbench) -> None:
+def move(app: Workbench, field: str, value: Any) -> None:
+    """Move a control of the speed panel as a page does."""
+    app.speed.form._handle_custom_msg({"type": "change", "id": field, "value": value, "turn": 1}, [])
+
+
+def enabled(commands: Any) -> list[str]:
+    return [button["id"] for button in commands.buttons if button["enabled"]]
+
+
+def test_speed_is_shown_point_by_point(app: Workbench, wire) -> None:
+    assert (app.speed.verdict.verdict, enabled(app.speed.commands)) == ("Not measured yet.", ["measure"])
+    wire.clear()
     click(app.speed.commands, "measure")
     assert app.wait(120)
-    (series,) = app.speed.chart.chart.series[:1]
-    assert series.x == (1.0, 4.0, 16.0, 64.0, 256.0)
-    assert all(y is not None and y > 0 for y in series.y)
-    assert "at batch 1" in app.speed.verdict.notes[0]
-    assert not app.speed.chart.busy
+    charts = [state["_chart"] for state in wire.states if "_chart" in state and "batch" in state["_chart"]["x_label"]]
+    counts = [len(chart["series"][0]["x"]) if chart["series"] else 0 for chart in charts]
+    assert set(counts) == set(range(len(BATCH_SIZES) + 1)) and counts == sorted(counts)
+    series = {line.name: line for line in app.speed.chart.chart.series}
+    assert series.keys() == {*present_paths("cpu"), "roofline"} - {"dense"}
+    assert series["int4"].x == BATCH_SIZES and all(y is not None and y > 0 for y in series["int4"].y)
+    assert [choice.x for choice in app.speed.chart.chart.ribbon] == list(BATCH_SIZES)
+    assert {"Batch 1", "Batch 1024", "Memory", "Matmul"} == facts(app.speed.verdict).keys()
+    assert "dense bfloat16" in app.speed.verdict.verdict
+    assert any("path by batch size" in note for note in app.speed.verdict.notes)
+    assert not app.speed.chart.busy and enabled(app.speed.commands) == ["measure"]
+
+
+def test_the_dtype_on_show_is_the_one_that_is_measured(app: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.widgets.speed_panel.BATCH_SIZES", (1, 2))
+    monkeypatch.setattr("workbench.widgets.speed_panel._BUDGET_S", 0.0)
+    click(app.speed.commands, "measure")
+    assert app.wait(60)
+    move(app, "dtype", "float32")
+    assert app.speed.chart.chart.series == () and "float32 is not measured yet" in app.speed.chart.chart.empty
+    assert app.speed.verdict.facts == [] and app.speed.verdict.notes == []
+    click(app.speed.commands, "measure")
+    assert app.wait(60)
+    assert app.speed.chart.chart.reference_label == "dense float32" and "float32" in app.speed.verdict.verdict
+    move(app, "view", "time")
+    assert {line.name for line in app.speed.chart.chart.series} == {*present_paths("cpu"), "roofline"}
+    move(app, "dtype", "bfloat16")
+    assert app.speed.chart.chart.title == "Time of a call by batch size"
+    assert len(app.speed.chart.chart.series[0].x) == 2, "the points of the other dtype are still there"
+
+
+def test_measuring_is_stopped_from_its_own_panel(app: Workbench) -> None:
+    started = threading.Event()
+    app.session.listen(lambda event: event.kind == "speed" and event.data.path == "dense" and started.set())
+    click(app.speed.commands, "measure")
+    assert started.wait(60)
+    assert app.speed.chart.busy and enabled(app.speed.commands) == ["stop"]
+    click(app.speed.commands, "stop")
+    assert app.wait(10)
+    assert app.status.job["state"] == "cancelled" and enabled(app.speed.commands) == ["measure"]
+    assert not app.speed.chart.busy and app.speed.chart.chart.series[0].x[0] == 1.0
+
+
+def test_a_second_device_brings_a_control_to_choose_it(app: Workbench) -> None:
+    cpu = SpeedPoint("cpu", "a CPU", "int4", "bfloat16", 96, 64, 32, 1, 1.0, 0.9, 1.2, 7, 3.0, 2.0, chosen_path="op")
+    points = [cpu, replace(cpu, path="dense", time_ms=2.0)]
+    app.session.speed = [*points, *(replace(one, device="cuda", device_name="a GPU") for one in points)]
+    app.speed.on_event(Event("speed", cpu))
+    assert [field["id"] for field in app.speed.form.fields] == ["view", "device", "dtype", "compiled"]
+    assert "a CPU (cpu)" in app.speed.chart.chart.subtitle
+    move(app, "device", "cuda")
+    assert "a GPU (cuda)" in app.speed.chart.chart.subtitle
 
 
 def test_an_export_shows_what_was_written_and_checked(app: Workbench, tmp_path: Path) -> None:

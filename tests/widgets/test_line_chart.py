@@ -8,7 +8,7 @@ import math
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.widgets.line_chart import Chart, LineChart, Series
+from workbench.widgets.line_chart import Chart, Choice, LineChart, Series
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,13 @@ from workbench.widgets.line_chart import Chart, LineChart, Series
         lambda: Series("a", (1,), (1.0,), low=(math.inf,)),
         lambda: Series("a", (1,), (1.0,), detail=("x", "y")),
         lambda: Chart(series=(Series("a"), Series("a"))),
-        lambda: Chart(series=tuple(Series(str(i)) for i in range(7))),
+        lambda: Chart(series=tuple(Series(str(i)) for i in range(9))),
         lambda: Chart(series=(Series("a", (0,), (1.0,)),)),
         lambda: Chart(series=(Series("a", (1,), (0.0,)),), y_scale="log10"),
         lambda: Chart(reference=0.0, y_scale="log2"),
         lambda: Chart(x_ticks=(0, 1)),
+        lambda: Chart(mark=0.0),
+        lambda: Chart(ribbon=(Choice(0, "op", 1),)),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(make) -> None:
@@ -62,3 +64,16 @@ def test_repr_and_unknown_keywords(wire) -> None:
     assert repr(chart) == "LineChart('Speedup', 1 series, 1 points)"
     with pytest.raises(ConfigError, match="width"):
         LineChart(width=3)
+
+
+def test_the_ribbon_the_mark_and_the_looks_reach_the_page(wire) -> None:
+    line = Series("int4", (1, 4), (2.0, 1.0)).styled("variant", 3, strong=True)
+    chart = LineChart(Chart((line,), mark=2.5, mark_label="here", ribbon=(Choice(1, "op", 1),), ribbon_label="path"))
+    sent = json.loads(json.dumps(chart._chart))
+    assert (sent["mark"], sent["mark_label"], sent["ribbon_label"]) == (2.5, "here", "path")
+    assert sent["ribbon"] == [{"x": 1, "label": "op", "color": 1}]
+    assert {key: sent["series"][0][key] for key in ("style", "color", "strong")} == {
+        "style": "variant",
+        "color": 3,
+        "strong": True,
+    }

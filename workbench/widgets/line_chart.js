@@ -1,5 +1,7 @@
 // Line chart: legend, read-out at the nearest x, reference line; new points appear as they come.
 
+const GREY = new Set(["estimated", "bound"]);
+
 class ChartView {
   constructor(model, el) {
     this.model = model;
@@ -47,7 +49,9 @@ class ChartView {
       ...series,
       place,
       points: pointsOf(series),
-      color: series.style === "estimated" ? "var(--wb-fg2)" : `var(--wb-c${(series.color ?? place) % 6})`,
+      shape: series.color ?? place,
+      color: GREY.has(series.style) ? "var(--wb-fg2)" : `var(--wb-c${(series.color ?? place) % 6})`,
+      look: `wb-${series.style}${series.strong ? " wb-strong" : ""}`,
     }));
     this.title.textContent = chart.title;
     this.title.hidden = !chart.title;
@@ -73,8 +77,8 @@ class ChartView {
       };
       const swatch = make("svg:svg", { width: 26, height: 12, "aria-hidden": "true", style: `color:${line.color}` });
       swatch.append(
-        make("svg:line", { x1: 0, x2: 26, y1: 6, y2: 6, class: `wb-line wb-${line.style}` }),
-        make("svg:path", { d: markerPath(line.place, 13, 6, 4), class: `wb-point wb-${line.style}` }),
+        make("svg:line", { x1: 0, x2: 26, y1: 6, y2: 6, class: `wb-line ${line.look}` }),
+        make("svg:path", { d: markerPath(line.shape, 13, 6, 4), class: `wb-point ${line.look}` }),
       );
       const name = line.style === "estimated" ? `${line.name} (estimate)` : line.name;
       const pressed = String(!this.hidden.has(line.name));
@@ -86,7 +90,9 @@ class ChartView {
   drawPlot(width, height) {
     const lines = this.visible();
     const { chart } = this;
-    const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, height - MARGIN.bottom];
+    const below = MARGIN.bottom + ribbonRoom(chart);
+    const [left, right, top, bottom] = [MARGIN.left, width - MARGIN.right, MARGIN.top, height - below];
+    this.frame = { left, right, top, bottom };
     this.xs = [...new Set(lines.flatMap((line) => line.points.map((point) => point.x)))].sort((a, b) => a - b);
     const points = lines.flatMap((line) => line.points);
     const [least, most] = [Math.min(...points.map(({ y }) => y)), Math.max(...points.map(({ y }) => y))];
@@ -105,12 +111,13 @@ class ChartView {
     this.known = new Set();
     this.svg.replaceChildren(
       ...this.gridParts(left, right, top, bottom),
-      ...this.referenceParts(left, right),
+      ...(this.empty.hidden ? ruleParts(chart, this.x, this.y, this.frame) : []),
+      ...ribbonParts(chart, this.x, this.frame),
       this.guide,
-      ...lines.filter((line) => line.style === "estimated").flatMap((line) => this.lineParts(line, known)),
-      ...lines.filter((line) => line.style !== "estimated").flatMap((line) => this.lineParts(line, known)),
+      ...lines.filter((line) => GREY.has(line.style)).flatMap((line) => this.lineParts(line, known)),
+      ...lines.filter((line) => !GREY.has(line.style)).reverse().flatMap((line) => this.lineParts(line, known)),
+      ...(this.empty.hidden ? ruleNames(chart, this.x, this.y, this.frame) : []),
     );
-    this.frame = { top, bottom };
     this.read(this.shown ?? null);
   }
 
@@ -119,27 +126,18 @@ class ChartView {
     const ticks = this.empty.hidden ? this.y.ticks : [];
     const parts = ticks.flatMap((value) => [
       make("svg:line", { class: "wb-gridline", x1: left, x2: right, y1: this.y.at(value), y2: this.y.at(value) }),
-      make("svg:text", { x: left - 8, y: this.y.at(value), dy: "0.35em", "text-anchor": "end", text: this.format(value) }),
+      make("svg:text", { x: left - 8, y: this.y.at(value), dy: "0.35em", "text-anchor": "end", text: this.tick(value) }),
     ]);
+    const base = bottom + ribbonRoom(chart);
     for (const value of this.x.ticks) {
       parts.push(make("svg:line", { class: "wb-axis", x1: this.x.at(value), x2: this.x.at(value), y1: bottom, y2: bottom + 5 }));
-      parts.push(make("svg:text", { x: this.x.at(value), y: bottom + 18, "text-anchor": "middle", text: formatNumber(value, 6) }));
+      parts.push(make("svg:text", { x: this.x.at(value), y: base + 18, "text-anchor": "middle", text: formatNumber(value, 6) }));
     }
     parts.push(make("svg:line", { class: "wb-axis", x1: left, x2: right, y1: bottom, y2: bottom }));
-    parts.push(make("svg:text", { class: "wb-axis-name", x: (left + right) / 2, y: bottom + 38, "text-anchor": "middle", text: chart.x_label }));
+    parts.push(make("svg:text", { class: "wb-axis-name", x: (left + right) / 2, y: base + 38, "text-anchor": "middle", text: chart.x_label }));
     const turned = `translate(12,${(top + bottom) / 2}) rotate(-90)`;
     parts.push(make("svg:text", { class: "wb-axis-name", transform: turned, "text-anchor": "middle", text: chart.y_label }));
     return parts;
-  }
-
-  referenceParts(left, right) {
-    const { reference, reference_label: label } = this.chart;
-    if (reference === null || !this.empty.hidden) return [];
-    const y = this.y.at(reference);
-    return [
-      make("svg:line", { class: "wb-reference", x1: left, x2: right, y1: y, y2: y }),
-      make("svg:text", { class: "wb-reference-name", x: right, y: y - 6, "text-anchor": "end", text: label }),
-    ];
   }
 
   lineParts(line, known) {
@@ -151,8 +149,9 @@ class ChartView {
       open = y !== null;
     });
     const style = `color:${line.color}`;
-    const parts = [make("svg:path", { class: `wb-line wb-${line.style}`, d: path, style })];
-    const inPlot = (value) => clamp(this.y.at(value), MARGIN.top, this.model.get("height") - MARGIN.bottom);
+    const parts = [make("svg:path", { class: `wb-line ${line.look}`, d: path, style })];
+    if (line.style === "bound") return parts;
+    const inPlot = (value) => clamp(this.y.at(value), this.frame.top, this.frame.bottom);
     for (const { x, y, low, high } of line.points) {
       const [px, py] = [this.x.at(x), this.y.at(y)];
       if (low != null && high != null) {
@@ -161,10 +160,15 @@ class ChartView {
       const key = `${line.name}\n${x}`;
       this.known.add(key);
       const fresh = known && !known.has(key) ? " wb-fresh" : "";
-      const marker = { class: `wb-point wb-${line.style}${fresh}`, d: markerPath(line.place, px, py), style };
+      const marker = { class: `wb-point ${line.look}${fresh}`, d: markerPath(line.shape, px, py, line.strong ? 5.5 : 4.5), style };
       parts.push(make("svg:path", { ...marker, "data-series": line.name, "data-x": x, "data-y": y }));
     }
     return parts;
+  }
+
+  /** A tick's text; on an axis of powers of two, those below one as fractions. */
+  tick(value) {
+    return this.chart.y_scale === "log2" && value < 1 ? `1/${formatNumber(1 / value)}${this.chart.y_suffix}` : this.format(value);
   }
 
   format(value) {
@@ -177,6 +181,9 @@ class ChartView {
       const [first, last] = [line.points[0], line.points[line.points.length - 1]];
       return `${line.name}: ${this.format(first.y)} at ${first.x} to ${this.format(last.y)} at ${last.x}`;
     });
+    if (chart.mark !== null) parts.push(`${chart.mark_label} (${formatNumber(chart.mark)})`);
+    const pieces = ribbonPieces(chart.ribbon, this.x, this.frame);
+    if (pieces.length) parts.push(`${chart.ribbon_label}: ${pieces.map((piece) => `${piece.label} ${between(piece.xs)}`).join(", ")}`);
     return [`Chart of ${chart.title || chart.y_label} by ${chart.x_label}`, ...parts, "Left and right arrow keys read the points"].join(". ");
   }
 
@@ -198,7 +205,10 @@ class ChartView {
       const dot = make("span", { class: "wb-dot", style: `background:${line.color}` });
       return make("tr", {}, make("td", {}, dot, name), make("td", { text: this.format(point.y) }), make("td", { text: point.detail }));
     });
-    this.tip.replaceChildren(make("b", { text: `${this.chart.x_label} ${formatNumber(value, 6)}` }), make("table", {}, ...rows));
+    const choice = this.chart.ribbon.find(({ x }) => x === value);
+    const chosen = choice ? make("div", { text: `${this.chart.ribbon_label}: ${choice.label}` }) : null;
+    const head = make("b", { text: `${this.chart.x_label} ${formatNumber(value, 6)}` });
+    this.tip.replaceChildren(...[head, chosen, make("table", {}, ...rows)].filter(Boolean));
     placeTip(this.tip, this.plot, at, Math.min(...hits.map(([, point]) => this.y.at(point.y))));
   }
 
@@ -216,7 +226,7 @@ class ChartView {
     if (step === undefined) return this.read(null);
     const at = this.xs.indexOf(this.shown);
     this.read(this.xs[at < 0 ? 0 : clamp(at + step, 0, this.xs.length - 1)]);
-    this.live.textContent = [...this.tip.querySelectorAll("b, tr")].map((node) => [...(node.children.length ? node.children : [node])].map((part) => part.textContent).join(" ")).join(", ");
+    this.live.textContent = [...this.tip.querySelectorAll("b, div, tr")].map((node) => [...(node.children.length ? node.children : [node])].map((part) => part.textContent).join(" ")).join(", ");
   }
 
   listNumbers() {
@@ -233,6 +243,10 @@ class ChartView {
       const name = line.style === "estimated" ? `${line.name} (estimate)` : line.name;
       return make("tr", {}, make("th", { scope: "row", text: name }), ...xs.map(cell));
     });
+    if (chart.ribbon.length) {
+      const chosen = new Map(chart.ribbon.map(({ x, label }) => [x, label]));
+      rows.push(make("tr", {}, make("th", { scope: "row", text: chart.ribbon_label }), ...xs.map((x) => make("td", { text: chosen.get(x) ?? "–" }))));
+    }
     this.table.replaceChildren(head, ...rows);
   }
 

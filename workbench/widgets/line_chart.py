@@ -12,7 +12,9 @@ import traitlets
 from workbench.errors import ConfigError
 from workbench.widgets.component import Component, bundle
 
-MAX_SERIES = 6
+MAX_SERIES = 8
+Scale = Literal["linear", "log2", "log10"]
+LineStyle = Literal["measured", "variant", "estimated", "bound"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class Series:
         low: Lower ends of the spread (for instance the first quartile), or empty.
         high: Upper ends of the spread, or empty.
         detail: A text for each point's read-out (for instance "0.81 ms, 30 runs"), or empty.
-        style: "measured", or "estimated" (dashed, grey and named an estimate).
-        color: Place in the palette, 0 to 5; None takes the series' own place.
+        style: "measured", "variant" (of a measured one: dashed), "estimated" (dashed, grey and named an estimate), or
+            "bound" (what cannot be passed: dotted, grey, without markers).
+        color: Place in the palette, 0 to 5, and of the marker's shape; None takes the series' own place.
+        strong: Whether it is what the chart is about: a thicker line on top of the others.
     """
 
     name: str
@@ -36,8 +40,9 @@ class Series:
     low: tuple[float | None, ...] = ()
     high: tuple[float | None, ...] = ()
     detail: tuple[str, ...] = ()
-    style: Literal["measured", "estimated"] = "measured"
+    style: LineStyle = "measured"
     color: int | None = None
+    strong: bool = False
 
     def __post_init__(self) -> None:
         """Refuse ragged or infinite data.
@@ -56,6 +61,10 @@ class Series:
                     f"Series {self.name!r}: {name} holds {bad[0]}.", allowed="finite numbers, or None in y"
                 )
 
+    def styled(self, style: LineStyle, color: int | None = None, *, strong: bool = False) -> Series:
+        """Return the series in another look."""
+        return dataclasses.replace(self, style=style, color=color, strong=strong)
+
     def with_point(self, x: float, y: float, low: float | None, high: float | None, detail: str) -> Series:
         """Return the series with a point added (or replaced) at x, kept in the order of x."""
         count = len(self.x)
@@ -73,11 +82,26 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What was chosen at one place of the x axis: a piece of the ribbon under the plot.
+
+    Attributes:
+        x: Position.
+        label: What was chosen.
+        color: Place in the palette, 0 to 5.
+    """
+
+    x: float
+    label: str
+    color: int
+
+
+@dataclass(frozen=True)
 class Chart:
     """What a line chart shows.
 
     Attributes:
-        series: The lines, at most six.
+        series: The lines, at most eight; the first is drawn on top.
         title: Title.
         subtitle: A line under it: device, dtype, how it was measured.
         x_label: Name of the x axis.
@@ -88,6 +112,10 @@ class Chart:
         y_suffix: Unit after each value, for instance "x" or " ms".
         reference: y of a reference line, for instance 1.0, or None.
         reference_label: What the line is, for instance "bf16".
+        mark: x of a vertical line, for instance where two series cross, or None.
+        mark_label: What it is.
+        ribbon: What was chosen at each x; neighbours with the same label become one piece.
+        ribbon_label: What the ribbon tells, for instance "path".
         x_ticks: Ticks of the x axis, known before they are measured; empty takes the series' own.
         empty: Text while there are no points.
     """
@@ -98,11 +126,15 @@ class Chart:
     x_label: str = ""
     y_label: str = ""
     x_scale: Literal["log2", "linear"] = "log2"
-    y_scale: Literal["linear", "log2", "log10"] = "linear"
+    y_scale: Scale = "linear"
     y_from_zero: bool = True
     y_suffix: str = ""
     reference: float | None = None
     reference_label: str = ""
+    mark: float | None = None
+    mark_label: str = ""
+    ribbon: tuple[Choice, ...] = ()
+    ribbon_label: str = ""
     x_ticks: tuple[float, ...] = ()
     empty: str = "Nothing measured yet."
 
@@ -115,7 +147,8 @@ class Chart:
         names = [series.name for series in self.series]
         if len(names) > MAX_SERIES or len(set(names)) < len(names):
             raise ConfigError(f"A chart cannot show the series {names}.", allowed=f"up to {MAX_SERIES}, names unique")
-        xs = [*self.x_ticks, *(x for series in self.series for x in series.x)]
+        xs = [*self.x_ticks, *(x for series in self.series for x in series.x), *(choice.x for choice in self.ribbon)]
+        xs += [] if self.mark is None else [self.mark]
         ys = [y for series in self.series for y in (*series.y, *series.low, *series.high) if y is not None]
         ys += [] if self.reference is None else [self.reference]
         if self.x_scale == "log2" and min(xs, default=1) <= 0:
@@ -136,7 +169,7 @@ class LineChart(Component):
         traits: Initial values of traits.
     """
 
-    _esm = bundle("shared.js", "line_chart_scales.js", "line_chart.js")
+    _esm = bundle("shared.js", "line_chart_scales.js", "line_chart_ribbon.js", "line_chart.js")
     _css = bundle("theme.css", "line_chart.css")
     _chart = traitlets.Dict().tag(sync=True)
     height = traitlets.Int(260, min=120, max=2000).tag(sync=True)

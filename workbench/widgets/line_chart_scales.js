@@ -1,6 +1,6 @@
 // Scales, ticks and marker shapes of the line chart.
 
-const MARGIN = { left: 56, right: 18, top: 14, bottom: 44 };
+const MARGIN = { left: 68, right: 18, top: 14, bottom: 44 };
 
 const TRANSFORMS = { linear: (v) => v, log2: Math.log2, log10: Math.log10 };
 

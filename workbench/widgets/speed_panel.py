@@ -1,105 +1,134 @@
-"""The speedup of int4 over dense by batch size, measured live on this machine."""
+"""The speed of int4, of each of its paths and of dense by batch size, measured live on this machine."""
 
 from __future__ import annotations
 
-from workbench.measure.speed import crossover, environment, speedups
+from typing import cast
+
+from workbench.jobs import Job
+from workbench.measure.speed import DTYPES, crossover, speedups
 from workbench.records import SpeedPoint
-from workbench.session import DEFAULT_BATCH_SIZES, Event, Session
+from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.facts import Facts
-from workbench.widgets.line_chart import Chart, LineChart, Series
+from workbench.widgets.facts import Fact, Facts, Tone
+from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.line_chart import LineChart
 from workbench.widgets.panel import Panel, row
+from workbench.widgets.speed_chart import View, speed_chart
+
+BATCH_SIZES = (1, 4, 16, 64, 256, 1024)
+_BUDGET_S = 0.15  # seconds of timed calls for each point: half of what the command takes
+_VIEWS: tuple[tuple[View, str], ...] = (("speedup", "speedup"), ("time", "time"), ("share", "roofline"))
+_VIEW = Field(
+    "view", "Chart", "segments", _VIEWS, "Dense time over each time, the times, or how near they are to the roofline"
+)
+_DTYPE = Field(
+    "dtype", "Activations", "segments", tuple((name, name) for name in DTYPES), "dtype of the activations and of dense"
+)
+_COMPILED = Field(
+    "compiled", "torch.compile too", "switch", (), "Measures int4 and dense compiled too: takes half a minute more"
+)
 
 
 class SpeedPanel(Panel):
-    """Dense time over int4 time: above 1, int4 is faster."""
+    """Controls, chart and verdict; points appear as they are measured."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.chart = LineChart(_chart(session, ()), on_error=on_error)
+        values: dict[str, Value] = {"view": "speedup", "dtype": "bfloat16", "compiled": False}
+        self.form = Form((_VIEW, _DTYPE, _COMPILED), values, on_error=on_error, inline=True)
+        self.chart = LineChart(on_error=on_error, height=320)
         self.commands = Commands(
-            [Command("measure", "Measure speed", "Time int4 and dense at each batch size, a few seconds", "primary")],
+            [
+                Command("measure", "Measure speed", "Time every path and dense at each batch size", "primary"),
+                Command("stop", "Stop measuring", "Keep the points measured so far", enabled=False),
+            ],
             on_error=on_error,
         )
-        self.verdict = Facts(on_error=on_error, notes=["Not measured yet."])
-        super().__init__(session, on_error, [self.chart, row(self.commands, self.verdict, grow=self.verdict)])
+        self.verdict = Facts(on_error=on_error)
+        controls = row(self.form, self.commands, grow=self.form)
+        super().__init__(session, on_error, [controls, self.chart, self.verdict])
+        self._job: Job | None = None
+        self._show()
+        self.form.on_change(self._changed)
         self.commands.on_command(self._run)
 
     def on_event(self, event: Event) -> None:
-        """Add a point as soon as it is measured."""
+        """Add points as soon as they are measured."""
         if event.kind == "speed":
-            self.chart.show(_chart(self.session, self.session.speed))
-            self._show_verdict()
+            self._show()
         elif event.kind == "job" and event.data.label.startswith("Speed of"):
-            self.chart.busy = not event.data.finished
-            if event.data.state == "running" and not self.session.speed:
-                self.chart.show(_chart(self.session, ()))
+            self._follow(event.data)
+
+    def _follow(self, job: Job) -> None:
+        if job.state == "running" and self._job is not job:
+            self._show()  # without the points of the run before
+        self._job = job
+        if self.chart.busy == job.finished:
+            self.chart.busy = not job.finished
+            self.commands.enable(measure=job.finished, stop=not job.finished)
+
+    def _changed(self, field: str, value: Value) -> None:
+        if field != "compiled":
+            self._show()
 
     def _run(self, command: str) -> str:
-        self.session.measure_speed()
+        if command == "stop":
+            if self._job is not None:
+                self._job.cancel()
+            return "stopping at the next call"
+        values = self.form.values
+        self.session.measure_speed(
+            batch_sizes=BATCH_SIZES, dtypes=[values["dtype"]], compiled=values["compiled"], budget_s=_BUDGET_S
+        )
         return ""
 
-    def _show_verdict(self) -> None:
-        points = self.session.speed
-        lines = []
-        for device in dict.fromkeys(point.device for point in points):
-            ratios = speedups(points, device=device)
-            if ratios:
-                lines.append(_verdict(device, ratios))
-        if lines:
-            self.verdict.notes = lines
+    def _show(self) -> None:
+        device = self._choose_device()
+        dtype, view = str(self.form.values["dtype"]), cast(View, self.form.values["view"])
+        points = [p for p in self.session.speed if p.device == device and p.dtype == dtype]
+        empty = "Press Measure speed: int4, its paths and dense are timed on this machine."
+        if self.session.speed and not points:
+            empty = f"{dtype} is not measured yet: press Measure speed."
+        self.chart.show(speed_chart(points, view, dtype=dtype, x_ticks=BATCH_SIZES, empty=empty))
+        self.verdict.show(
+            self._facts(points, device, dtype),
+            verdict=said(points, dtype) if points else "Not measured yet.",
+            notes=self.session.speed_notes if points else [],
+        )
+
+    def _choose_device(self) -> str:
+        """Return the device on show; a control to change it is there once two were measured."""
+        devices = list(dict.fromkeys(point.device for point in self.session.speed)) or ["cpu"]
+        device = str(self.form.values.get("device", devices[0]))
+        if len(devices) > 1 and "device" not in self.form.values:
+            choice = Field("device", "Device", "segments", tuple((name, name) for name in devices))
+            self.form.set_fields((_VIEW, choice, _DTYPE, _COMPILED), {**self.form.values, "device": device})
+        return device if device in devices else devices[0]
+
+    def _facts(self, points: list[SpeedPoint], device: str, dtype: str) -> list[Fact]:
+        ratios = speedups(points, dtype)
+        roof = self.session.rooflines.get(device)
+        facts = []
+        for batch in sorted({min(ratios), max(ratios)}) if ratios else []:
+            ours = next(point for point in points if point.batch == batch and point.name == "int4")
+            tone: Tone = "good" if ratios[batch] >= 1 else "warn"
+            facts.append(Fact(f"Batch {batch}", f"{ratios[batch]:.2f}× dense", f"by {ours.chosen_path}", tone))
+        if points and roof is not None and dtype in roof.matmul_gflop_per_s:
+            facts.append(Fact("Memory", f"{roof.bandwidth_gb_per_s:.3g} GB/s", "copying or reading, at best"))
+            rate = roof.matmul_gflop_per_s[dtype]
+            text = f"{rate / 1e3:.3g} TFLOP/s" if rate >= 1e3 else f"{rate:.3g} GFLOP/s"
+            facts.append(Fact("Matmul", text, f"{dtype}, at best"))
+        return facts
 
 
-def _verdict(device: str, ratios: dict[int, float]) -> str:
-    first = min(ratios)
-    cross = crossover(ratios)
-    found = f"{device}: int4 is {ratios[first]:.2f}× dense bfloat16 at batch {first}"
+def said(points: list[SpeedPoint], dtype: str) -> str:
+    """Say in a line where int4 is faster than dense."""
+    ratios = speedups(points, dtype)
+    if not ratios:
+        return "Without dense there is nothing to compare with."
+    first, last, cross = min(ratios), max(ratios), crossover(ratios)
     if cross is None:
-        return f"{found}, and faster at every batch size measured so far (up to {max(ratios)})."
-    return f"{found}; dense is faster from a batch of about {cross:.0f}."
-
-
-def _chart(session: Session, points: list[SpeedPoint] | tuple[()]) -> Chart:
-    series = tuple(
-        _series(device, [point for point in points if point.device == device])
-        for device in dict.fromkeys(point.device for point in points)
-    )
-    if points:
-        shape, group = f"{points[0].n} × {points[0].k}", points[0].group_size
-        where = environment(points[0].device)
-        name = points[0].device_name
-        subtitle = (
-            f"{shape}, group size {group}, bfloat16 · {name}, {where.threads} threads, torch {where.torch_version}"
-        )
-    else:
-        subtitle = "dense bfloat16 time over int4 time, same layer, same machine, calls in turn"
-    return Chart(
-        series=series,
-        title="Speedup of int4 by batch size",
-        subtitle=subtitle,
-        x_label="batch size (rows of activations)",
-        y_label="speedup over dense",
-        y_suffix="×",
-        reference=1.0,
-        reference_label="dense bfloat16",
-        x_ticks=tuple(float(batch) for batch in DEFAULT_BATCH_SIZES),
-        empty="Press Measure speed: int4 and dense are timed on this machine.",
-    )
-
-
-def _series(device: str, points: list[SpeedPoint]) -> Series:
-    dense = {point.batch: point for point in points if point.path == "dense"}
-    line = Series(f"int4 on {device}")
-    for point in points:
-        base = dense.get(point.batch)
-        if point.path != "int4" or base is None:
-            continue
-        detail = f"int4 {point.time_ms:.3g} ms, dense {base.time_ms:.3g} ms, {point.runs} runs"
-        line = line.with_point(
-            float(point.batch),
-            base.time_ms / point.time_ms,
-            base.p10_ms / point.p90_ms,
-            base.p90_ms / point.p10_ms,
-            detail,
-        )
-    return line
+        return f"int4 is at least as fast as dense {dtype} at every batch size measured, {first} to {last}."
+    if cross == first:
+        return f"dense {dtype} is faster from batch {first} on."
+    return f"int4 is faster than dense {dtype} up to a batch of about {cross:.0f}."
