@@ -7,16 +7,15 @@ bits: w = (code - 8) * scale + zero, in float32, rounded once.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workbench.affine import QuantizedWeight
+from workbench.cuda_paths import dequantize_tiles
 from workbench.native import native_kernels
 from workbench.packed import PackedWeight
-from workbench.packing import Layout, unpack
 
 # A block's bytes: with 8 MB (1024 rows of 4096) the dense kernels of a CPU are as fast as with the whole weight, with 4
 # they are half as fast at some batches; on a GPU a launch must be worth it.
@@ -76,17 +75,32 @@ def iter_blocks(weight: PackedWeight, dtype: torch.dtype) -> Iterator[tuple[slic
     """
     n, (n_padded, k) = weight.out_features, weight.padded
     step = block_rows(weight.packed.device, k, dtype)
-    scratch = None
-    if weight.layout is not None and weight.layout.kind == "cpu":
-        scratch = _scratch(weight.packed.device, k, min(step, n_padded), dtype)
+    fill = _filler(weight, k, min(step, n_padded), dtype)
     for first in range(0, n, step):
         rows = min(step, n - first)
-        if scratch is None:
-            yield slice(first, first + rows), _rows_of(weight, first, min(step, n_padded - first), dtype)[:rows].t()
-        else:
-            block = scratch[:, : min(step, n_padded - first)]
-            _fill(block, weight, first)
-            yield slice(first, first + rows), block[:, :rows]
+        yield slice(first, first + rows), fill(first, min(step, n_padded - first))[:, :rows]
+
+
+def _filler(weight: PackedWeight, k: int, rows: int, dtype: torch.dtype) -> Callable[[int, int], Tensor]:
+    """Return what dequantizes (first row, number of rows) to [K, rows], always in the same scratch of `rows` rows."""
+    layout = weight.layout
+    if layout is None:
+        return lambda first, count: _rows_of(weight, first, count, dtype).t()
+    if layout.kind == "cpu":
+        scratch = _scratch(weight.packed.device, k, rows, dtype)
+
+        def fill_cpu(first: int, count: int) -> Tensor:
+            _fill(scratch[:, :count], weight, first)
+            return scratch[:, :count]
+
+        return fill_cpu
+    tiles = torch.empty(rows, k, dtype=dtype, device=weight.packed.device)
+
+    def fill_tiles(first: int, count: int) -> Tensor:
+        parts = (weight.packed, weight.scales_and_zeros, weight.group_size, layout)
+        return dequantize_tiles(*parts, first, tiles[:count]).t()
+
+    return fill_tiles
 
 
 def block_rows(device: torch.device, k: int, dtype: torch.dtype) -> int:
@@ -156,24 +170,7 @@ def _spread(bytes_: Tensor, scales_and_zeros: Tensor, halves: bool, out: Tensor)
 
 
 def _rows_of(weight: PackedWeight, first: int, rows: int, dtype: torch.dtype) -> Tensor:
-    """Return rows of a weight in any other layout, [rows, K]."""
-    if weight.layout is None:
-        part = slice(first, first + rows)
-        codes = PackedWeight(
-            weight.packed[part],
-            weight.scales_and_zeros[:, part],
-            None,
-            rows,
-            weight.in_features,
-            weight.group_size,
-        )
-        return codes.quantized().dequantize(dtype)
-    return _rows_of_tiles(weight, weight.layout, first, rows, dtype)
-
-
-def _rows_of_tiles(weight: PackedWeight, layout: Layout, first: int, rows: int, dtype: torch.dtype) -> Tensor:
-    """Return rows of a GPU layout by plain operations, [rows, K_padded]."""
-    tiles = weight.packed[first // 8 : (first + rows) // 8]  # 8 rows to an index, on ROCm too
-    codes = unpack(tiles, layout, rows, weight.padded[1])
-    scale, zero = (weight.scales_and_zeros[:, first : first + rows, i].t() for i in (0, 1))
-    return QuantizedWeight(codes, scale, zero, weight.group_size, "float").dequantize(dtype)
+    """Return rows of a weight in no layout, [rows, K]."""
+    part = slice(first, first + rows)
+    parts = (weight.packed[part], weight.scales_and_zeros[:, part])
+    return PackedWeight(*parts, None, rows, weight.in_features, weight.group_size).quantized().dequantize(dtype)

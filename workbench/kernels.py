@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import workbench
+from workbench.cuda_paths import has_fused_path, tiles_note
 from workbench.dequantize import blockwise_gradient, blockwise_linear
 from workbench.errors import KernelError
 from workbench.machine import device_capability, device_name
@@ -23,6 +24,7 @@ from workbench.native import native_kernels, native_note
 from workbench.packed import INT4_OPS, PackedWeight, has_kernel, readable_layout
 from workbench.packing import Layout
 from workbench.paths import PathName, PathTable, choose_path, load_table
+from workbench.triton_kernels import fused_linear
 
 MAX_ELEMENTS_PER_CALL = 2**31 - 1  # the CPU op's offsets are 32-bit: larger weights are split along N
 _SPLIT_ROWS = 64  # a multiple of every CPU layout's block of N
@@ -60,7 +62,8 @@ def available_paths(device: torch.device | str, layout: Layout | None = None) ->
     if not has_kernel(device):
         return ("dequantize",)
     if device.type != "cpu":
-        return ("op", "dequantize")
+        layout = layout or readable_layout(device.type, 8)
+        return ("op", "fused", "dequantize") if has_fused_path(device, layout) else ("op", "dequantize")
     native = native_kernels()
     layout = layout or readable_layout("cpu", 8)
     return ("op", "fused", "dequantize") if native and native.fits(layout) else ("op", "dequantize")
@@ -126,7 +129,7 @@ def device_note(device: torch.device | str) -> str:
     if not has_kernel(device):
         return f"{device.type} has no int4 op here ({', '.join(INT4_OPS)} have): weights are dequantized at every call"
     if device.type != "cpu":
-        return f"int4 op of {device.type}, bfloat16 inside; large batches dequantized in blocks"
+        return f"int4 op of {device.type}, bfloat16 inside; large batches {tiles_note(device)}"
     return f"int4 op of cpu, bfloat16 inside; {native_note()}"
 
 
@@ -171,13 +174,21 @@ def _forward(rows: Tensor, weight: PackedWeight, path: PathName | None) -> Tenso
 
 
 def _op_path(rows: Tensor, weight: PackedWeight) -> Tensor:
-    n_padded, k_padded = weight.padded
+    result = _call_op(_widened(rows, weight), weight.packed, weight.scales_and_zeros, weight.group_size)
+    return _narrowed(result, rows, weight)
+
+
+def _widened(rows: Tensor, weight: PackedWeight) -> Tensor:
+    """Return rows as the kernels take them: bfloat16 [M, K_padded], contiguous."""
     inside = rows if rows.dtype == torch.bfloat16 else rows.to(torch.bfloat16)
-    if k_padded != weight.in_features:
-        inside = functional.pad(inside, (0, k_padded - weight.in_features))
-    assert weight.layout is not None
-    result = _call_op(inside.contiguous(), weight.packed, weight.scales_and_zeros, weight.group_size)
-    if n_padded != weight.out_features:
+    if missing := weight.padded[1] - weight.in_features:
+        inside = functional.pad(inside, (0, missing))
+    return inside.contiguous()
+
+
+def _narrowed(result: Tensor, rows: Tensor, weight: PackedWeight) -> Tensor:
+    """Return a kernel's result [M, N_padded] as the caller wants it: [M, N] in rows' dtype."""
+    if weight.padded[0] != weight.out_features:
         result = result[:, : weight.out_features].contiguous()
     return result if rows.dtype == torch.bfloat16 else result.to(rows.dtype)
 
@@ -197,6 +208,10 @@ def _call_op(x: Tensor, packed: Tensor, scales_and_zeros: Tensor, group_size: in
 
 
 def _fused_path(rows: Tensor, weight: PackedWeight) -> Tensor:
+    if rows.device.type != "cpu":
+        assert weight.layout is not None and weight.layout.inner_k_tiles is not None
+        parts = (weight.packed, weight.scales_and_zeros, weight.group_size, weight.layout.inner_k_tiles)
+        return _narrowed(fused_linear(_widened(rows, weight), *parts), rows, weight)
     native = native_kernels()
     assert native is not None
     inside = rows.to(torch.float32) if rows.dtype == torch.float64 else rows
