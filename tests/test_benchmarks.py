@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import import_time, int4_linear, memory, packing, report, solver_models, solvers
+from benchmarks import dequantize, import_time, int4_linear, memory, packing, report, solver_models, solvers
 from benchmarks.report import Goal, Report, finish, options, ratio, table, time_row
+from workbench.paths import PATHS
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 BENCHMARKS = {
@@ -20,7 +21,8 @@ BENCHMARKS = {
         ["--group-sizes", "128", "--windows", "2", "--sequences", "1", "--layers", "1", "--hidden", "64"],
     ),
     "packing": (packing, ["-n", "64", "-k", "64", "--budget", "0"]),
-    "int4_linear": (int4_linear, ["-n", "64", "-k", "64", "--batch-sizes", "1", "3", "--budget", "0"]),
+    "int4_linear": (int4_linear, ["-n", "64", "-k", "64", "--batch-sizes", "1", "16", "128", "512", "--budget", "0"]),
+    "dequantize": (dequantize, ["-n", "128", "-k", "128", "--budget", "0"]),
     "import_time": (import_time, ["--rounds", "1"]),
 }
 TIMES = {"time_ms", "p10_ms", "p90_ms", "runs"}
@@ -134,21 +136,26 @@ def test_every_path_of_the_linear_layer_is_measured_at_every_batch_size_and_dtyp
     rows = run("int4_linear", tmp_path)["rows"]
     assert {(row["dtype"], row["batch"], row["path"]) for row in rows} == {
         (dtype, batch, path)
-        for dtype in ("bfloat16", "float32", "float16")
-        for batch in (1, 3)
-        for path in ("int4", "bare op", "dense")
+        for dtype, paths in {
+            "bfloat16": ("int4", "bare op", "dense"),
+            "float32": ("int4", "dense"),
+            "float16": ("int4", "dense"),
+        }.items()
+        for batch in (1, 16, 128, 512)
+        for path in paths
     }
+    assert {row["takes"] for row in rows if row["path"] == "int4"} <= set(PATHS)
 
 
 @pytest.mark.parametrize("dtype", int4_linear.DTYPES)
 def test_the_paths_of_the_linear_layer_give_the_same_product(dtype):
     weight = report.llm_like_weight(64, 128)
     x = torch.randn(3, 128).to(int4_linear.DTYPES[dtype])
-    paths = int4_linear._paths(weight, 64, int4_linear.DTYPES[dtype])
+    paths = int4_linear._paths(weight, 64, dtype)
     results = {path: [function(x) for function in functions] for path, functions in paths.items()}
     for path, found in results.items():
         assert len(found) > 1 and all(torch.equal(one, found[0]) and one.dtype == x.dtype for one in found), path
-    assert torch.allclose(results["int4"][0], results["bare op"][0], atol=0.02, rtol=0.02)
+    assert "bare op" not in paths or torch.allclose(results["int4"][0], results["bare op"][0], atol=0.02, rtol=0.02)
     assert torch.allclose(results["int4"][0], results["dense"][0], atol=0.3)
 
 
