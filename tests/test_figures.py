@@ -81,6 +81,8 @@ def every_figure(theme):
     return [
         speedup_figure([*pair(1, 1.0, 2.0), *pair(4, 2.0, 1.0)], theme=theme),
         latency_figure(pair(1, 1.0, 2.0), theme=theme),
+        speedup_figure(every_path(), theme=theme),
+        latency_figure(every_path(), theme=theme),
         *(error_map_figure(error_map(weight, quantized, metric=metric), theme=theme) for metric in METRICS),
         histogram_figure(histogram(weight, quantized), theme=theme),
         convergence_figure(TRACE, theme=theme),
@@ -158,7 +160,7 @@ def test_speedup_is_dense_over_int4_with_its_band():
     assert figure.layout.xaxis.type == "log"
     assert list(figure.layout.xaxis.tickvals) == [1, 4]
     assert figure.layout.xaxis.range[0] < 0 < math.log10(4) < figure.layout.xaxis.range[1]
-    assert [(shape.y0, shape.y1) for shape in figure.layout.shapes] == [(1, 1)]
+    assert [(shape.y0, shape.y1) for shape in figure.layout.shapes if shape.xref != "x"] == [(1, 1)]
     assert "CPU of a test (cpu)" in figure.layout.title.subtitle.text
     assert "96 × 64, group size 32, bfloat16" in figure.layout.title.subtitle.text
 
@@ -166,13 +168,72 @@ def test_speedup_is_dense_over_int4_with_its_band():
 def test_latency_draws_each_path_with_its_percentiles():
     figure = latency_figure([*pair(1, 1.0, 3.0), *pair(4, 2.0, 3.5)])
     found = {line.name: line for line in lines(figure)}
-    assert set(found) == {"int4 on cpu", "dense on cpu"}
-    assert list(found["int4 on cpu"].y) == [1.0, 2.0]
-    assert list(found["dense on cpu"].y) == [3.0, 3.5]
+    assert set(found) == {"int4", "dense"}
+    assert list(found["int4"].y) == [1.0, 2.0]
+    assert list(found["dense"].y) == [3.0, 3.5]
     assert list(bands(figure)[0].y) == pytest.approx([1.2, 2.4, 1.8, 0.9])
-    assert found["dense on cpu"].line.dash == "dash"
+    assert found["dense"].line.dash == "dash"
     assert figure.layout.yaxis.type == "log"
-    assert "7 runs" in found["int4 on cpu"].customdata[0]
+    assert "7 runs" in found["int4"].customdata[0]
+
+
+def every_path():
+    """Two batch sizes of all that is measured, each of which the machine could do in half a millisecond."""
+    found = []
+    for batch, chosen, times in ((1, "op", (1.0, 1.0, 4.0, 8.0, 3.0)), (64, "fused", (4.0, 8.0, 4.0, 6.0, 2.0))):
+        names = ("int4", "op", "fused", "dequantize", "dense")
+        for path, ms in zip(names, times, strict=True):
+            found.append(point(path, batch, ms, chosen_path=chosen if path == "int4" else "", roofline_share=0.5 / ms))
+    return [*found, point("int4", 1, 1.5, form="compiled", chosen_path="op")]
+
+
+def test_every_path_is_compared_with_eager_dense_under_what_the_machine_allows():
+    found = {line.name: line for line in lines(speedup_figure(every_path()))}
+    assert {name: list(line.y) for name, line in found.items()} == {
+        "int4": [3.0, 0.5],
+        "op": [3.0, 0.25],
+        "fused": [0.75, 0.5],
+        "dequantize": [0.375, pytest.approx(1 / 3)],
+        "int4 compiled": [2.0],
+        "roofline": [6.0, 4.0],
+    }
+    assert "50% of the roofline" in found["int4"].customdata[0] and "path: op" in found["int4"].customdata[0]
+    assert found["int4"].line.width > found["op"].line.width and found["roofline"].line.dash == "dot"
+    assert (
+        found["int4 compiled"].line.dash == "dashdot" and found["int4 compiled"].line.color == found["int4"].line.color
+    )
+    times = {line.name: list(line.y) for line in lines(latency_figure(every_path()))}
+    assert times["dense"] == [3.0, 2.0] and times["roofline"] == [0.5, 0.5]
+
+
+def test_the_crossover_and_the_chosen_paths_are_marked():
+    figure = speedup_figure(every_path())
+    (cross,) = [shape for shape in figure.layout.shapes if shape.type == "line" and shape.xref == "x"]
+    assert cross.x0 == pytest.approx(64 ** (2 / 2.5))
+    texts = {note.text: note for note in figure.layout.annotations}
+    assert set(texts) == {"as fast as dense", "dense is faster from about 28", "op", "fused", "path"}
+    assert texts["dense is faster from about 28"].x == pytest.approx(math.log10(cross.x0))
+    pieces = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert [(pytest.approx(piece.x0), pytest.approx(piece.x1)) for piece in pieces] == [(1 / 1.25, 8), (8, 64 * 1.25)]
+    assert all(piece.y1 < piece.y0 < 0 for piece in pieces), "under the axis"
+    assert [shape.type for shape in latency_figure(every_path()).layout.shapes] == ["rect", "rect"]
+
+
+def test_neighbours_with_the_same_path_are_one_piece():
+    points = [point("int4", batch, 1.0, chosen_path=path) for batch, path in ((1, "op"), (4, "op"), (16, "fused"))]
+    pieces = latency_figure(points).layout.shapes
+    assert [(pytest.approx(piece.x0), pytest.approx(piece.x1)) for piece in pieces] == [(1 / 1.25, 8), (8, 16 * 1.25)]
+    (single,) = latency_figure(points[:1]).layout.shapes
+    assert single.x0 < 1 < single.x1
+
+
+def test_several_series_carry_neither_crossover_nor_ribbon():
+    points = [*every_path(), *(replace(one, dtype="float32") for one in every_path())]
+    figure = speedup_figure(points)
+    assert [shape.type for shape in figure.layout.shapes] == ["line"]
+    names = {line.name for line in lines(figure)}
+    assert "int4 on cpu, bfloat16" in names and "roofline on cpu, float32" in names
+    assert len({line.line.color for line in lines(figure) if line.name.startswith("op")}) == 2
 
 
 def test_lines_say_what_tells_them_apart():
@@ -200,8 +261,8 @@ def test_times_that_cannot_be_drawn_are_left_out(bad):
     points = [*pair(1, 1.0, 2.0), point("int4", 4, bad), point("dense", 4, 1.0)]
     assert [list(line.x) for line in lines(speedup_figure(points))] == [[1]]
     assert {line.name: list(line.x) for line in lines(latency_figure(points))} == {
-        "int4 on cpu": [1],
-        "dense on cpu": [1, 4],
+        "int4": [1],
+        "dense": [1, 4],
     }
 
 

@@ -8,11 +8,14 @@ from dataclasses import astuple, dataclass
 
 import plotly.graph_objects as go
 
-from workbench.figures.style import Theme, ThemeName, faded, new_figure, say_empty, style_of
+from workbench.figures.speed_lines import COLORS, Place, add_bound, add_line, look_of
+from workbench.figures.speed_marks import MARGIN, add_ribbon, mark_crossover, mark_equal
+from workbench.figures.style import ThemeName, new_figure, say_empty, style_of
+from workbench.measure.speed_report import crossover, speedups
 from workbench.records import SpeedPoint
 
-_PATHS = {"int4": "int4", "int4_op": "int4 (bare op)", "dense": "dense"}
-_DASHES = {"int4": "solid", "int4_op": "dot", "dense": "dash"}
+_BOUND = "roofline"
+_TICKS = tuple(2.0**power for power in range(-8, 9))
 _EMPTY = "Nothing is measured yet."
 
 
@@ -35,49 +38,45 @@ class _Series:
 
 
 def speedup_figure(points: Iterable[SpeedPoint], *, theme: ThemeName = "light") -> go.Figure:
-    """Draw dense time over int4 time by batch size, with a band from the 10th and 90th percentiles of both.
+    """Draw dense time over the time of int4 and of each of its paths by batch size, under what the machine allows.
+
+    The band of int4 comes from the 10th and 90th percentiles of both times. Where all points are of one layer, dtype
+    and device, the crossover is marked, and under the plot stands which path int4 took.
 
     Args:
-        points: Measured points; batch sizes where only one of the two was measured are left out.
+        points: Measured points; batch sizes where a path or dense was not measured are left out.
         theme: "light" or "dark".
     """
     style = style_of(theme)
     measured = _measured(points)
     figure = new_figure(style, "Speedup of int4 by batch size", _where(measured))
-    batches: set[int] = set()
     groups = _by_series(measured)
+    drawn: set[int] = set()
     for place, (series, own) in enumerate(groups.items()):
-        dense = {point.batch: point for point in own if point.path == "dense"}
-        pairs = [(point, dense[point.batch]) for point in own if point.path == "int4" and point.batch in dense]
-        if not pairs:
-            continue
-        batches |= {int4.batch for int4, _ in pairs}
-        y = [base.time_ms / int4.time_ms for int4, base in pairs]
-        low = [base.p10_ms / int4.p90_ms for int4, base in pairs]
-        high = [base.p90_ms / int4.p10_ms for int4, base in pairs]
-        hover = [
-            f"int4 {int4.time_ms:.3g} ms, dense {base.time_ms:.3g} ms<br>{int4.runs} and {base.runs} runs, "
-            f"{int4.device_name}"
-            for int4, base in pairs
-        ]
-        name = f"int4 {_label(series, groups)}"
-        _add_line(figure, style, name, style.series[place % 6], "solid", [p.batch for p, _ in pairs], y, low, high)
-        figure.data[-1].update(
-            customdata=hover, hovertemplate="batch %{x}: <b>%{y:.2f}×</b><br>%{customdata}<extra>" + name + "</extra>"
-        )
-    _batch_axis(figure, batches)
-    figure.update_yaxes(title_text="speedup over dense", ticksuffix="×", rangemode="tozero")
-    figure.add_hline(
-        y=1,
-        line={"color": style.fg3, "width": 1.5, "dash": "dash"},
-        annotation_text="as fast as dense",
-        annotation_position="bottom left",
-    ).update_annotations(font={"color": style.fg3, "size": 11})
-    return figure if batches else say_empty(figure, style, _EMPTY)
+        dense = {point.batch: point for point in own if point.name == "dense"}
+        pairs = [(point, dense[point.batch]) for point in own if point.batch in dense and point.name != "dense"]
+        drawn |= {point.batch for point, _ in pairs}
+        for name in dict.fromkeys(point.name for point, _ in pairs):
+            places = [_speedup(point, base) for point, base in pairs if point.name == name]
+            look = look_of(style, name, place, len(groups))
+            add_line(figure, style, f"{name} {_label(series, groups)}".rstrip(), look, places, "×", band=name == "int4")
+        best = [_best(base.time_ms / p.attainable_ms, p) for p, base in pairs if p.name == "int4" and p.attainable_ms]
+        add_bound(figure, style, f"{_BOUND} {_label(series, groups)}".rstrip(), best, "×")
+    _batch_axis(figure, drawn)
+    figure.update_yaxes(title_text="speedup over dense", type="log", tickvals=_TICKS, ticktext=[*map(_times, _TICKS)])
+    if not drawn:
+        return say_empty(figure, style, _EMPTY)
+    mark_equal(figure, style)
+    if len(groups) == 1:
+        mark_crossover(figure, style, crossover(speedups(measured, measured[0].dtype)))
+        add_ribbon(figure, style, [point for point in measured if point.name == "int4"], COLORS)
+    return figure
 
 
 def latency_figure(points: Iterable[SpeedPoint], *, theme: ThemeName = "light") -> go.Figure:
-    """Draw the median time of a call by batch size, int4 and dense, with a band from its 10th to 90th percentile.
+    """Draw the median time of a call by batch size: int4, each of its paths, dense, and the least that can be.
+
+    The bands of int4 and dense reach from their 10th to their 90th percentile.
 
     Args:
         points: Measured points.
@@ -88,25 +87,51 @@ def latency_figure(points: Iterable[SpeedPoint], *, theme: ThemeName = "light") 
     figure = new_figure(style, "Time of a call by batch size", _where(measured))
     groups = _by_series(measured)
     for place, (series, own) in enumerate(groups.items()):
-        for path in dict.fromkeys(point.path for point in own):
-            line = [point for point in own if point.path == path]
-            name = f"{_PATHS.get(path, path)} {_label(series, groups)}"
-            color = style.fg3 if path == "dense" and len(groups) == 1 else style.series[place % 6]
-            x, y = [p.batch for p in line], [p.time_ms for p in line]
-            bounds = [p.p10_ms for p in line], [p.p90_ms for p in line]
-            _add_line(figure, style, name, color, _DASHES.get(path, "solid"), x, y, *bounds)
-            hover = [
-                f"10th to 90th percentile {p.p10_ms:.3g} to {p.p90_ms:.3g} ms<br>{p.runs} runs, {p.gb_per_s:.3g} GB/s, "
-                f"{p.gflop_per_s:.3g} GFLOP/s<br>{p.device_name}"
-                for p in line
-            ]
-            figure.data[-1].update(
-                customdata=hover,
-                hovertemplate="batch %{x}: <b>%{y:.3g} ms</b><br>%{customdata}<extra>" + name + "</extra>",
-            )
+        for name in dict.fromkeys(point.name for point in own):
+            places = [_latency(point) for point in own if point.name == name]
+            look = look_of(style, name, place, len(groups))
+            banded = name in ("int4", "dense")
+            add_line(figure, style, f"{name} {_label(series, groups)}".rstrip(), look, places, " ms", band=banded)
+        best = [_best(point.attainable_ms, point) for point in own if point.name == "int4" and point.attainable_ms]
+        add_bound(figure, style, f"{_BOUND} {_label(series, groups)}".rstrip(), best, " ms")
     _batch_axis(figure, {point.batch for point in measured})
     figure.update_yaxes(title_text="median time, ms", type="log", dtick="D2", tickformat="~g")
-    return figure if measured else say_empty(figure, style, _EMPTY)
+    if not measured:
+        return say_empty(figure, style, _EMPTY)
+    if len(groups) == 1:
+        add_ribbon(figure, style, [point for point in measured if point.name == "int4"], COLORS)
+    return figure
+
+
+def _times(value: float) -> str:
+    return f"{value:g}×" if value >= 1 else f"1/{1 / value:g}×"
+
+
+def _speedup(point: SpeedPoint, base: SpeedPoint) -> Place:
+    hover = (
+        f"{point.path} {point.time_ms:.3g} ms, dense {base.time_ms:.3g} ms{_share(point)}<br>"
+        f"{point.runs} and {base.runs} runs, {point.device_name}"
+    )
+    low, high = base.p10_ms / point.p90_ms, base.p90_ms / point.p10_ms
+    return Place(point.batch, base.time_ms / point.time_ms, low, high, hover)
+
+
+def _latency(point: SpeedPoint) -> Place:
+    hover = (
+        f"10th to 90th percentile {point.p10_ms:.3g} to {point.p90_ms:.3g} ms{_share(point)}<br>{point.runs} runs, "
+        f"{point.gb_per_s:.3g} GB/s, {point.gflop_per_s:.3g} GFLOP/s<br>{point.device_name}"
+    )
+    return Place(point.batch, point.time_ms, point.p10_ms, point.p90_ms, hover)
+
+
+def _share(point: SpeedPoint) -> str:
+    """Say how near a point is to what the machine allows, and which path int4 took."""
+    share = "" if point.roofline_share is None else f"<br>{point.roofline_share:.0%} of the roofline"
+    return share + (f"<br>path: {point.chosen_path}" if point.chosen_path else "")
+
+
+def _best(y: float, point: SpeedPoint) -> Place:
+    return Place(point.batch, y, y, y, f"what {point.device_name} allows int4")
 
 
 def _measured(points: Iterable[SpeedPoint]) -> list[SpeedPoint]:
@@ -123,8 +148,10 @@ def _by_series(points: Sequence[SpeedPoint]) -> dict[_Series, list[SpeedPoint]]:
 
 
 def _label(series: _Series, groups: Iterable[_Series]) -> str:
-    """Name a line by what it does not share with all others, the device always."""
+    """Name a line by what it does not share with all others, and the device where there are several lines."""
     everything = list(groups)
+    if len(everything) == 1:
+        return ""
     differs = [len({astuple(one)[place] for one in everything}) > 1 for place in range(5)]
     device, dtype, shape, group = series.parts()
     kept = [dtype] * differs[1] + [shape] * (differs[2] or differs[3]) + [group] * differs[4]
@@ -140,55 +167,6 @@ def _where(points: Sequence[SpeedPoint]) -> str:
     return f"{next(iter(shapes)) if len(shapes) == 1 else f'{len(shapes)} layers'} · measured on {', '.join(names)}"
 
 
-def _add_line(
-    figure: go.Figure,
-    style: Theme,
-    name: str,
-    color: str,
-    dash: str,
-    x: Sequence[int],
-    y: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-) -> None:
-    """Add a band, then its line with markers (error bars where a single point has no band)."""
-    band = {"x": [*x, *reversed(x)], "y": [*high, *reversed(low)]}
-    figure.add_trace(
-        go.Scatter(
-            **band,
-            fill="toself",
-            fillcolor=faded(color, 0.16),
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=name,
-            mode="lines",
-        )
-    )
-    bars = {
-        "type": "data",
-        "symmetric": False,
-        "array": [h - v for h, v in zip(high, y, strict=True)],
-        "arrayminus": [v - least for v, least in zip(y, low, strict=True)],
-        "color": color,
-        "thickness": 1.5,
-        "width": 5,
-        "visible": len(y) == 1,
-    }
-    figure.add_trace(
-        go.Scatter(
-            x=list(x),
-            y=list(y),
-            name=name,
-            legendgroup=name,
-            mode="lines+markers",
-            line={"color": color, "width": 2.5, "dash": dash},
-            marker={"size": 8, "color": color, "line": {"width": 2, "color": style.surface}},
-            error_y=bars,
-        )
-    )
-
-
 def _batch_axis(figure: go.Figure, batches: Iterable[int]) -> None:
     """A logarithmic axis with a tick at each measured batch size."""
     ticks = sorted(set(batches))
@@ -201,4 +179,4 @@ def _batch_axis(figure: go.Figure, batches: Iterable[int]) -> None:
         zeroline=False,
     )
     if ticks:
-        figure.update_xaxes(range=[math.log10(ticks[0] / 1.25), math.log10(ticks[-1] * 1.25)])
+        figure.update_xaxes(range=[math.log10(ticks[0]) - MARGIN, math.log10(ticks[-1]) + MARGIN])
