@@ -27,7 +27,8 @@ _shared = threading.local()  # each thread that multiplies has one scratch, what
 
 def dequantized(weight: PackedWeight, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Return the weights that the kernels multiply with, `dtype` [N, K], rounded once."""
-    if weight.packed.is_meta or weight.layout is None or dtype not in (torch.bfloat16, torch.float32):
+    plain = weight.layout is None or dtype not in (torch.bfloat16, torch.float32)
+    if plain or weight.packed.is_meta or torch.compiler.is_compiling():
         return weight.quantized().dequantize(dtype)
     whole = torch.empty(weight.out_features, weight.in_features, dtype=dtype, device=weight.packed.device)
     for rows, block in iter_blocks(weight, dtype):
