@@ -60,6 +60,7 @@ def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.delenv("INT4_WORKBENCH_MODEL", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     work = tmp_path / "work"
     work.mkdir()
     notebook = nbformat.read(path, as_version=4)
