@@ -60,6 +60,20 @@ def test_a_path_that_was_not_measured_at_both_ends_changes_in_the_middle():
     assert choose_path(found, **SHAPE, batch=5) == "fused"
 
 
+def test_it_prints_as_sentences():
+    assert str(PathTable("cpu/amx")) == (
+        "int4 paths: built-in defaults; wb.tune() measures this machine\n"
+        "all shapes: op up to a batch of 5, fused up to a batch of 512, dequantize beyond"
+    )
+    found = PathTable("cuda", MACHINE, (point(1, "op", 1), point(16, "fused", 4)), "measured")
+    assert str(found).splitlines() == [
+        "int4 paths: measured",
+        "4096 × 4096, group size 64, bfloat16: op up to a batch of 4, fused beyond",
+        "all other shapes: op up to a batch of 64, dequantize beyond",
+    ]
+    assert str(table(point(1, "op", 1))).splitlines()[1].endswith("op at every batch")
+
+
 def test_equal_times_go_to_the_first_path():
     assert choose_path(table(point(1, "dequantize", 1), point(1, "op", 1)), **SHAPE, batch=1) == "op"
 

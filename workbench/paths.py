@@ -97,6 +97,12 @@ class PathTable:
             found = self._near[shape] = self._steps.get(_nearest(shape, self._steps) or shape, DEFAULTS[self.kind])
         return found
 
+    def __str__(self) -> str:
+        """The path by batch of each measured shape, or of the defaults."""
+        lines = [f"{_said(*shape)}: {_steps_said(steps)}" for shape, steps in sorted(self._steps.items())]
+        rest = "all other shapes" if lines else "all shapes"
+        return "\n".join([f"int4 paths: {self.note}", *lines, f"{rest}: {_steps_said(DEFAULTS[self.kind])}"])
+
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON types."""
         return {
@@ -144,6 +150,15 @@ def choose_path(table: PathTable, *, dtype: str, n: int, k: int, group_size: int
     """
     steps = table.steps(dtype, n, k, group_size)
     return next(path for up_to, path in steps if batch <= up_to)
+
+
+def _said(dtype: str, n: int, k: int, group_size: int) -> str:
+    return f"{n} × {k}, group size {group_size}, {dtype}"
+
+
+def _steps_said(steps: tuple[Step, ...]) -> str:
+    parts = [f"{path} up to a batch of {up_to:.0f}" if up_to < math.inf else f"{path} beyond" for up_to, path in steps]
+    return ", ".join(parts) if len(parts) > 1 else f"{steps[0][1]} at every batch"
 
 
 def _steps_of(points: Iterable[MeasuredPath]) -> dict[_Shape, tuple[Step, ...]]:
