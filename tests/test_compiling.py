@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 
 import pytest
@@ -148,6 +149,15 @@ def test_other_backends_and_arguments_of_torch_compile():
         compile_model(Breaks(), backend="eager", fullgraph=True)(torch.zeros(2))
     torch.compiler.reset()
     assert compile_model(Breaks(), backend="eager")(torch.zeros(2)).sum() == 2
+
+
+@pytest.mark.skipif("isolate_recompiles" not in inspect.signature(torch.compile).parameters, reason="an older torch")
+def test_the_models_of_a_comparison_do_not_use_up_each_other_s_limit():
+    counter, x = CompileCounterWithBackend("eager"), torch.randn(2, 64)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        for model in (int4_model(), Block(), int4_model()):
+            compile_model(model, backend=counter, fullgraph=True)(x)
+    assert counter.frame_count == 3
 
 
 def test_bad_arguments_are_refused():

@@ -6,9 +6,11 @@ hold whenever that happens, for just as long as it takes.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from workbench.errors import ConfigError, ModelError
@@ -58,8 +60,13 @@ def compile_model(
         backend = _Inductor(wanted, mode_options(mode))
     elif mode is not None:
         raise ConfigError(f"mode={mode!r} with backend={backend!r}.", allowed="a mode of inductor, with inductor")
-    model.compile(fullgraph=fullgraph, dynamic=dynamic, backend=backend)
+    model.compile(fullgraph=fullgraph, dynamic=dynamic, backend=backend, **_limits())
     return model
+
+
+def _limits() -> dict[str, Any]:
+    """Give each model its own count of compiled forms, where torch can: those of one class share one limit (8) else."""
+    return {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 
 
 def mode_options(mode: str | None) -> dict[str, Any]:
@@ -68,9 +75,9 @@ def mode_options(mode: str | None) -> dict[str, Any]:
     Raises:
         ConfigError: for an unknown mode.
     """
-    import torch._inductor  # slow to import, and only those who compile need it
+    from torch._inductor import list_mode_options  # slow to import, and only those who compile need it
 
-    known: dict[str, dict[str, Any]] = torch._inductor.list_mode_options()
+    known: dict[str, dict[str, Any]] = list_mode_options()
     if mode is not None and mode not in known:
         raise ConfigError(f"mode={mode!r}.", allowed=", ".join(known))
     return {} if mode is None else dict(known[mode])
