@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.report import Goal, Report, finish, llm_like_weight, options, ratio, time_row
+from workbench.choice import chosen_path
 from workbench.config import Int4WeightOnlyConfig
-from workbench.kernels import chosen_path
 from workbench.linear import Int4Linear
 from workbench.measure.timing import copies_beyond_cache, rotating, time_interleaved
 from workbench.native import VARIABLE, native_note

@@ -11,12 +11,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import workbench.kernels as kernels
+import workbench.choice as choice
+import workbench.products as products
 from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.affine import QuantizedWeight
+from workbench.choice import available_paths
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError, KernelError, WeightError, WorkbenchError
-from workbench.kernels import available_paths, int4_linear
+from workbench.kernels import int4_linear
 from workbench.packed import PackedWeight, kernel_layout, pack_weight
 from workbench.packing import Layout, pack, required_layout
 
@@ -78,7 +80,7 @@ def test_group_sizes_that_fail_at_the_first_forward(group_size):
 def test_a_weight_beyond_32_bit_offsets_is_split(monkeypatch):
     weight = random_weight(200, 256)
     x = torch.randn(3, 256, dtype=torch.bfloat16)
-    monkeypatch.setattr(kernels, "MAX_ELEMENTS_PER_CALL", 64 * 256)
+    monkeypatch.setattr(products, "MAX_ELEMENTS_PER_CALL", 64 * 256)
     assert_close(int4_linear(x, pack_weight(weight, "cpu"), path="op"), x, oracle_weight(weight))
 
 
@@ -173,7 +175,7 @@ def test_nan_stays_in_its_row_on_every_path():
 
 
 def test_a_path_that_this_machine_lacks_is_refused(monkeypatch):
-    monkeypatch.setattr(kernels, "native_kernels", lambda: None)
+    monkeypatch.setattr(choice, "native_kernels", lambda: None)
     with pytest.raises(KernelError, match=r"path='fused' on cpu.*op, dequantize"):
         int4_linear(torch.randn(1, 256), packed(), path="fused")
     with pytest.raises(KernelError, match=r"path='fastest'"):
@@ -197,7 +199,8 @@ PROGRAM = """
 import sys, torch, workbench as wb
 from dataclasses import replace
 from workbench.errors import KernelError
-from workbench.kernels import available_paths, int4_linear
+from workbench.choice import available_paths
+from workbench.kernels import int4_linear
 from workbench.packed import pack_weight
 good = pack_weight(wb.quantize_weight(torch.randn(2048, 4096), wb.Int4WeightOnlyConfig(group_size=32)), "cpu")
 bad = replace(good, scales_and_zeros=eval(sys.argv[1]))

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-import workbench.kernels as kernels
+import workbench.choice as choice
 import workbench.packed as packed_module
+import workbench.products as products
 from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.affine import QuantizedWeight
+from workbench.choice import available_paths
 from workbench.dequantize import dequantized
 from workbench.errors import KernelError
-from workbench.kernels import available_paths, int4_linear
+from workbench.kernels import int4_linear
 from workbench.packed import PackedWeight, pack_weight, padding_note
 from workbench.packing import Layout, pack, required_layout
 
@@ -97,7 +99,7 @@ def test_weights_beyond_32_bit_offsets_are_split(monkeypatch):
     packed = pack_weight(weight, "cpu")
     x = torch.randn(4, 128, dtype=torch.bfloat16)
     whole = int4_linear(x, packed)
-    monkeypatch.setattr(kernels, "MAX_ELEMENTS_PER_CALL", 70 * 128)
+    monkeypatch.setattr(products, "MAX_ELEMENTS_PER_CALL", 70 * 128)
     assert torch.equal(int4_linear(x, packed), whole)
 
 
@@ -112,7 +114,7 @@ def test_a_device_without_an_op_dequantizes(monkeypatch, domain, shape):
     assert torch.equal(packed.codes(), weight.codes)
     x = torch.randn(3, shape[1])
     assert_close(int4_linear(x, packed), x, oracle_weight(weight))
-    assert "no int4 op" in kernels.device_note("cpu")
+    assert "no int4 op" in choice.device_note("cpu")
     assert padding_note(*shape, 32, "cpu") == ""
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 import workbench.packed as packed
 from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench import Int4Linear, Int4WeightOnlyConfig, quantize_weight
+from workbench.choice import current_table
 from workbench.errors import ConfigError, KernelError, WeightError
-from workbench.kernels import current_table
 from workbench.native import native_note
 from workbench.packing import Layout, pack, required_layout
 

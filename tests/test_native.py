@@ -147,7 +147,7 @@ def test_a_damaged_library_is_said(fresh, cache, monkeypatch):
 def test_it_works_without_a_compiler_in_a_process_of_its_own(tmp_path):
     code = (
         "import torch, workbench as wb\n"
-        "from workbench.kernels import available_paths\n"
+        "from workbench.choice import available_paths\n"
         "from workbench.native import native_note\n"
         "layer = wb.Int4Linear(wb.quantize_weight(torch.randn(80, 128)))\n"
         "for rows in (1, 200): print(tuple(layer(torch.randn(rows, 128)).shape))\n"

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-import workbench.kernels as kernels
+import workbench.choice as choice
 from workbench.errors import WorkbenchError
 from workbench.paths import DEFAULTS, PATHS, MeasuredPath, PathTable, choose_path, load_table, store_table, table_file
 
@@ -24,10 +24,10 @@ def table(*points):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    kernels.forget_tables()
+    choice.forget_tables()
     yield tmp_path / "cache"
     monkeypatch.undo()
-    kernels.forget_tables()
+    choice.forget_tables()
 
 
 @pytest.mark.parametrize("kind", DEFAULTS)
@@ -173,10 +173,10 @@ def test_a_table_of_unknown_kind_is_refused():
 
 
 def test_the_process_uses_what_was_stored_after_forgetting():
-    kind, machine = kernels.table_kind("cpu"), kernels.table_machine("cpu")
-    assert kernels.current_table("cpu").points == ()
+    kind, machine = choice.table_kind("cpu"), choice.table_machine("cpu")
+    assert choice.current_table("cpu").points == ()
     store_table(PathTable(kind, machine, (point(1, "dequantize", 1),)), "cpu")
-    assert kernels.current_table("cpu").points == ()
-    kernels.forget_tables()
-    assert kernels.current_table("cpu").points == (point(1, "dequantize", 1),)
-    assert "measured on this machine" in kernels.path_note("cpu")
+    assert choice.current_table("cpu").points == ()
+    choice.forget_tables()
+    assert choice.current_table("cpu").points == (point(1, "dequantize", 1),)
+    assert "measured on this machine" in choice.path_note("cpu")

@@ -5,13 +5,14 @@ import threading
 import pytest
 import torch
 
-import workbench.kernels as kernels
+import workbench.choice as choice
 import workbench.tuning as tuning
 from workbench import Int4Linear, quantize_weight
+from workbench.choice import available_paths, chosen_path, current_table
 from workbench.errors import Cancelled, ConfigError
-from workbench.kernels import available_paths, chosen_path, current_table
+from workbench.kernels import int4_linear
 from workbench.packed import pack_weight
-from workbench.paths import table_file
+from workbench.paths import PathTable, choose_path, table_file
 from workbench.tuning import TUNING_BATCHES, tune
 
 QUICK = {"batch_sizes": (1, 8), "budget_s": 0.001}
@@ -20,10 +21,10 @@ QUICK = {"batch_sizes": (1, 8), "budget_s": 0.001}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    kernels.forget_tables()
+    choice.forget_tables()
     yield tmp_path / "cache"
     monkeypatch.undo()
-    kernels.forget_tables()
+    choice.forget_tables()
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def test_products_use_what_was_measured(clock):
     assert table is current_table("cpu")
     wanted = "fused" if "fused" in available_paths("cpu") else "dequantize"
     assert [chosen_path(packed(), batch) for batch in (1, 2, 8, 1000)] == ["op", "op", wanted, wanted]
-    assert chosen_path(packed(), 8, torch.float32) == kernels.choose_path(
-        kernels.PathTable(table.kind), dtype="float32", n=96, k=128, group_size=64, batch=8
+    assert chosen_path(packed(), 8, torch.float32) == choose_path(
+        PathTable(table.kind), dtype="float32", n=96, k=128, group_size=64, batch=8
     )
 
 
@@ -89,7 +90,7 @@ def test_it_really_measures():
     assert all(p.time_ms > 0 for p in table.points)
     assert "measured on this machine" in table.note
     x = torch.randn(8, 128)
-    assert kernels.int4_linear(x, packed()).shape == (8, 96)
+    assert int4_linear(x, packed()).shape == (8, 96)
 
 
 def test_cancelled_tuning_stores_nothing(clock):

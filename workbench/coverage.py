@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from workbench.affine import group_count
+from workbench.choice import device_note
 from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError, PatternError
-from workbench.kernels import device_note
 from workbench.layers import QUANTIZABLE_KINDS
 from workbench.packed import padding_note
 from workbench.recipe import Choice, Recipe

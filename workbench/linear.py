@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight, group_count
+from workbench.choice import device_note, path_note
 from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout
 from workbench.dequantize import dequantized
 from workbench.errors import CheckpointError, WeightError, WorkbenchError
-from workbench.kernels import device_note, int4_linear, path_note
+from workbench.kernels import int4_linear
 from workbench.options import SolverName, SolverOptions
 from workbench.packed import PackedWeight, kernel_layout, pack_weight, padding_note
 from workbench.packing import Layout

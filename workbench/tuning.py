@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import nn
 
+from workbench.choice import available_paths, current_table, forget_tables, table_kind, table_machine
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
-from workbench.kernels import available_paths, current_table, forget_tables, table_kind, table_machine
 from workbench.linear import Int4Linear
 from workbench.measure.candidates import generator, make_candidates
 from workbench.measure.roofline import DTYPES

@@ -11,7 +11,8 @@ import sys
 import torch
 
 from tests.oracles import random_weight
-from workbench.kernels import available_paths, int4_linear
+from workbench.choice import available_paths
+from workbench.kernels import int4_linear
 from workbench.packed import PackedWeight, pack_weight
 from workbench.packing import Layout, pack
 

@@ -51,7 +51,7 @@ def gpu(device):
 def own_cache(tmp_path, monkeypatch):
     """No measured table of this machine decides what the tests run."""
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    from workbench.kernels import forget_tables
+    from workbench.choice import forget_tables
 
     forget_tables()
     yield

@@ -12,8 +12,8 @@ import torch
 
 from tests.oracles import random_weight
 from workbench.affine import QuantizedWeight
+from workbench.choice import available_paths
 from workbench.errors import KernelError
-from workbench.kernels import available_paths
 from workbench.packed import pack_weight
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from torch import nn
 
 from tests.oracles import random_weight
 from workbench import Int4Linear
-from workbench.kernels import available_paths, int4_linear
+from workbench.choice import available_paths
+from workbench.kernels import int4_linear
 from workbench.packed import pack_weight
 
 

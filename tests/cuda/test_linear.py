@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional
 
 from tests.oracles import assert_close, oracle_weight, random_weight
-from workbench.kernels import available_paths, chosen_path, int4_linear
+from workbench.choice import available_paths, chosen_path
+from workbench.kernels import int4_linear
 from workbench.packed import pack_weight
 
 GROUP_SIZES = [32, 64, 128, 256]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tests.oracles import random_weight
-from workbench.kernels import available_paths, chosen_path, current_table
+from workbench.choice import available_paths, chosen_path, current_table
 from workbench.packed import pack_weight
 from workbench.tuning import tune
 

@@ -7,9 +7,9 @@ import threading
 import pytest
 import torch
 
+from workbench.choice import available_paths, chosen_path
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, ConfigError
-from workbench.kernels import available_paths, chosen_path
 from workbench.measure import candidates, speed
 from workbench.measure.candidates import Candidate, compile_problem, compiler_problem, make_candidates, present_paths
 from workbench.measure.roofline import Roofline

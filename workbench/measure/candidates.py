@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from workbench.choice import available_paths, chosen_path
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, ConfigError
-from workbench.kernels import available_paths, chosen_path, int4_linear
+from workbench.kernels import int4_linear
 from workbench.linear import Int4Linear
 from workbench.measure.roofline import DTYPES
 from workbench.measure.timing import cache_bytes, copies_beyond_cache, stop_if

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from workbench.choice import device_note, path_note
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
-from workbench.kernels import device_note, path_note
 from workbench.measure.candidates import (
     DENSE,
     Candidate,

@@ -1,0 +1,104 @@
+"""Which paths an int4 product has on this machine, which of them it takes, and why: said in a sentence."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+
+import torch
+
+import workbench
+from workbench.cuda_paths import has_fused_path, tiles_note
+from workbench.machine import device_capability, device_name
+from workbench.native import native_kernels, native_note
+from workbench.packed import INT4_OPS, PackedWeight, has_kernel, readable_layout
+from workbench.packing import Layout
+from workbench.paths import PathName, PathTable, choose_path, load_table
+
+FLOATS = {
+    dtype: str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+}
+
+
+def available_paths(device: torch.device | str, layout: Layout | None = None) -> tuple[PathName, ...]:
+    """Return the paths that this machine has on `device`, for the layout of its op unless another is given."""
+    device = torch.device(device)
+    if not has_kernel(device):
+        return ("dequantize",)
+    if device.type != "cpu":
+        layout = layout or readable_layout(device.type, 8)
+        return ("op", "fused", "dequantize") if has_fused_path(device, layout) else ("op", "dequantize")
+    native = native_kernels()
+    layout = layout or readable_layout("cpu", 8)
+    return ("op", "fused", "dequantize") if native and native.fits(layout) else ("op", "dequantize")
+
+
+def chosen_path(weight: PackedWeight, batch: int, dtype: torch.dtype = torch.bfloat16) -> PathName:
+    """Return the path that `int4_linear` takes for `batch` rows of `dtype`."""
+    shape = (weight.out_features, weight.in_features, weight.group_size)
+    return _chosen(weight.packed.device, weight.layout, dtype, *shape, batch)
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(
+    device: torch.device, layout: Layout | None, dtype: torch.dtype, n: int, k: int, group_size: int, batch: int
+) -> PathName:
+    paths = available_paths(device, layout)
+    if layout is None or len(paths) == 1:
+        return "dequantize"
+    table = current_table(device.type)
+    chosen = choose_path(table, dtype=FLOATS[dtype], n=n, k=k, group_size=group_size, batch=batch)
+    return chosen if chosen in paths else "dequantize"
+
+
+@functools.cache
+def current_table(device_type: str) -> PathTable:
+    """Return the table that decides on a kind of device: the measured one of the user's cache, or the defaults."""
+    return load_table(table_kind(device_type), table_machine(device_type), device_type)
+
+
+def forget_tables() -> None:
+    """Read the measured tables again, and choose anew, from the next product on."""
+    current_table.cache_clear()
+    _chosen.cache_clear()
+
+
+def table_kind(device_type: str) -> str:
+    """Return which built-in defaults hold for a kind of device here (see `workbench.paths.DEFAULTS`)."""
+    if device_type != "cpu":
+        return "cuda" if device_type in INT4_OPS else "other"
+    if "DEFAULT" in device_capability("cpu") and platform.machine().lower() in ("x86_64", "amd64"):
+        return "cpu/scalar"
+    native = native_kernels()
+    if native is None:
+        return "cpu/none"
+    fused = "fused" in available_paths("cpu")
+    return f"cpu/{native.kind}" if fused else "cpu/dequantize"
+
+
+def table_machine(device_type: str) -> dict[str, str]:
+    """Return what a measured table holds for: the device and all versions that change its speed."""
+    found = {
+        "device": device_name(device_type),
+        "capability": device_capability(device_type),
+        "torch": torch.__version__,
+        "workbench": workbench.__version__,
+    }
+    return {**found, "cores": str(os.cpu_count())} if device_type == "cpu" else found
+
+
+def device_note(device: torch.device | str) -> str:
+    """Say in a phrase how weights run on `device`."""
+    device = torch.device(device)
+    if not has_kernel(device):
+        return f"{device.type} has no int4 op here ({', '.join(INT4_OPS)} have): weights are dequantized at every call"
+    if device.type != "cpu":
+        return f"int4 op of {device.type}, bfloat16 inside; large batches {tiles_note(device)}"
+    return f"int4 op of cpu, bfloat16 inside; {native_note()}"
+
+
+def path_note(device: torch.device | str) -> str:
+    """Say in a sentence where the choice between the paths of `device` comes from."""
+    device = torch.device(device)
+    return f"path by batch size: {current_table(device.type).note}" if has_kernel(device) else ""
