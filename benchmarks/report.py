@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -58,26 +59,28 @@ class Report:
         settings: What was asked for.
         rows: The table; all rows have the same keys.
         goals: The promises, with what this run made of them.
+        device: "cpu", or "cuda" where a GPU did the work.
     """
 
     name: str
     settings: dict[str, Any]
     rows: list[Row]
     goals: list[Goal]
+    device: str = "cpu"
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, and the machine, as JSON types."""
         goals = [{**asdict(goal), "met": goal.met} for goal in self.goals]
         return {
             "benchmark": self.name,
-            "machine": machine(),
+            "machine": machine(self.device),
             "settings": self.settings,
             "rows": self.rows,
             "goals": goals,
         }
 
     def __str__(self) -> str:
-        about = ", ".join(f"{key} {value}" for key, value in machine().items())
+        about = ", ".join(f"{key} {value}" for key, value in machine(self.device).items())
         asked = ", ".join(f"{key}={value}" for key, value in self.settings.items())
         return "\n".join((about, f"{self.name}: {asked}", "", table(self.rows), "", *map(str, self.goals)))
 
@@ -100,15 +103,17 @@ def finish(report: Report, json_path: str | None) -> None:
     sys.stdout.write(f"{report}\n")
     if json_path is None:
         return
-    path = RESULTS / f"{report.name}-{machine_label()}.json" if json_path == _AUTOMATIC else Path(json_path)
+    path = (
+        RESULTS / f"{report.name}-{machine_label(report.device)}.json" if json_path == _AUTOMATIC else Path(json_path)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, report.to_json())
 
 
-def machine() -> dict[str, Any]:
-    """Return processor, instruction set, cores, threads, system and versions."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Return processor, instruction set, cores, threads, system and versions; and the GPU, for work done there."""
     found = environment()
-    return {
+    about = {
         "processor": found.device_name,
         "capability": found.capability,
         "cores": os.cpu_count(),
@@ -118,10 +123,16 @@ def machine() -> dict[str, Any]:
         "torch": found.torch_version,
         "workbench": workbench.__version__,
     }
+    if device != "cuda":
+        return about
+    gpu = environment("cuda")
+    return {**about, "gpu": gpu.device_name, "gpu_capability": gpu.capability, "cuda": torch.version.cuda}
 
 
-def machine_label() -> str:
-    """Name the kind of machine in a few letters, for instance "cpu-avx512-2c"."""
+def machine_label(device: str = "cpu") -> str:
+    """Name the kind of machine in a few letters, for instance "cpu-avx512-2c" or "cuda-nvidia-h100-80gb-hbm3"."""
+    if device == "cuda":
+        return "cuda-" + re.sub(r"[^a-z0-9]+", "-", environment("cuda").device_name.lower()).strip("-")
     return f"cpu-{environment().capability.lower()}-{os.cpu_count()}c"
 
 

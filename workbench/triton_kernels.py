@@ -115,7 +115,7 @@ def fused_linear(
     out = torch.empty(m, n, dtype=x.dtype, device=x.device)
     if m == 0:
         return out
-    sizes = blocks or choose_blocks(m, n, k, inner_k_tiles, **_gpu(x.device))
+    sizes = blocks or choose_blocks(m, n, k, inner_k_tiles, **gpu_facts(x.device))
     partial = out if sizes.splits == 1 else torch.empty(sizes.splits, m, n, dtype=torch.float32, device=x.device)
     with _on(x.device):
         _launch_fused(x, packed, scales_and_zeros.view(torch.int32), partial, group_size, inner_k_tiles, sizes)
@@ -197,7 +197,8 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _gpu(device: torch.device) -> dict[str, Any]:
+def gpu_facts(device: torch.device) -> dict[str, Any]:
+    """Return what `choose_blocks` asks about a GPU."""
     if device.type != "cuda":
         return {"processors": 1, "large": False}
     found = torch.cuda.get_device_properties(device)
