@@ -190,7 +190,25 @@ def test_a_benchmark_that_cannot_be_is_refused(fails, arguments, said):
     assert said in fails(*BENCH, *arguments)
 
 
-@pytest.mark.parametrize("command", [[], ["lab"], ["quantize"], ["inspect"], ["verify"], ["generate"], ["bench"]])
+def test_tuning_prints_the_table_and_where_it_is_kept(says, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    out = says("tune", "-n", 32, "-k", 64, "--group-size", 32)
+    assert out.startswith("int4 paths: measured on this machine")
+    assert "\n32 × 64, group size 32, bfloat16: " in out
+    assert str(tmp_path / "paths-cpu.json") in out and (tmp_path / "paths-cpu.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["-n", 0], "shape (0, 4096)"), (["--dtypes", "int8"], "dtype 'int8'"), (["nowhere"], "nowhere")],
+)
+def test_tuning_that_cannot_be_is_refused(fails, arguments, said):
+    assert said in fails("tune", *arguments)
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["lab"], ["quantize"], ["inspect"], ["verify"], ["generate"], ["bench"], ["tune"]]
+)
 def test_help_is_readable(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])

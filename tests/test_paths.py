@@ -60,6 +60,16 @@ def test_a_path_that_was_not_measured_at_both_ends_changes_in_the_middle():
     assert choose_path(found, **SHAPE, batch=5) == "fused"
 
 
+def test_a_disturbed_time_does_not_break_the_order_of_the_paths():
+    op = {1: 1, 2: 2, 4: 4, 8: 8, 16: 16, 32: 32, 64: 5}  # the last one was disturbed
+    dense = {1: 4, 2: 4, 4: 4.5, 8: 5, 16: 5.5, 32: 6, 64: 7}
+    measured = {"op": op, "dequantize": dense}
+    found = table(*(point(batch, path, time) for path, times in measured.items() for batch, time in times.items()))
+    (up_to, first), (_, then) = found.steps("bfloat16", 4096, 4096, 64)
+    assert (first, then) == ("op", "dequantize")
+    assert 4 < up_to < 8
+
+
 def test_it_prints_as_sentences():
     assert str(PathTable("cpu/amx")) == (
         "int4 paths: built-in defaults; wb.tune() measures this machine\n"

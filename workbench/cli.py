@@ -1,4 +1,4 @@
-"""The command line: `workbench lab|quantize|inspect|verify|generate|bench`.
+"""The command line: `workbench lab|quantize|inspect|verify|generate|bench|tune`.
 
 Every error of a person's input is one clear line on stderr and exit code 2; Ctrl-C is 130, with nothing half-written.
 """
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("prompt", help="the text to go on from")
     one.add_argument("--tokens", type=int, default=40, help="most new tokens (default 40)")
     _bench_arguments(add(commands.bench, "measure a linear layer, int4 and dense, by batch size"))
+    _tune_arguments(add(commands.tune, "measure which path is fastest at each batch size, for products to take it"))
     return parser
 
 
@@ -122,6 +123,17 @@ def _bench_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     one.add_argument("--json", type=Path, metavar="FILE", help="write points, machine and roofline here")
     one.add_argument("--csv", type=Path, metavar="FILE", help="write the points here")
+
+
+def _tune_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("model", nargs="?", help="an int4 checkpoint with the shapes to measure (default: one, below)")
+    one.add_argument("-n", type=int, default=4096, help="out_features (default 4096)")
+    one.add_argument("-k", type=int, default=4096, help="in_features (default 4096)")
+    one.add_argument("--group-size", type=int, help="256, 128, 64 or 32 (default 64)")
+    one.add_argument(
+        "--dtypes", type=_names, default=["bfloat16"], metavar="LIST", help="of bfloat16,float16,float32 (the first)"
+    )
+    one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
 
 
 def _names(text: str) -> list[str]:

@@ -258,6 +258,29 @@ def _measured(made: LinearBench) -> list[SpeedPoint]:
     return points
 
 
+def tune(arguments: argparse.Namespace) -> None:
+    """Measure the paths of int4 products and keep the table for this machine."""
+    from workbench.jobs import progress_since
+    from workbench.paths import table_file
+    from workbench.tuning import TUNING_BATCHES, iter_tune, keep, wanted_shapes
+
+    shapes: Any = [(arguments.n, arguments.k)]
+    if arguments.model is not None:
+        from workbench.hf import load_checkpoint
+
+        shapes = load_checkpoint(arguments.model)[0]
+    wanted = wanted_shapes(shapes, arguments.device, [_group_size(arguments)], arguments.dtypes)
+    start, points = time.monotonic(), list[Any]()
+    with _ProgressLine() as shown, stopping() as cancel:
+        for point in iter_tune(wanted, device=arguments.device, cancel=cancel):
+            points.append(point)
+            done = len({(p.dtype, p.n, p.k, p.group_size, p.batch) for p in points})
+            label = f"{point.n}x{point.k}, {point.dtype}, batch {point.batch}"
+            shown.show(progress_since(start, done, len(wanted) * len(TUNING_BATCHES), label))
+    print(keep(points, arguments.device))
+    print(f"kept in {table_file(arguments.device)}")
+
+
 def lab(arguments: argparse.Namespace) -> None:
     """Open the workbench in JupyterLab."""
     from workbench.launch import launch_lab

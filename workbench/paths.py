@@ -24,6 +24,7 @@ from workbench.user_cache import cache_folder
 PathName = Literal["op", "fused", "dequantize"]
 PATHS: tuple[PathName, ...] = ("op", "fused", "dequantize")
 _FORMAT = 1
+_UNMEASURED = 50.0  # of a log: a path is not taken where it was not measured
 _NEAR = math.log(4)  # a shape speaks for others up to four times as large or as small, in N and in K
 
 Step = tuple[float, PathName]  # up to this batch, this path
@@ -170,19 +171,29 @@ def _steps_of(points: Iterable[MeasuredPath]) -> dict[_Shape, tuple[Step, ...]]:
 
 
 def _steps_of_shape(times: dict[int, dict[PathName, float]]) -> tuple[Step, ...]:
-    """Find the fastest path between measured batches: times run straight from one to the next on log scales."""
+    """Find up to which batch each path is best; as batches grow the op comes first, then fused, then dequantize.
+
+    Keeping that order, what is left over the fastest path at each measured batch is least in all, on a log scale: one
+    time that something disturbed changes little. Between measured batches times run straight on log scales.
+    """
     batches = sorted(times)
-    steps: list[Step] = []
-    for low, high in itertools.pairwise(batches):
-        first, last = _fastest(times[low]), _fastest(times[high])
-        if first == last:
-            continue
-        steps.append((_meeting(low, high, times, first, last), first))
-    return (*steps, (math.inf, _fastest(times[batches[-1]])))
+    ends = itertools.combinations_with_replacement(range(len(batches) + 1), len(PATHS) - 1)
+    orders = [[PATHS[sum(place >= end for end in found)] for place in range(len(batches))] for found in ends]
+    best = min(orders, key=lambda order: (_left_over(batches, times, order), [PATHS.index(path) for path in order]))
+    steps = [
+        (_meeting(low, high, times, first, last), first)
+        for (low, first), (high, last) in itertools.pairwise(zip(batches, best, strict=True))
+        if first != last
+    ]
+    return (*steps, (math.inf, best[-1]))
 
 
-def _fastest(times: dict[PathName, float]) -> PathName:
-    return min(times, key=lambda path: (times[path], PATHS.index(path)))
+def _left_over(batches: list[int], times: dict[int, dict[PathName, float]], order: list[PathName]) -> float:
+    over = 0.0
+    for batch, path in zip(batches, order, strict=True):
+        ratio = times[batch].get(path, math.inf) / min(times[batch].values())
+        over += min(math.log(ratio), _UNMEASURED)
+    return over
 
 
 def _meeting(low: int, high: int, times: dict[int, dict[PathName, float]], first: PathName, last: PathName) -> float:
@@ -191,7 +202,7 @@ def _meeting(low: int, high: int, times: dict[int, dict[PathName, float]], first
     if last in times[low] and first in times[high]:
         lead = math.log(times[low][last] / times[low][first])
         loss = math.log(times[high][first] / times[high][last])
-        share = lead / (lead + loss) if lead + loss > 0 else 0.5
+        share = lead / (lead + loss) if lead > 0 < loss else 0.5
     return float(low * (high / low) ** share)
 
 

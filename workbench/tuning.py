@@ -59,7 +59,9 @@ def tune(
         ConfigError: when a shape, dtype or device cannot be measured.
         Cancelled: when `cancel` was set.
     """
-    wanted = _checked(shapes, device, group_sizes, dtypes, batch_sizes)
+    wanted = wanted_shapes(shapes, device, group_sizes, dtypes)
+    if not batch_sizes or any(not isinstance(batch, int) or batch < 1 for batch in batch_sizes):
+        raise ConfigError(f"batch_sizes={list(batch_sizes)}.", allowed="at least one, each 1 or more")
     points = tuple(iter_tune(wanted, device=device, batch_sizes=batch_sizes, budget_s=budget_s, cancel=cancel))
     return keep(points, device)
 
@@ -112,20 +114,19 @@ def iter_tune(
             hopeless |= {"op"} if found.get("op", 0) > _HOPELESS * min(found.values()) else set()
 
 
-def _checked(
-    shapes: nn.Module | Iterable[Shape] | None,
-    device: str,
-    group_sizes: Sequence[int],
-    dtypes: Sequence[str],
-    batch_sizes: Sequence[int],
+def wanted_shapes(
+    shapes: nn.Module | Iterable[Shape] | None, device: str, group_sizes: Sequence[int], dtypes: Sequence[str]
 ) -> list[tuple[str, int, int, int]]:
+    """Return (dtype, out_features, in_features, group size) of each shape to measure, as `tune` takes them.
+
+    Raises:
+        ConfigError: when a shape, dtype or device cannot be measured.
+    """
     present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     if device not in present:
         raise ConfigError(f"device {device!r} cannot be measured here.", allowed=", ".join(present))
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise ConfigError(f"dtype {unknown[0]!r}.", allowed=", ".join(DTYPES))
-    if not batch_sizes or any(not isinstance(batch, int) or batch < 1 for batch in batch_sizes):
-        raise ConfigError(f"batch_sizes={list(batch_sizes)}.", allowed="at least one, each 1 or more")
     if isinstance(shapes, nn.Module):
         layers = [layer for layer in shapes.modules() if isinstance(layer, Int4Linear)]
         if not layers:
