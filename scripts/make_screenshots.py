@@ -20,7 +20,7 @@ WALK = """
 app.session.configure(solver="refined", group_size=64)
 app.session.select(["model.layers.0.mlp.down_proj"])
 app.session.sweep_errors().wait()
-app.session.measure_speed().wait()
+app.session.measure_speed(batch_sizes=(1, 4, 16, 64, 256, 1024)).wait()
 app.session.export("exports/demo-int4").wait()
 app.wait()
 """
@@ -48,7 +48,7 @@ def pictures(lab: NotebookPage, folder: Path) -> None:
 def main() -> int:
     folder = ROOT / "docs"
     folder.mkdir(exist_ok=True)
-    with open_lab(1460, 3300) as lab:
+    with open_lab(1460, 3700) as lab:
         walk(lab)
         pictures(lab, folder)
     print(f"wrote {folder}/workbench-light.png and {folder}/workbench-dark.png")

@@ -95,8 +95,8 @@ class Workbench(ipywidgets.VBox):
         footer = row(self.status, self.commands, grow=self.status)
         left = styled(ipywidgets.VBox([self.layers, self.configure, self.calibration]), "wb-app-column")
         right = styled(ipywidgets.VBox([self.errors, self.convergence]), "wb-app-column")
-        microscope = styled(self.microscope, "wb-across")
-        parts = [styled(header, "wb-panel", "wb-across"), left, right, microscope, self.speed, self.export]
+        wide = [styled(panel, "wb-across") for panel in (self.microscope, self.speed, self.export)]
+        parts = [styled(header, "wb-panel", "wb-across"), left, right, *wide]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
         super().__init__([grid])
         styled(self, "wb-app")
