@@ -226,17 +226,22 @@ def _problem(device: torch.device) -> str:
 
 @functools.cache
 def _trial(index: int) -> str:
-    """Run the kernels on a small weight and compare with torch operations, once for each GPU of the process."""
-    device, layout = torch.device("cuda", index), Layout("cuda", 8)
+    """Try the kernels, once for each GPU of the process; say what is wrong, "" for nothing."""
     try:
-        codes = (torch.arange(16 * 128, device=device).view(16, 128) * 7 % 16).to(torch.uint8)
-        pairs = torch.linspace(0.01, 1, 32, device=device).view(1, 16, 2).to(torch.bfloat16)
-        packed = pack(codes, layout)
-        ours, plain = (torch.empty(16, 128, dtype=torch.bfloat16, device=device) for _ in range(2))
-        dequantize_rows(packed, pairs, 128, 8, 0, 16, ours)
-        dequantize_plain(packed, pairs, 128, layout, 0, plain)
-        first_columns = fused_linear(torch.eye(16, 128, dtype=torch.bfloat16, device=device), packed, pairs, 128, 8)
-        good = torch.equal(ours, plain) and torch.equal(first_columns, plain[:, :16].t())
+        return "" if _is_right(torch.device("cuda", index)) else "its kernels gave wrong values here"
     except Exception as error:  # a compiler, a linker or a driver can raise anything
         return f"its kernels do not run here ({type(error).__name__}: {error})".replace("\n", " ")[:_LONGEST_PROBLEM]
-    return "" if good else "its kernels gave wrong values here"
+
+
+def _is_right(device: torch.device) -> bool:
+    """Dequantize and multiply with numbers whose sums are exact, and compare with torch operations, to the bit."""
+    layout, (n, k, m) = Layout("cuda", 8), (64, 1024, 80)
+    codes = (torch.arange(n * k, device=device).view(n, k) * 7 // 5 % 16).to(torch.uint8)
+    pairs = (2.0 ** (torch.arange(8 * n * 2, device=device).view(8, n, 2) % 3)).to(torch.bfloat16)
+    packed = pack(codes, layout)
+    ours, plain = (torch.empty(n, k, dtype=torch.bfloat16, device=device) for _ in range(2))
+    dequantize_rows(packed, pairs, 128, 8, 0, n, ours)
+    dequantize_plain(packed, pairs, 128, layout, 0, plain)
+    x = (torch.arange(m * k, device=device).view(m, k) * 11 // 3 % 5 - 2).to(torch.bfloat16)
+    exact = (x.double() @ plain.double().t()).to(torch.bfloat16)
+    return torch.equal(ours, plain) and torch.equal(fused_linear(x, packed, pairs, 128, 8), exact)

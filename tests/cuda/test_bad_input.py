@@ -19,14 +19,23 @@ from workbench.packed import pack_weight
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_bad_input_is_refused_with_value_and_mend(device):
-    command = [sys.executable, "-m", "tests.cuda.bad_inputs", device]
+def in_a_process_of_its_own(*arguments):
+    command = [sys.executable, "-m", "tests.cuda.bad_inputs", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_every_bad_input_is_refused_with_value_and_mend(device):
+    found = json.loads(in_a_process_of_its_own("refused", device))
     assert len(found) == 25 * len(available_paths(device)) + 1
     for name, (kind, message) in found.items():
-        assert (kind == "KernelError" and "Allowed: " in message) or "To mend it: " in message, (name, kind, message)
+        assert kind == "KernelError" and ("Allowed: " in message or "To mend it: " in message), (name, kind, message)
+
+
+def test_activations_that_start_in_the_middle_of_a_word(device):
+    """Contiguous, but not aligned as the op reads them: a slice of a larger buffer can be."""
+    in_a_process_of_its_own("misaligned", device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -78,6 +78,21 @@ def test_the_product_at_every_block_size(name, splits, triton_gpu):
         assert_product(found, x, weight)
 
 
+@pytest.mark.parametrize("m", [16, 32, 64, 128, 300])
+def test_whole_numbers_are_exact_over_a_long_k(m, triton_gpu):
+    """Sums of whole numbers below 2^24 have no rounding but the last: not one weight may be missed or late."""
+    n, k, layout = 512, 14336, Layout("cuda", 8)
+    generator = torch.Generator(triton_gpu).manual_seed(m)
+    words = torch.randint(-(2**31), 2**31, (n // 8, k // 128, 32, 4), generator=generator, device=triton_gpu)
+    pairs = torch.randint(1, 4, (k // 64, n, 2), generator=generator, device=triton_gpu).to(torch.bfloat16)
+    x = torch.randint(-2, 3, (m, k), generator=generator, device=triton_gpu).to(torch.bfloat16)
+    words = words.to(torch.int32)
+    dense = dequantize_plain(words, pairs, 64, layout, 0, poisoned(n, k, device=triton_gpu))
+    exact = (x.double() @ dense.double().t()).to(torch.bfloat16)
+    for _ in range(5):
+        assert torch.equal(fused_linear(x, words, pairs, 64, 8), exact)
+
+
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("inner_k_tiles", INNER_K_TILES)
 def test_the_product_for_every_group_size_and_tile(inner_k_tiles, group_size, triton_gpu):

@@ -165,6 +165,15 @@ def test_the_product_over_k_that_large_steps_do_not_divide(inner_k_tiles, k, gro
     assert_product(fused_linear(x, packed, pairs, group_size, inner_k_tiles), x, weight)
 
 
+def test_the_trial_on_a_gpu_finds_right_values_right_and_wrong_ones_wrong(monkeypatch):
+    assert triton_kernels._is_right(torch.device("cpu"))
+    for wrong in ("dequantize_rows", "fused_linear"):
+        real = getattr(triton_kernels, wrong)
+        monkeypatch.setattr(triton_kernels, wrong, lambda *given, real=real: real(*given).mul_(1.01))
+        assert not triton_kernels._is_right(torch.device("cpu"))
+        monkeypatch.setattr(triton_kernels, wrong, real)
+
+
 def test_no_rows_of_activations():
     _, packed, pairs = packed_weight(16, 128, 64, 8)
     assert fused_linear(activations(0, 128), packed, pairs, 64, 8).shape == (0, 16)
