@@ -91,12 +91,11 @@ def test_the_roof_is_measured_once_with_bfloat16_and_not_at_all_when_it_is_given
     assert list(bench.run()) and bench.roofline is given and len(roofs) == 1
 
 
-def test_times_above_the_roof_are_said(monkeypatch):
-    low = Roofline("cpu", 1e-6, {"bfloat16": 1e-6})
-    monkeypatch.setattr(speed, "measure_roofline", lambda *a, **k: low)
-    report = bench_linear(16, 64, CONFIG, (1,), paths=("int4", "dense"))
-    assert any("2 of the times beat the roofline" in note for note in report.notes)
-    assert not any("roofline" in note for note in bench_with(ROOF).notes)
+def test_doubts_are_said_before_the_last_points(monkeypatch):
+    monkeypatch.setattr(speed, "doubts", lambda points: [f"doubts of {len(points)}"])
+    bench = LinearBench(16, 64, CONFIG, (1, 2), dtypes=("bfloat16", "float32"), paths=("int4", "dense"))
+    said = [("doubts of 8" in bench.notes) for _ in bench.run()]
+    assert said == [False] * 6 + [True] * 2
 
 
 def bench_with(roof):
@@ -222,6 +221,7 @@ def test_it_runs_on_a_worker_thread():
 
 def test_steps_are_pairs_of_dtype_and_batch_size():
     assert LinearBench(16, 64, CONFIG, (1, 2, 4), dtypes=("bfloat16", "float32")).steps == 6
+    assert LinearBench(16, 64, CONFIG, (4, 1, 4), dtypes=("float32", "float32")).steps == 2, "each is measured once"
 
 
 @pytest.mark.parametrize(

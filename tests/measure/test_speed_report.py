@@ -11,7 +11,7 @@ import torch
 
 from workbench.errors import WorkbenchError
 from workbench.measure.roofline import Roofline
-from workbench.measure.speed_report import SpeedReport, crossover, speedups, verdict
+from workbench.measure.speed_report import SpeedReport, crossover, doubts, speedups, verdict
 from workbench.measure.timing import environment
 from workbench.records import SpeedPoint
 
@@ -153,3 +153,20 @@ def test_a_table_without_our_layer_or_without_dense_says_what_there_is():
     assert "chose" not in alone and "0.4" in alone and "x dense" not in alone
     without = str(SpeedReport((point("int4", 1, 0.4, chosen_path="op"),), environment()))
     assert without.splitlines()[-1].split() == ["1", "0.4", "op", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([], ""),
+        ([point("int4", 1, 1.0, p90_ms=2.0)] * 10, ""),
+        ([point("int4", 1, 1.0, p90_ms=2.1), *[point("int4", 1, 1.0)] * 9], ""),  # one of ten may
+        ([point("int4", 1, 1.0, p90_ms=2.1)] * 2 + [point("int4", 1, 1.0)] * 8, "2 of 10 times spread by more than"),
+        ([point("int4", 1, 1.0, roofline_share=1.05), point("dense", 1, 1.0)], ""),
+        ([point("int4", 1, 1.0, roofline_share=1.2), point("dense", 1, 1.0)], "1 of 2 times beat the roofline:"),
+        ([point("int4", 1, 1.0, p90_ms=9.0, roofline_share=2.0)], "(p10 to p90) and 1 of 1 times beat the roofline"),
+    ],
+)
+def test_what_gives_reason_to_measure_again_is_said(points, said):
+    found = doubts(points)
+    assert len(found) == bool(said) and said in "".join(found)

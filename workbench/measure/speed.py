@@ -33,6 +33,7 @@ from workbench.measure.roofline import DTYPES as DTYPES
 from workbench.measure.roofline import Roofline, measure_roofline
 from workbench.measure.speed_report import SpeedReport as SpeedReport
 from workbench.measure.speed_report import crossover as crossover
+from workbench.measure.speed_report import doubts
 from workbench.measure.speed_report import speedups as speedups
 from workbench.measure.timing import BUDGET_S, rotating, stop_if, time_interleaved
 from workbench.measure.timing import environment as environment
@@ -41,7 +42,6 @@ from workbench.records import SpeedPoint
 DEFAULT_BATCH_SIZES = (1, 4, 16, 64, 256)
 ALL_BATCH_SIZES = tuple(2**power for power in range(12))
 _MOST_INPUT_BYTES = 64 * 2**20
-_ABOVE_THE_ROOF = 1.1  # a share of the roofline that is no rounding
 
 
 def bench_linear(
@@ -106,6 +106,7 @@ class LinearBench:
 
     def __post_init__(self) -> None:
         _check(self.n, self.k, self.batch_sizes, self.device, self.dtypes)
+        self.batch_sizes, self.dtypes = tuple(dict.fromkeys(self.batch_sizes)), tuple(dict.fromkeys(self.dtypes))
         self.paths = present_paths(self.device, self.paths)
         self.cfg = self.cfg or Int4WeightOnlyConfig()
 
@@ -128,15 +129,15 @@ class LinearBench:
             self.roofline = measure_roofline(
                 self.device, tuple(dict.fromkeys(("bfloat16", *self.dtypes))), cancel=cancel
             )
-        above = 0
+        taken: list[SpeedPoint] = []
         for dtype in self.dtypes:
             candidates = self._candidates(dtype, compiled, cancel)
             for batch in self.batch_sizes:
                 points = self._measure(candidates, dtype, batch, cancel)
-                above += sum((point.roofline_share or 0) > _ABOVE_THE_ROOF for point in points)
+                taken += points
+                if dtype == self.dtypes[-1] and batch == self.batch_sizes[-1]:
+                    self.notes += doubts(taken)  # before the last points, so that who sees them sees these too
                 yield from points
-        if above:
-            self.notes.append(f"{above} of the times beat the roofline: other work held it down; measure again")
 
     def _candidates(self, dtype: str, compiled: bool, cancel: threading.Event | None) -> list[Candidate]:
         assert self.cfg is not None and self.paths is not None  # set in __post_init__

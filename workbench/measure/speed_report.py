@@ -14,6 +14,9 @@ from workbench.measure.roofline import Roofline
 from workbench.measure.timing import Environment
 from workbench.records import SpeedPoint
 
+_WIDE, _FEW = 2.0, 0.1  # a spread that is no noise of an idle machine, and the share of points that may have it
+_ABOVE_THE_ROOF = 1.1  # a share of the roofline that is no rounding
+
 
 @dataclass(frozen=True)
 class SpeedReport:
@@ -138,6 +141,18 @@ def verdict(ratios: Mapping[int, float]) -> str:
     if cross == first:
         return f"{found}: dense is faster from there"
     return f"{found}; dense is faster from a batch of about {cross:.0f} ({ratios[last]:.2f}x at {last})"
+
+
+def doubts(points: Sequence[SpeedPoint]) -> list[str]:
+    """Say what gives reason to measure again: times of other work, in the points or in the roofline."""
+    found = []
+    wide = sum(point.p90_ms > _WIDE * point.p10_ms for point in points)
+    if wide > len(points) * _FEW:
+        found.append(f"{wide} of {len(points)} times spread by more than a factor of {_WIDE:g} (p10 to p90)")
+    above = sum((point.roofline_share or 0) > _ABOVE_THE_ROOF for point in points)
+    if above:
+        found.append(f"{above} of {len(points)} times beat the roofline")
+    return [f"{' and '.join(found)}: other work runs on this machine; measure again when it is idle"] if found else []
 
 
 def _table(points: Sequence[SpeedPoint]) -> list[str]:
