@@ -65,7 +65,7 @@ mkdir -p "$RESULTS"
 touch "$scratch/began"
 
 notes='
-from workbench.kernels import available_paths, device_note
+from workbench.choice import available_paths, device_note
 print(device_note("cuda"))
 print("paths:", ", ".join(available_paths("cuda")))
 '

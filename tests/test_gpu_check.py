@@ -79,6 +79,15 @@ def test_a_failed_step_does_not_keep_the_next_from_running(tmp_path):
     assert "-m pytest -c /dev/null" in calls and "tests/cuda tests/test_linear.py" in calls
 
 
+def test_what_it_says_about_the_kernels_can_be_said():
+    text = SCRIPT.read_text(encoding="utf-8")
+    code = text.partition("\nnotes='")[2].partition("'\n")[0]
+    assert code.count('"cuda"') == 2
+    command = [sys.executable, "-c", code.replace('"cuda"', '"cpu"')]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "int4 op of cpu" in done.stdout and "paths: op" in done.stdout, done.stderr
+
+
 def test_the_steps_fit_eight_minutes():
     text = SCRIPT.read_text(encoding="utf-8")
     limit = int(text.partition("LIMIT_S=")[2].split()[0])
