@@ -64,7 +64,7 @@ class Run:
             with torch.inference_mode():
                 check_agreement(paths, x)
                 times = time_captured(paths, x, self.budget_s)
-            chosen = chosen_path(layers[0]._packed_weight(), m, torch.bfloat16)
+            chosen = chosen_path(layers[0].packed_weight(), m, torch.bfloat16)
             for name, seconds in times.items():
                 held = 2 * n * k if name == DENSE else layers[0].size_bytes
                 about = {"shape": f"{n}x{k}", "group_size": group_size, "batch": m, "path": name, **time_row(seconds)}
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
 def make_paths(layers: Sequence[Int4Linear], dense: Sequence[Tensor]) -> dict[str, Sequence[Call]]:
     """Return name → one call for each copy: every path there is, our layer and the dense layer."""
     alone: dict[str, Sequence[Call]] = {
-        path: [partial(int4_linear, weight=layer._packed_weight(), path=path) for layer in layers]
+        path: [partial(int4_linear, weight=layer.packed_weight(), path=path) for layer in layers]
         for path in available_paths(DEVICE)
     }
     return {**alone, LINEAR: layers, DENSE: [partial(functional.linear, weight=weight) for weight in dense]}

@@ -113,7 +113,7 @@ class Int4Linear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights that the kernel multiplies with, dequantized: `dtype` [N, K]. Read-only; made at each access."""
-        return dequantized(self._packed_weight(), self.dtype)
+        return dequantized(self.packed_weight(), self.dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -136,7 +136,7 @@ class Int4Linear(nn.Module):
 
     def quantized_weight(self) -> QuantizedWeight:
         """Return the portable weight, exactly as it was given."""
-        packed = self._packed_weight()
+        packed = self.packed_weight()
         scale = packed.scale() if self.stored_scale is None else self.stored_scale
         zero: Tensor | None = None
         if self.domain == "int":
@@ -147,7 +147,7 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype."""
-        result = int4_linear(x, self._packed_weight())
+        result = int4_linear(x, self.packed_weight())
         bias = self.bias
         return result if bias is None else result + bias.to(result.dtype)
 
@@ -174,8 +174,8 @@ class Int4Linear(nn.Module):
             f"group_size={self.group_size}, domain={self.domain}"
         )
 
-    def _packed_weight(self) -> PackedWeight:
-        """Return the buffers of now as one weight; remembered, since each forward asks for it."""
+    def packed_weight(self) -> PackedWeight:
+        """Return the packed weight that the kernels multiply with; remembered, since each forward asks for it."""
         if torch.compiler.is_compiling():
             return self._joined()
         ready, buffers = self._ready, self._buffers

@@ -105,7 +105,13 @@ def iter_tune(
         hopeless: set[str] = set()
         for batch in sorted(batch_sizes):
             x = torch.randn(batch, k, generator=generator(device), device=device).to(DTYPES[dtype])
-            calls = {one.path: rotating(one.calls, x) for one in candidates if one.path not in hopeless}
+            # Paths share their copies of the weight and begin at different ones, which nobody has just read.
+            apart = len(candidates[0].calls) // len(candidates)
+            calls = {
+                one.path: rotating(one.calls, x, first=place * apart)
+                for place, one in enumerate(candidates)
+                if one.path not in hopeless
+            }
             with torch.inference_mode():
                 times = time_interleaved(calls, device=device, budget_s=budget_s, min_runs=5, cancel=cancel)
             found = {path: sorted(seconds)[len(seconds) // 4] for path, seconds in times.items()}

@@ -117,7 +117,7 @@ def _int4_candidates(
     solved = solve(weight, resolved, cancel=cancel).weight
     layer = Int4Linear(solved, dtype=dtype, inner_k_tiles=resolved.inner_k_tiles)
     copies = [one for one in copies_beyond_cache(layer, layer.size_bytes, device) if isinstance(one, Int4Linear)]
-    packed = [one._packed_weight() for one in copies]
+    packed = [one.packed_weight() for one in copies]
     found = [Candidate(LINEAR, "eager", copies, layer.size_bytes, packed[0])] if LINEAR in paths else []
     for path in ALONE:
         if path in paths:
