@@ -44,6 +44,30 @@ def test_dtypes_and_batches(dtype, rows):
     assert_close(result, x, oracle_weight(weight))
 
 
+STATED = {"op": (1.8e-3, 2.6e-3), "fused": (2.6e-3, 2.6e-3), "dequantize": (2.6e-3, 3.2e-3)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("path", available_paths("cpu"))
+@pytest.mark.parametrize("group_size", [32, 256])
+def test_each_path_is_as_accurate_as_is_stated(path, dtype, group_size):
+    weight = random_weight(200, 2048, group_size)
+    x = torch.randn(40, 2048, generator=torch.Generator().manual_seed(2)).to(dtype)
+    exact = x.double() @ oracle_weight(weight).double().t()
+    error = (int4_linear(x, pack_weight(weight, "cpu"), path=path).double() - exact).norm() / exact.norm()
+    assert float(error) < STATED[path][dtype != torch.bfloat16]
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 1e-3), (torch.float32, 1e-5)], ids=str)
+def test_without_bfloat16_instructions_the_product_is_of_float32(dtype, limit, monkeypatch):
+    monkeypatch.setattr(products, "_has_fast_bf16", lambda device_type: False)
+    weight = random_weight(200, 2048)
+    x = torch.randn(40, 2048).to(dtype)
+    exact = x.double() @ oracle_weight(weight).double().t()
+    error = (int4_linear(x, pack_weight(weight, "cpu"), path="dequantize").double() - exact).norm() / exact.norm()
+    assert float(error) < limit
+
+
 @pytest.mark.parametrize("lead", [(), (1,), (2, 3), (2, 0, 3), (1, 1, 1, 4)])
 def test_batch_dimensions(lead):
     packed = pack_weight(random_weight(32, 64), "cpu")

@@ -18,6 +18,11 @@ from workbench.products import check_activation, gradient, product
 def int4_linear(x: Tensor, weight: PackedWeight, *, path: PathName | None = None) -> Tensor:
     """Multiply x @ W.T by the fastest path for the rows of x, as `choose_path` finds it.
 
+    Against the product in float64 of the same weights, the relative error (of the Frobenius norm) is up to
+        bfloat16 x: 1.8e-3 by the op; 2.6e-3 fused or dequantized, as of a dense bfloat16 layer (weights rounded too)
+        other x: 2.6e-3 by the op or fused, 3.2e-3 dequantized (x, weights and the result rounded to bfloat16).
+    A CPU without bfloat16 instructions dequantizes for float16 and float32 x to float32: 1e-3 and 1e-5.
+
     Args:
         x: float [..., K]; float16, float32 and float64 are rounded to bfloat16 inside and the result cast back.
         weight: The packed weight [N, K], on the same device.
