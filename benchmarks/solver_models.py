@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import workbench as wb
+from benchmarks.llama import llama
 from benchmarks.report import Goal, Report, Row, finish, options, time_row
 from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text, demo_eval_text
@@ -120,20 +120,7 @@ def _row(model: str, solver: str, seconds: float, values: tuple[float | None, ..
 
 
 def _large_model(hidden: int, layers: int, rows: list[Row], goals: list[Goal]) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    heads = max(1, hidden // 64)
-    config = LlamaConfig(
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        vocab_size=32_000,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    model: Any = LlamaForCausalLM(config).bfloat16()
+    model = llama(hidden, layers)
     cfg = wb.Int4WeightOnlyConfig(group_size=64, use_hqq=True)
     wb.Int4Linear.from_linear(model.model.layers[0].self_attn.q_proj, cfg)
     start = time.perf_counter()

@@ -9,11 +9,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import dequantize, import_time, int4_linear, memory, packing, report, solver_models, solvers
+from benchmarks import (
+    dequantize,
+    import_time,
+    int4_linear,
+    llama,
+    memory,
+    model,
+    packing,
+    report,
+    solver_models,
+    solvers,
+)
 from benchmarks.report import Goal, Report, finish, options, ratio, table, time_row
+from workbench.linear import Int4Linear
 from workbench.paths import PATHS
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+TINY_MODEL = ["--hidden", "64", "--layers", "1", "--prompt-tokens", "8", "--new-tokens", "2", "--rounds", "1"]
 BENCHMARKS = {
     "solvers": (solvers, ["-n", "64", "-k", "128", "--rounds", "2", "--without-peers"]),
     "solver_models": (
@@ -23,6 +36,7 @@ BENCHMARKS = {
     "packing": (packing, ["-n", "64", "-k", "64", "--budget", "0"]),
     "int4_linear": (int4_linear, ["-n", "64", "-k", "64", "--batch-sizes", "1", "16", "128", "512", "--budget", "0"]),
     "dequantize": (dequantize, ["-n", "128", "-k", "128", "--budget", "0"]),
+    "model": (model, [*TINY_MODEL, "--without-peers"]),
     "import_time": (import_time, ["--rounds", "1"]),
 }
 TIMES = {"time_ms", "p10_ms", "p90_ms", "runs"}
@@ -130,6 +144,59 @@ def test_the_peers_are_called_with_their_own_defaults_and_judged_by_their_own_de
     asked = {"nbits": 4, "group_size": 64, "axis": 1, "compute_dtype": torch.float32, "device": "cpu"}
     assert Rounding.calls[-1] == asked | {"bitpack": False}
     assert asked_torchao[-1] == asked | {"raw_output": True}
+
+
+def test_models_are_measured_with_either_head_eager_and_compiled(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(model.wb, "compile_model", compiled.append)
+    path = tmp_path / "results.json"
+    assert model.main([*TINY_MODEL, "--without-peers", "--compiled", "--json", str(path)]) == 0
+    data = json.loads(path.read_text(encoding="utf-8"))
+    check_structure(data, "model")
+    names = [model.DENSE, model.INT4, model.INT4_HEAD]
+    assert [(row["mode"], row["phase"], row["model"]) for row in data["rows"]] == [
+        (mode, phase, name) for mode in ("eager", "compiled") for phase in ("decode", "prefill") for name in names
+    ]
+    assert all(row["over_torchao"] is None for row in data["rows"]) and data["rows"][0]["over_dense"] == 1
+    assert [goal["what"] for goal in data["goals"]] == ["prefill, int4: times as fast as dense bf16"]
+    dense, int4, int4_head = compiled
+    assert not isinstance(int4.lm_head, Int4Linear) and isinstance(int4_head.lm_head, Int4Linear)
+    assert {type(one) for one in dense.modules()}.isdisjoint({Int4Linear})
+    assert [sum(isinstance(one, Int4Linear) for one in each.modules()) for each in (int4, int4_head)] == [7, 8]
+    head = int4.get_input_embeddings().weight
+    assert head is int4.lm_head.weight and torch.equal(head, dense.lm_head.weight)
+
+
+def test_torchao_quantizes_all_but_the_head_for_the_cpu_and_leaves_the_compiler_alone(monkeypatch, tmp_path):
+    asked = []
+
+    def quantize(quantized, config, filter_fn):
+        asked.append((config, [name for name, module in quantized.named_modules() if filter_fn(module, name)]))
+
+    names = {"Int4WeightOnlyConfig": staticmethod(lambda **given: given), "quantize_": staticmethod(quantize)}
+    stand_ins = {
+        "torchao.quantization": type("Module", (), names),
+        "torchao.dtypes": type("Module", (), {"Int4CPULayout": staticmethod(lambda: "cpu")}),
+    }
+    real = model.importlib.import_module
+    monkeypatch.setattr(model.importlib, "import_module", lambda name: stand_ins.get(name) or real(name))
+    monkeypatch.setattr(model.importlib.metadata, "version", lambda name: "0.0")
+    path = tmp_path / "results.json"
+    assert model.main([*TINY_MODEL, "--group-size", "32", "--json", str(path)]) == 0
+    ((config, quantized),) = asked
+    assert config == {"group_size": 32, "layout": "cpu", "set_inductor_config": False}
+    assert len(quantized) == 7 and "lm_head" not in quantized
+    data = json.loads(path.read_text(encoding="utf-8"))
+    check_structure(data, "model")
+    assert data["settings"]["torchao"] == "0.0" and len(data["goals"]) == 4
+    assert [row["model"] for row in data["rows"]].count(model.TORCHAO) == 2
+
+
+def test_the_model_of_the_benchmarks_has_the_size_that_they_say():
+    with torch.device("meta"):
+        large = llama.llama(2048, 8)
+    assert llama.millions_of_parameters(large) == 477
+    assert large.lm_head.weight is large.get_input_embeddings().weight and large.dtype == torch.bfloat16
 
 
 def test_every_path_of_the_linear_layer_is_measured_at_every_batch_size_and_dtype(tmp_path):

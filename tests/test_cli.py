@@ -190,6 +190,29 @@ def test_a_benchmark_that_cannot_be_is_refused(fails, arguments, said):
     assert said in fails(*BENCH, *arguments)
 
 
+def test_tokens_per_second_of_a_model_and_its_checkpoint(says, checkpoint, model, tmp_path):
+    sizes = ["--prompt-tokens", 8, "--new-tokens", 2, "--rounds", 1]
+    lines = says("throughput", model, checkpoint, *sizes, "--json", tmp_path / "t.json").splitlines()
+    assert "prefill of 8" in lines[1] and len(lines) == 4
+    assert lines[2].startswith(str(model)) and lines[3].startswith(str(checkpoint)) and "tokens/s" in lines[3]
+    found = json.loads((tmp_path / "t.json").read_text())["models"]
+    assert [one["decode_runs"] for one in found] == [2, 2] and found[1]["weight_bytes"] < found[0]["weight_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["demo", "demo"], "'demo' is named twice"),
+        (["no/such/model/at/all"], "'no/such/model/at/all' does not exist"),
+        (["demo", "--rounds", 0], "rounds=0"),
+        (["demo", "--prompt-tokens", 100_000], "prompt_tokens=100000"),
+        (["demo", "--json", "no/such/folder/t.json"], "cannot be written"),
+    ],
+)
+def test_tokens_per_second_that_cannot_be(fails, arguments, said):
+    assert said in fails("throughput", *arguments)
+
+
 def test_tuning_prints_the_table_and_where_it_is_kept(says, tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
     out = says("tune", "-n", 32, "-k", 64, "--group-size", 32)

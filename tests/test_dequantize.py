@@ -101,6 +101,12 @@ def test_no_dense_copy_is_kept_and_all_layers_share_one_scratch(monkeypatch):
     assert seen[0].untyped_storage().nbytes() == 256 * (64 + 32) * 2
 
 
+def test_blocks_are_of_one_size(monkeypatch):
+    monkeypatch.setitem(dequantize.SCRATCH_BYTES, "cpu", 320 * 64 * 2)
+    packed = pack_weight(random_weight(464, 64), "cpu")
+    assert [rows for rows, _ in iter_blocks(packed, torch.bfloat16)] == [slice(0, 256), slice(256, 464)]
+
+
 @pytest.mark.parametrize(("k", "rows"), [(4096, 1024), (14336, 256), (64, 65536), (2**24, 64)])
 def test_blocks_are_whole_and_bounded(k, rows):
     assert block_rows(torch.device("cpu"), k, torch.bfloat16) == rows

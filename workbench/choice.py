@@ -67,7 +67,8 @@ def forget_tables() -> None:
 def table_kind(device_type: str) -> str:
     """Return which built-in defaults hold for a kind of device here (see `workbench.paths.DEFAULTS`)."""
     if device_type != "cpu":
-        return "cuda" if device_type in INT4_OPS else "other"
+        kind = "cuda/triton" if "fused" in available_paths(device_type) else "cuda"
+        return kind if device_type in INT4_OPS else "other"
     if "DEFAULT" in device_capability("cpu") and platform.machine().lower() in ("x86_64", "amd64"):
         return "cpu/scalar"
     native = native_kernels()

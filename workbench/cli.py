@@ -1,4 +1,4 @@
-"""The command line: `workbench lab|quantize|inspect|verify|generate|bench|tune`.
+"""The command line: `workbench lab|quantize|inspect|verify|generate|bench|throughput|tune`.
 
 Every error of a person's input is one clear line on stderr and exit code 2; Ctrl-C is 130, with nothing half-written.
 """
@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("prompt", help="the text to go on from")
     one.add_argument("--tokens", type=int, default=40, help="most new tokens (default 40)")
     _bench_arguments(add(commands.bench, "measure a linear layer, int4 and dense, by batch size"))
+    _throughput_arguments(add(commands.throughput, "measure the tokens per second of models, side by side"))
     _tune_arguments(add(commands.tune, "measure which path is fastest at each batch size, for products to take it"))
     return parser
 
@@ -123,6 +124,15 @@ def _bench_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     one.add_argument("--json", type=Path, metavar="FILE", help="write points, machine and roofline here")
     one.add_argument("--csv", type=Path, metavar="FILE", help="write the points here")
+
+
+def _throughput_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("models", nargs="+", metavar="MODEL", help="a checkpoint, a model folder, a hub name, or demo")
+    one.add_argument("--prompt-tokens", type=int, default=256, help="tokens of the prompt (default 256)")
+    one.add_argument("--new-tokens", type=int, default=32, help="timed new tokens in each turn (default 32)")
+    one.add_argument("--rounds", type=int, default=5, help="timed turns of each model (default 5)")
+    one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the measurements here")
 
 
 def _tune_arguments(one: argparse.ArgumentParser) -> None:

@@ -224,9 +224,7 @@ def bench(arguments: argparse.Namespace) -> None:
     from workbench.measure.speed import ALL_BATCH_SIZES, LinearBench, SpeedReport, environment
     from workbench.records import write_json
 
-    for path in (arguments.json, arguments.csv):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ConfigError(f"{str(path)!r} cannot be written.", allowed="a file in a folder that exists")
+    _check_writable(arguments.json, arguments.csv)
     made = LinearBench(
         *(arguments.n, arguments.k, Int4WeightOnlyConfig(group_size=_group_size(arguments))),
         arguments.batch_sizes or ALL_BATCH_SIZES,
@@ -256,6 +254,38 @@ def _measured(made: LinearBench) -> list[SpeedPoint]:
                 seen.add((point.dtype, point.batch))
                 shown.show(progress_since(start, len(seen), made.steps, f"{point.dtype}, batch {point.batch}"))
     return points
+
+
+def throughput(arguments: argparse.Namespace) -> None:
+    """Measure how many tokens a second models read and write, taking turns."""
+    from workbench.hf import load_model, quiet
+    from workbench.measure.throughput import iter_throughput
+    from workbench.records import write_json
+
+    _check_writable(arguments.json)
+    twice = [name for name in arguments.models if arguments.models.count(name) > 1]
+    if twice:
+        raise ConfigError(f"The model {twice[0]!r} is named twice.", mend="name each model once")
+    with quiet():
+        models = {name: load_model(name, device=arguments.device)[0] for name in arguments.models}
+    with _ProgressLine() as shown, stopping() as cancel:
+        for step in iter_throughput(
+            models,
+            prompt_tokens=arguments.prompt_tokens,
+            new_tokens=arguments.new_tokens,
+            rounds=arguments.rounds,
+            cancel=cancel,
+        ):
+            shown.show(step.progress)
+    print(step.report)
+    if arguments.json:
+        write_json(arguments.json, step.report.to_json())
+
+
+def _check_writable(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{str(path)!r} cannot be written.", allowed="a file in a folder that exists")
 
 
 def tune(arguments: argparse.Namespace) -> None:

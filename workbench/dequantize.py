@@ -75,7 +75,8 @@ def iter_blocks(weight: PackedWeight, dtype: torch.dtype) -> Iterator[tuple[slic
     K is the padded one where the device has a layout.
     """
     n, (n_padded, k) = weight.out_features, weight.padded
-    step = block_rows(weight.packed.device, k, dtype)
+    count = -(-n // block_rows(weight.packed.device, k, dtype))
+    step = -(-n // (count * _ROWS)) * _ROWS  # blocks of one size: a small last one would leave a GPU half idle
     fill = _filler(weight, k, min(step, n_padded), dtype)
     for first in range(0, n, step):
         rows = min(step, n - first)

@@ -36,6 +36,7 @@ DEFAULTS: dict[str, tuple[Step, ...]] = {
     "cpu/dequantize": ((16, "op"), (math.inf, "dequantize")),
     "cpu/none": ((32, "op"), (math.inf, "dequantize")),
     "cpu/scalar": ((1, "op"), (math.inf, "dequantize")),  # builds without vector instructions: the op is a plain loop
+    "cuda/triton": ((16, "op"), (512, "fused"), (math.inf, "dequantize")),  # estimates: no GPU measured them yet
     "cuda": ((64, "op"), (math.inf, "dequantize")),
     "other": ((math.inf, "dequantize"),),
 }

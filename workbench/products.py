@@ -21,7 +21,8 @@ from workbench.packed import INT4_OPS, PackedWeight, readable_layout
 from workbench.paths import PathName
 from workbench.triton_kernels import fused_linear
 
-MAX_ELEMENTS_PER_CALL = 2**31 - 1  # the CPU op's offsets are 32-bit: larger weights are split along N
+# The ops' offsets are 32-bit: larger weights are split along N on the CPU; larger x or results on CUDA take another path.
+MAX_ELEMENTS_PER_CALL = 2**31 - 1
 _SPLIT_ROWS = 64  # a multiple of every CPU layout's block of N
 
 
@@ -44,7 +45,7 @@ def _forward(rows: Tensor, weight: PackedWeight, path: PathName | None) -> Tenso
     chosen = path or chosen_path(weight, rows.shape[0], rows.dtype)
     if path is not None and path not in (paths := available_paths(rows.device, weight.layout)):
         raise KernelError(f"path={path!r} on {rows.device}.", allowed=", ".join(paths), mend=native_note())
-    if chosen == "op":
+    if chosen == "op" and (rows.device.type == "cpu" or rows.shape[0] * max(weight.padded) <= MAX_ELEMENTS_PER_CALL):
         return _op_path(rows, weight)
     if chosen == "fused":
         return _fused_path(rows, weight)
@@ -61,7 +62,9 @@ def _widened(rows: Tensor, weight: PackedWeight) -> Tensor:
     inside = rows if rows.dtype == torch.bfloat16 else rows.to(torch.bfloat16)
     if missing := weight.padded[1] - weight.in_features:
         inside = functional.pad(inside, (0, missing))
-    return inside.contiguous()
+    inside = inside.contiguous()
+    # The CUDA kernels read whole words: a view may start in the middle of one.
+    return inside.clone() if inside.is_cuda and inside.data_ptr() % 16 else inside
 
 
 def _narrowed(result: Tensor, rows: Tensor, weight: PackedWeight) -> Tensor:
