@@ -21,7 +21,7 @@ from workbench.packed import INT4_OPS, PackedWeight, readable_layout
 from workbench.paths import PathName
 from workbench.triton_kernels import fused_linear
 
-# The ops' offsets are 32-bit: larger weights are split along N on the CPU; larger x or results on CUDA take another path.
+# The ops' offsets are 32-bit: on the CPU larger weights are split along N, on CUDA larger products take another path.
 MAX_ELEMENTS_PER_CALL = 2**31 - 1
 _SPLIT_ROWS = 64  # a multiple of every CPU layout's block of N
 
