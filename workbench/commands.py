@@ -277,6 +277,7 @@ def throughput(arguments: argparse.Namespace) -> None:
             cancel=cancel,
         ):
             shown.show(step.progress)
+    assert step.report is not None, "every model had all its turns"
     print(step.report)
     if arguments.json:
         write_json(arguments.json, step.report.to_json())

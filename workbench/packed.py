@@ -35,6 +35,7 @@ class PackedWeight:
         in_features: K before padding.
         group_size: Weights per group along K.
         padded: [N, K] as the kernel sees them.
+        is_checked: Whether the kernels' preconditions were found to hold; with other tensors it is another object.
 
     Raises:
         KernelError: for a group size that no kernel has.
@@ -47,6 +48,7 @@ class PackedWeight:
     in_features: int
     group_size: int
     padded: tuple[int, int] = field(init=False)
+    is_checked: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         if self.group_size not in GROUP_SIZES:

@@ -34,7 +34,7 @@ DEFAULTS: dict[str, tuple[Step, ...]] = {
     "cpu/amx": ((5, "op"), (512, "fused"), (math.inf, "dequantize")),
     "cpu/avx512_bf16": ((5, "op"), (12, "fused"), (math.inf, "dequantize")),
     "cpu/dequantize": ((16, "op"), (math.inf, "dequantize")),
-    "cpu/none": ((32, "op"), (math.inf, "dequantize")),
+    "cpu/none": ((56, "op"), (math.inf, "dequantize")),
     "cpu/scalar": ((1, "op"), (math.inf, "dequantize")),  # builds without vector instructions: the op is a plain loop
     "cuda/triton": ((16, "op"), (512, "fused"), (math.inf, "dequantize")),  # estimates: no GPU measured them yet
     "cuda": ((64, "op"), (math.inf, "dequantize")),

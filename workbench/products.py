@@ -1,7 +1,8 @@
 """The int4 product by each path: it checks what the kernels leave unchecked, pads, casts and calls them.
 
 PyTorch's op and our own kernels read out of bounds, corrupt neighbouring codes or end the process on bad input, without
-a message. Each precondition is therefore checked here, in Python, on every call; it costs microseconds.
+a message. Each precondition is therefore checked here, in Python: those of x on every call, those of a weight once
+before its first.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def product(x: Tensor, weight: PackedWeight, path: PathName | None = None) -> Te
 
 
 def _forward(rows: Tensor, weight: PackedWeight, path: PathName | None) -> Tensor:
-    check_packed(weight)
+    if not weight.is_checked:
+        check_packed(weight)
+        object.__setattr__(weight, "is_checked", True)
     chosen = path or chosen_path(weight, rows.shape[0], rows.dtype)
     if path is not None and path not in (paths := available_paths(rows.device, weight.layout)):
         raise KernelError(f"path={path!r} on {rows.device}.", allowed=", ".join(paths), mend=native_note())
