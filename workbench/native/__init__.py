@@ -20,6 +20,7 @@ from workbench.packing import CPU_VARIANTS, CpuVariant, Layout, pack
 
 VARIABLE = "WORKBENCH_NATIVE"
 CHUNK = 1024  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 128 kB of its cache
+OWN_COPY_ROWS = 64  # up to so many rows of activations each thread packs a copy of them for itself
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in int4.c
 _HAS_FUSED, _HAS_TILES, _HAS_THREADS = 1, 2, 4
 _FUSED_VARIANT: CpuVariant = "avx512"
@@ -103,7 +104,8 @@ class NativeKernels:
         groups, n = scales_and_zeros.shape[:2]
         k_padded, m_padded = groups * group_size, -(-m // 16) * 16
         result = torch.empty(m, out_features, dtype=x.dtype)
-        packed_x = torch.empty(m_padded * k_padded, dtype=torch.bfloat16)
+        own_copies = m <= OWN_COPY_ROWS
+        packed_x = torch.empty((threads if own_copies else 1) * m_padded * k_padded, dtype=torch.bfloat16)
         scratch = torch.empty(threads * 64 * (2 * CHUNK + 4 * m_padded), dtype=torch.uint8)
         self.library.workbench_linear(
             x.data_ptr(),
@@ -118,6 +120,7 @@ class NativeKernels:
             out_features,
             result.data_ptr(),
             packed_x.data_ptr(),
+            own_copies,
             scratch.data_ptr(),
             CHUNK,
             self.tiles,
@@ -168,7 +171,7 @@ def _opened(path: str, compiler: str) -> NativeKernels:
         library.workbench_linear.restype = None
         library.workbench_linear.argtypes = [
             *(address, flag, number, number, address, address, number, number, number, number),
-            *(address, address, address, number, flag, flag),
+            *(address, address, flag, address, number, flag, flag),
         ]
     return NativeKernels(library, bool(features & _HAS_FUSED), bool(features & _HAS_TILES), compiler)
 

@@ -336,11 +336,13 @@ static void tile_block(const uint16_t *a, int64_t tiles, int64_t rows, int64_t s
 /* y [m, n_out] of `dtype` = x [m, k] of `dtype` times the transposed weight [n, k_padded] in blocks of 64 "halves".
  *
  * Each thread dequantizes `chunk` columns of a block of 64 rows into its cache and multiplies all of x with them.
- * packed_x: bfloat16 [m rounded up to 16, k_padded]. scratch: for each thread chunk * 64 bfloat16, then [m rounded up
- * to 16, 64] float32. chunk is a multiple of the group size. */
+ * packed_x: bfloat16 [copies, m rounded up to 16, k_padded]; with a copy for each thread none waits for another before
+ * it begins, which few rows are worth. scratch: for each thread chunk * 64 bfloat16, then [m rounded up to 16, 64]
+ * float32. chunk is a multiple of the group size. */
 void workbench_linear(const void *x, int dtype, int64_t m, int64_t k, const uint8_t *packed,
                       const uint16_t *scales_and_zeros, int64_t n, int64_t k_padded, int64_t group, int64_t n_out,
-                      void *y, uint16_t *packed_x, uint8_t *scratch, int64_t chunk, int use_tiles, int threads) {
+                      void *y, uint16_t *packed_x, int own_copies, uint8_t *scratch, int64_t chunk, int use_tiles,
+                      int threads) {
     int64_t tile_rows = (m + TILE_ROWS - 1) / TILE_ROWS, tiles = k_padded / TILE_K;
     int64_t per_thread = chunk * BLOCK * 2 + tile_rows * TILE_ROWS * BLOCK * 4;
     (void)threads;
@@ -353,12 +355,17 @@ void workbench_linear(const void *x, int dtype, int64_t m, int64_t k, const uint
 #endif
         uint16_t *b = (uint16_t *)(scratch + thread * per_thread);
         float *c = (float *)(scratch + thread * per_thread + chunk * BLOCK * 2);
+        uint16_t *own_x = packed_x + (own_copies ? thread * tile_rows * TILE_ROWS * k_padded : 0);
+        if (own_copies) {
+            for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, tile, own_x);
+        } else {
 #pragma omp for schedule(static)
-        for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, tile, packed_x);
+            for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, tile, own_x);
+        }
 #ifdef TILES
         if (use_tiles) configure_tiles(m);
 #endif
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t first = 0; first < n; first += BLOCK) {
             int64_t rows = n - first < BLOCK ? n - first : BLOCK;
             for (int64_t start = 0; start < k_padded; start += chunk) {
@@ -369,7 +376,7 @@ void workbench_linear(const void *x, int dtype, int64_t m, int64_t k, const uint
                     if (rows == BLOCK) group_to_tiles(bytes, pairs, group, b + (at - start) * BLOCK);
                     else tail_to_tiles(bytes, pairs, group, rows, b + (at - start) * BLOCK);
                 }
-                const uint16_t *a = packed_x + start / TILE_K * 512;
+                const uint16_t *a = own_x + start / TILE_K * 512;
 #ifdef TILES
                 if (use_tiles) tile_block(a, tiles, tile_rows, (stop - start) / TILE_K, b, c, start == 0);
                 else
