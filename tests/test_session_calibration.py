@@ -23,8 +23,8 @@ from workbench.solvers import solve
 from workbench.view_cache import UPSTREAM
 
 TIMEOUT_S = 120
-Q, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj"
-TEXT = demo_calibration_text()[:8000]
+Q, NEXT, DOWN = "model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj"
+TEXT = demo_calibration_text()[:4000]  # two windows of 512 tokens; one up to 3000 characters
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def test_the_demo_model_begins_with_its_own_text_and_others_with_none(pair):
 
 def test_a_text_is_looked_at_and_what_is_used_is_told(session, pair):
     heard = Heard(session)
-    session.set_calibration_text(TEXT[:7000])
+    session.set_calibration_text(TEXT[:2900])
     assert session.wait(TIMEOUT_S)
     state = session.calibration.state
-    expected = Calibration.from_text(TEXT[:7000], pair[1])
+    expected = Calibration.from_text(TEXT[:2900], pair[1])
     assert (state.sequences, state.sequence_length, state.tokens) == (*expected.ids.shape, expected.tokens)
-    assert (state.notes, state.characters, state.origin) == (expected.notes, 7000, TYPED_ORIGIN)
+    assert (state.notes, state.characters, state.origin) == (expected.notes, 2900, TYPED_ORIGIN)
     assert heard.of("calibration")[-1] == state and heard.of("problem") == []
     session.use_demo_text()
     assert session.calibration_text == demo_calibration_text()
@@ -144,11 +144,11 @@ def test_a_file_that_cannot_be_used_changes_nothing(session, tmp_path):
 
 
 def test_a_file_is_loaded_and_named(session, tmp_path):
-    (tmp_path / "corpus.txt").write_text(TEXT[:5000], encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text(TEXT[:2000], encoding="utf-8")
     session.load_calibration_file(str(tmp_path / "corpus.txt"))
     assert session.wait(TIMEOUT_S)
     state = session.calibration.state
-    assert (session.calibration_text, state.path) == (TEXT[:5000], tmp_path / "corpus.txt")
+    assert (session.calibration_text, state.path) == (TEXT[:2000], tmp_path / "corpus.txt")
     assert state.origin == str(tmp_path / "corpus.txt") and state.tokens
 
 
@@ -171,7 +171,8 @@ def test_the_view_is_of_the_inputs_of_the_dense_model(session, pair):
     assert session.errors[DOWN].summary == view.summary
 
 
-def test_until_the_inputs_are_there_the_view_is_refined_and_not_recorded(pair):
+def test_until_the_inputs_are_there_the_view_is_refined_and_not_recorded(pair, monkeypatch):
+    monkeypatch.setattr("workbench.session_calibration.demo_calibration_text", lambda: TEXT)
     session = open_session(*pair)
     heard = Heard(session)
     recorded = []
@@ -191,11 +192,11 @@ def test_inputs_are_collected_once_for_all_calibrated_layers_and_each_text_anew(
     session.configure(solver="calibrated", scope="all")
     assert session.wait(TIMEOUT_S)
     heard = Heard(session)
-    session.select([DOWN])
+    session.select([NEXT])
     assert session.wait(TIMEOUT_S)
     assert badges(heard) == ["inputs of the dense model"], "they came with those of the first layer"
     first = heard.of("view")[-1].summary
-    session.set_calibration_text(TEXT[:6000])
+    session.set_calibration_text(TEXT[:2500])
     assert session.errors == {}
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[1:] == ["refined for now", "inputs of the dense model"]
@@ -205,15 +206,22 @@ def test_inputs_are_collected_once_for_all_calibrated_layers_and_each_text_anew(
     assert heard.of("view")[-1].summary == first
 
 
-def test_cancel_stops_collecting_and_says_so(pair, monkeypatch):
+def test_cancel_stops_collecting_and_says_so(pair):
     session = open_session(*pair)
-    heard, begun = Heard(session), threading.Event()
-    session.listen(lambda event: event.kind == "view" and begun.set())
-    monkeypatch.setattr("workbench.calibration._BATCH_TOKENS", {"cpu": 512})
+    session.set_calibration_text(TEXT)
+    heard, begun, cancelled = Heard(session), threading.Event(), threading.Event()
+
+    def hold(_module, _args):
+        begun.set()
+        assert cancelled.wait(TIMEOUT_S)
+
+    handle = pair[0].register_forward_pre_hook(hold)
     session.configure(solver="calibrated")
     assert begun.wait(TIMEOUT_S)
     session.calibration.lane.cancel()
+    cancelled.set()
     assert session.wait(TIMEOUT_S)
+    handle.remove()
     assert heard.of("view")[-1].notes == (
         "solved with refined instead of calibrated: collecting its inputs was cancelled",
     )
@@ -299,7 +307,7 @@ def test_a_text_changed_during_a_sweep_is_the_one_that_counts(small):
     def change_once(event):
         if event.kind == "error" and event.data.solver == "calibrated" and not changed.is_set():
             changed.set()
-            small.set_calibration_text(TEXT[:6000])
+            small.set_calibration_text(TEXT[:2500])
 
     small.listen(change_once)
     assert waited(small.sweep_errors()).state == "done"
@@ -358,7 +366,9 @@ def test_the_cell_alone_makes_the_same_checkpoint_bit_for_bit(kind, tmp_path, mo
         session.load_calibration_file("corpus.txt")
     session.configure(group_size=128, solver="calibrated")
     session.configure(options={"sweeps": 0, "candidates": 2})
-    session.keep_dense("layer")
+    calibrated = "layers.0.self_attn" if kind == "demo" else "layers.0."  # the demo text is long
+    session.select([name for name in session.coverage.configs if calibrated not in name])
+    session.keep_dense("selection")
     code = session.as_python()
     assert ("wb.demo_calibration_text()" in code) == (kind == "demo")
     written = [path.name for path in tmp_path.rglob("calibration-*.txt")]
