@@ -11,6 +11,12 @@ from workbench.demo import notebooks_path
 
 NOTEBOOKS = sorted(notebooks_path().glob("*.ipynb"))
 MOST_LINES = 12
+SHORT_TEXTS = """
+import workbench.demo
+texts = {name: getattr(workbench.demo, name)()[:9_000] for name in ("demo_calibration_text", "demo_eval_text")}
+workbench.demo.demo_calibration_text = lambda: texts["demo_calibration_text"]
+workbench.demo.demo_eval_text = lambda: texts["demo_eval_text"]
+"""  # run before a notebook's cells, which take a minute with the whole texts
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 
@@ -64,6 +70,7 @@ def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(SHORT_TEXTS))
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(work)}})
     client.execute()
     for cell in notebook.cells:
