@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import workbench as wb
 from benchmarks import (
     dequantize,
     import_time,
@@ -56,26 +60,40 @@ def check_structure(data, name):
         assert goal["met"] == kept
 
 
-def run(name, tmp_path):
-    module, arguments = BENCHMARKS[name]
-    path = tmp_path / "new folder" / "results.json"
-    assert module.main([*arguments, "--json", str(path)]) == 0
-    return json.loads(path.read_text(encoding="utf-8"))
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Run a benchmark, once, on tiny sizes and two blocks of the demo model; give what it wrote and what it printed."""
+    demo_model = wb.demo_model
+
+    def two_blocks():
+        model, tokenizer = demo_model()
+        del model.model.layers[2:]
+        return model, tokenizer
+
+    @functools.cache
+    def run(name):
+        module, arguments = BENCHMARKS[name]
+        path = tmp_path_factory.mktemp(name) / "new folder" / "results.json"
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+            patch.setattr(wb, "demo_model", two_blocks)
+            assert module.main([*arguments, "--json", str(path)]) == 0
+        return json.loads(path.read_text(encoding="utf-8")), printed.getvalue()
+
+    return run
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_runs_on_tiny_sizes_and_writes_what_it_prints(name, tmp_path, capsys):
-    data = run(name, tmp_path)
+def test_runs_on_tiny_sizes_and_writes_what_it_prints(name, run):
+    data, printed = run(name)
     check_structure(data, name)
-    printed = capsys.readouterr().out
     assert data["machine"]["processor"] in printed and name in printed
     for row in data["rows"]:
         assert str(next(value for value in row.values() if isinstance(value, str))) in printed
     assert printed.count("met   ") + printed.count("MISSED") == len(data["goals"])
 
 
-def test_the_solvers_without_their_peers_are_judged_against_round_to_nearest(tmp_path):
-    rows = run("solvers", tmp_path)["rows"]
+def test_the_solvers_without_their_peers_are_judged_against_round_to_nearest(run):
+    rows = run("solvers")[0]["rows"]
     assert [row["solver"] for row in rows] == ["rtn", "hqq", "refined"] * 2 + ["calibrated"]
     assert all(row["times_faster"] is None for row in rows)
     for rtn, hqq, refined in (rows[:3], rows[3:6]):
@@ -83,8 +101,8 @@ def test_the_solvers_without_their_peers_are_judged_against_round_to_nearest(tmp
         assert refined["error_2"] < hqq["error_2"] < 1
 
 
-def test_the_solvers_are_compared_on_the_demo_model(tmp_path):
-    rows = run("solver_models", tmp_path)["rows"]
+def test_the_solvers_are_compared_on_the_demo_model(run):
+    rows = run("solver_models")[0]["rows"]
     assert [row["solver"] for row in rows] == ["rtn", "hqq", "refined", "calibrated", "hqq"]
     assert rows[1]["kl_over_hqq"] == rows[1]["held_out_error_over_hqq"] == 1
     assert rows[3]["mean_kl"] < rows[2]["mean_kl"] and rows[3]["held_out_error_over_hqq"] < 0.7
@@ -199,8 +217,8 @@ def test_the_model_of_the_benchmarks_has_the_size_that_they_say():
     assert large.lm_head.weight is large.get_input_embeddings().weight and large.dtype == torch.bfloat16
 
 
-def test_every_path_of_the_linear_layer_is_measured_at_every_batch_size_and_dtype(tmp_path):
-    rows = run("int4_linear", tmp_path)["rows"]
+def test_every_path_of_the_linear_layer_is_measured_at_every_batch_size_and_dtype(run):
+    rows = run("int4_linear")[0]["rows"]
     assert {(row["dtype"], row["batch"], row["path"]) for row in rows} == {
         (dtype, batch, path)
         for dtype, paths in {
