@@ -7,6 +7,15 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 _FOLDER = tempfile.mkdtemp(prefix="int4-workbench-tests-")
 os.environ["WORKBENCH_CACHE"] = _FOLDER
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+@pytest.fixture
+def quick_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the roof over small vectors and matrices: in hundredths of a second, and of no use but in tests."""
+    monkeypatch.setattr("workbench.measure.roofline.rotation_bytes", lambda device: 2**20)
+    monkeypatch.setattr("workbench.measure.roofline._SIZES", (64,))

@@ -26,6 +26,7 @@ from workbench.measure.candidates import present_paths
 from workbench.measure.speed import SpeedReport
 from workbench.recipe import Choice, Recipe
 
+pytestmark = pytest.mark.usefixtures("quick_roofline")
 ROOT = Path(__file__).parents[1]
 SAFETENSORS = "model.safetensors"
 

@@ -29,10 +29,10 @@ def qwen2(tied: bool = True, **changes):
     return transformers.Qwen2ForCausalLM(config)
 
 
-def llama_odd():
+def llama_odd(**changes):
     """K of 56 and 77: odd, and divided by no group size."""
     sizes = {"hidden_size": 56, "intermediate_size": 77, "tie_word_embeddings": False}
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**_COMMON, **sizes}))
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**_COMMON, **sizes, **changes}))
 
 
 def llama_wide():
@@ -47,14 +47,12 @@ def gpt2():
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=0, eos_token_id=1))
 
 
-def opt():
+def opt(**changes):
     """Biases everywhere, and learned positions."""
     sizes = {key: _COMMON[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
-    return transformers.OPTForCausalLM(
-        transformers.OPTConfig(
-            **sizes, ffn_dim=96, max_position_embeddings=64, word_embed_proj_dim=64, bos_token_id=0, eos_token_id=1
-        )
-    )
+    ends = {"bos_token_id": 0, "eos_token_id": 1}
+    more = {"ffn_dim": 96, "max_position_embeddings": 64, "word_embed_proj_dim": 64, **ends}
+    return transformers.OPTForCausalLM(transformers.OPTConfig(**{**sizes, **more, **changes}))
 
 
 def t5():

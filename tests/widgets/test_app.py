@@ -28,6 +28,7 @@ from workbench.widgets.export_panel import notes_of
 from workbench.widgets.solver_fields import FIELDS_OF
 from workbench.widgets.speed_panel import BATCH_SIZES
 
+pytestmark = pytest.mark.usefixtures("quick_roofline")
 LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
 
 
@@ -232,7 +233,8 @@ def enabled(commands: Any) -> list[str]:
     return [button["id"] for button in commands.buttons if button["enabled"]]
 
 
-def test_speed_is_shown_point_by_point(app: Workbench, wire) -> None:
+def test_speed_is_shown_point_by_point(app: Workbench, wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.widgets.speed_panel._BUDGET_S", 0.0)
     assert (app.speed.verdict.verdict, enabled(app.speed.commands)) == ("Not measured yet.", ["measure"])
     wire.clear()
     click(app.speed.commands, "measure")

@@ -16,7 +16,7 @@ from workbench.errors import ConfigError
 from workbench.widgets.app import Workbench
 from workbench.widgets.calibration_panel import SHOWN_CHARACTERS, errors_of, facts_of
 
-TEXT = demo_calibration_text()[:8000]
+TEXT = demo_calibration_text()[:4000]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_what_is_used_is_said(app: Workbench) -> None:
     calibrate(app)
     shown = {fact["label"]: (fact["value"], fact["hint"]) for fact in app.calibration.numbers.facts}
     state = app.session.calibration.state
-    assert shown["Used"] == (f"{state.tokens:,} tokens", "of 8,000 characters")
+    assert shown["Used"] == (f"{state.tokens:,} tokens", "of 4,000 characters")
     assert shown["Sequences"] == (str(state.sequences), "of 512 tokens each")
     assert "Model" not in shown, "a live model is in memory"
     assert app.calibration.form.hint == "text given here"
@@ -96,7 +96,7 @@ def test_the_demo_text_comes_back_with_a_button_that_is_there_when_it_can_do_som
 
 
 def test_the_page_has_the_beginning_of_a_long_text_and_the_session_all_of_it(app: Workbench, wire: Any) -> None:
-    text = "0123456789 " * 200_000
+    text = "0123456789 " * 10_000
     calibrate(app)
     app.configure.form.change("solver", "refined")
     wire.clear()
