@@ -18,8 +18,8 @@ ORDER = """
 errors workers options config records demo inductor
 blocks primitives affine portable
 solvers
-user_cache machine packing tiles triton_jit triton_blocks triton_kernels cuda_paths
-packed native dequantize paths choice products kernels linear layers
+user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
+packed native dequantize choice products kernels linear layers
 sources recipe recipe_edit coverage
 calibration sequential
 checkpoint.native quantize compiling

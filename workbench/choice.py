@@ -20,6 +20,9 @@ FLOATS = {
     dtype: str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 }
 
+_MOST_CHOICES = 1024  # that a weight remembers
+_generation = 0  # of the tables: choices that were made by older ones are not found again
+
 
 def available_paths(device: torch.device | str, layout: Layout | None = None) -> tuple[PathName, ...]:
     """Return the paths that this machine has on `device`, for the layout of its op unless another is given."""
@@ -36,19 +39,27 @@ def available_paths(device: torch.device | str, layout: Layout | None = None) ->
 
 def chosen_path(weight: PackedWeight, batch: int, dtype: torch.dtype = torch.bfloat16) -> PathName:
     """Return the path that `int4_linear` takes for `batch` rows of `dtype`."""
-    shape = (weight.out_features, weight.in_features, weight.group_size)
-    return _chosen(weight.packed.device, weight.layout, dtype, *shape, batch)
+    key = (batch, dtype, _generation)
+    found = weight.choices.get(key)
+    if found is None:
+        if len(weight.choices) >= _MOST_CHOICES:
+            weight.choices.clear()
+        found = weight.choices[key] = _choose(weight, batch, dtype)
+    return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _chosen(
-    device: torch.device, layout: Layout | None, dtype: torch.dtype, n: int, k: int, group_size: int, batch: int
-) -> PathName:
-    paths = available_paths(device, layout)
-    if layout is None or len(paths) == 1:
+def _choose(weight: PackedWeight, batch: int, dtype: torch.dtype) -> PathName:
+    paths = available_paths(weight.packed.device, weight.layout)
+    if weight.layout is None or len(paths) == 1:
         return "dequantize"
-    table = current_table(device.type)
-    chosen = choose_path(table, dtype=FLOATS[dtype], n=n, k=k, group_size=group_size, batch=batch)
+    chosen = choose_path(
+        current_table(weight.packed.device.type),
+        dtype=FLOATS[dtype],
+        n=weight.out_features,
+        k=weight.in_features,
+        group_size=weight.group_size,
+        batch=batch,
+    )
     return chosen if chosen in paths else "dequantize"
 
 
@@ -60,8 +71,9 @@ def current_table(device_type: str) -> PathTable:
 
 def forget_tables() -> None:
     """Read the measured tables again, and choose anew, from the next product on."""
+    global _generation
     current_table.cache_clear()
-    _chosen.cache_clear()
+    _generation += 1
 
 
 def table_kind(device_type: str) -> str:

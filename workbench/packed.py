@@ -13,6 +13,7 @@ from workbench.affine import QuantizedWeight, group_count, unpack_nibbles
 from workbench.config import GROUP_SIZES
 from workbench.errors import KernelError
 from workbench.packing import Layout, pack, padded_shape, required_layout, unpack
+from workbench.paths import PathName
 
 Op = Callable[[Tensor, Tensor, int, Tensor], Tensor]
 
@@ -35,6 +36,7 @@ class PackedWeight:
         in_features: K before padding.
         group_size: Weights per group along K.
         padded: [N, K] as the kernel sees them.
+        choices: Paths that were chosen for this weight, by batch, dtype and generation of the tables.
         is_checked: Whether the kernels' preconditions were found to hold; with other tensors it is another object.
 
     Raises:
@@ -49,6 +51,7 @@ class PackedWeight:
     group_size: int
     padded: tuple[int, int] = field(init=False)
     is_checked: bool = field(init=False, default=False)
+    choices: dict[tuple[int, torch.dtype, int], PathName] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.group_size not in GROUP_SIZES:

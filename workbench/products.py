@@ -56,8 +56,11 @@ def _forward(rows: Tensor, weight: PackedWeight, path: PathName | None) -> Tenso
 
 
 def _op_path(rows: Tensor, weight: PackedWeight) -> Tensor:
-    result = _call_op(_widened(rows, weight), weight.packed, weight.scales_and_zeros, weight.group_size)
-    return _narrowed(result, rows, weight)
+    packed, scales_and_zeros, group_size = weight.packed, weight.scales_and_zeros, weight.group_size
+    n, k = weight.padded
+    if rows.dtype == torch.bfloat16 and rows.shape[1] == k and n == weight.out_features and not rows.is_cuda:
+        return _call_op(rows.contiguous(), packed, scales_and_zeros, group_size)  # a decoding step, in few instructions
+    return _narrowed(_call_op(_widened(rows, weight), packed, scales_and_zeros, group_size), rows, weight)
 
 
 def _widened(rows: Tensor, weight: PackedWeight) -> Tensor:
