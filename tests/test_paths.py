@@ -22,12 +22,8 @@ def table(*points):
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    choice.forget_tables()
-    yield tmp_path / "cache"
-    monkeypatch.undo()
-    choice.forget_tables()
+def cache(own_tables):
+    return own_tables
 
 
 @pytest.mark.parametrize("kind", DEFAULTS)

@@ -5,7 +5,6 @@ import threading
 import pytest
 import torch
 
-import workbench.choice as choice
 import workbench.tuning as tuning
 from workbench import Int4Linear, quantize_weight
 from workbench.choice import available_paths, chosen_path, current_table
@@ -19,12 +18,8 @@ QUICK = {"batch_sizes": (1, 8), "budget_s": 0.001}
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
-    choice.forget_tables()
-    yield tmp_path / "cache"
-    monkeypatch.undo()
-    choice.forget_tables()
+def cache(own_tables):
+    return own_tables
 
 
 @pytest.fixture
