@@ -261,7 +261,7 @@ def kill_at_random(target, rounds, seed):
 
 def test_kill_at_any_point_leaves_the_old_or_the_new_folder(tmp_path):
     target = tmp_path / "ours"
-    kill_at_random(target, rounds=5, seed=1)
+    kill_at_random(target, rounds=3, seed=1)
     save(target, overwrite=True)
     assert entries(tmp_path) == ["ours"]
 
