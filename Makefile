@@ -6,11 +6,13 @@
 # make demo-model    train the embedded demo model again; 40 minutes
 # make clean         remove what the builds and tests left; .venv and .venv-peers stay
 #
+# PROCESSES is how many processes make test divides the tests among; PYTEST_OPTIONS="-n 0 -k name" runs some in one.
 # PYTHON names the interpreter that .venv is made with: make lab PYTHON=python3.12
 
 PYTHON ?= python3
 MODEL ?=
 PYTEST_OPTIONS ?=
+PROCESSES ?= 2
 BIN := .venv/bin
 PEERS := .venv-peers
 
@@ -23,7 +25,7 @@ test: set-up-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --junitxml=build/junit.xml $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n $(PROCESSES) --junitxml=build/junit.xml $(PYTEST_OPTIONS)
 
 lint: set-up-test
 	$(BIN)/ruff check
