@@ -14,7 +14,7 @@ from workbench.machine import device_capability, device_name
 from workbench.native import native_kernels, native_note
 from workbench.packed import INT4_OPS, PackedWeight, has_kernel, readable_layout
 from workbench.packing import Layout
-from workbench.paths import PathName, PathTable, choose_path, load_table
+from workbench.paths import PATHS, PathName, PathTable, choose_path, load_table
 
 FLOATS = {
     dtype: str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -29,12 +29,10 @@ def available_paths(device: torch.device | str, layout: Layout | None = None) ->
     device = torch.device(device)
     if not has_kernel(device):
         return ("dequantize",)
-    if device.type != "cpu":
-        layout = layout or readable_layout(device.type, 8)
-        return ("op", "fused", "dequantize") if has_fused_path(device, layout) else ("op", "dequantize")
-    native = native_kernels()
-    layout = layout or readable_layout("cpu", 8)
-    return ("op", "fused", "dequantize") if native and native.fits(layout) else ("op", "dequantize")
+    layout = layout or readable_layout(device.type, 8)
+    native = native_kernels() if device.type == "cpu" else None
+    fused = native.fits(layout) if native else has_fused_path(device, layout)
+    return PATHS if fused else ("op", "dequantize")
 
 
 def chosen_path(weight: PackedWeight, batch: int, dtype: torch.dtype = torch.bfloat16) -> PathName:

@@ -9,20 +9,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.errors import CheckpointError, ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from workbench.calibration import Calibration
     from workbench.coverage import Coverage
-    from workbench.measure.speed import LinearBench
+    from workbench.paths import MeasuredPath
     from workbench.recipe import Recipe
     from workbench.records import LayerResult, Progress, SpeedPoint
 
 DEFAULT_GROUP_SIZE = 64
+_Point = TypeVar("_Point", "SpeedPoint", "MeasuredPath")
 
 
 def quantize(arguments: argparse.Namespace) -> None:
@@ -233,7 +234,7 @@ def bench(arguments: argparse.Namespace) -> None:
         paths=arguments.paths,
         compiled=arguments.compiled,
     )
-    points = _measured(made)
+    points = _measured(made.run, made.steps, lambda point: f"{point.dtype}, batch {point.batch}")
     report = SpeedReport(tuple(points), environment(made.device), made.roofline, tuple(made.notes))
     print(report)
     if arguments.json:
@@ -242,18 +243,21 @@ def bench(arguments: argparse.Namespace) -> None:
         arguments.csv.write_text(report.to_csv(), encoding="utf-8")
 
 
-def _measured(made: LinearBench) -> list[SpeedPoint]:
-    """Run a benchmark to its end, with a line of progress."""
+def _measured(
+    points: Callable[[threading.Event], Iterator[_Point]], steps: int, label: Callable[[_Point], str]
+) -> list[_Point]:
+    """Take all points of a measurement, with a line of progress: a step is one shape, dtype and batch size."""
     from workbench.jobs import progress_since
 
-    start, points, seen = time.monotonic(), list[Any](), set[tuple[str, int]]()
+    start, found, seen = time.monotonic(), list[_Point](), set[tuple[Any, ...]]()
     with _ProgressLine() as shown, stopping() as cancel:
-        for point in made.run(cancel):
-            points.append(point)
-            if (point.dtype, point.batch) not in seen:
-                seen.add((point.dtype, point.batch))
-                shown.show(progress_since(start, len(seen), made.steps, f"{point.dtype}, batch {point.batch}"))
-    return points
+        for point in points(cancel):
+            found.append(point)
+            step = (point.dtype, point.n, point.k, point.group_size, point.batch)
+            if step not in seen:
+                seen.add(step)
+                shown.show(progress_since(start, len(seen), steps, label(point)))
+    return found
 
 
 def throughput(arguments: argparse.Namespace) -> None:
@@ -291,7 +295,6 @@ def _check_writable(*paths: Path | None) -> None:
 
 def tune(arguments: argparse.Namespace) -> None:
     """Measure the paths of int4 products and keep the table for this machine."""
-    from workbench.jobs import progress_since
     from workbench.paths import table_file
     from workbench.tuning import TUNING_BATCHES, iter_tune, keep, wanted_shapes
 
@@ -301,13 +304,11 @@ def tune(arguments: argparse.Namespace) -> None:
 
         shapes = load_checkpoint(arguments.model)[0]
     wanted = wanted_shapes(shapes, arguments.device, [_group_size(arguments)], arguments.dtypes)
-    start, points = time.monotonic(), list[Any]()
-    with _ProgressLine() as shown, stopping() as cancel:
-        for point in iter_tune(wanted, device=arguments.device, cancel=cancel):
-            points.append(point)
-            done = len({(p.dtype, p.n, p.k, p.group_size, p.batch) for p in points})
-            label = f"{point.n}x{point.k}, {point.dtype}, batch {point.batch}"
-            shown.show(progress_since(start, done, len(wanted) * len(TUNING_BATCHES), label))
+    points = _measured(
+        lambda cancel: iter_tune(wanted, device=arguments.device, cancel=cancel),
+        len(wanted) * len(TUNING_BATCHES),
+        lambda point: f"{point.n}x{point.k}, {point.dtype}, batch {point.batch}",
+    )
     print(keep(points, arguments.device))
     print(f"kept in {table_file(arguments.device)}")
 

@@ -21,6 +21,11 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def present_devices() -> list[str]:
+    """Return the kinds of device that this process can use."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
 def device_name(device_type: str) -> str:
     """Return the name of the processor or GPU."""
     return torch.cuda.get_device_name() if device_type == "cuda" else processor_name()

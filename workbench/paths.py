@@ -4,7 +4,7 @@
 multiplies there. "dequantize": blocks of the weight made dense in a scratch and multiplied by the dense kernels.
 
 `tune` (workbench/tuning.py) measures a table for a machine; before that, and for shapes that nobody measured, defaults
-hold that were measured on machines of the same kind. The choice is a pure function of the table.
+hold for machines of its kind. The choice is a pure function of the table.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import WorkbenchError
+from workbench.records import write_json
 from workbench.user_cache import cache_folder
 
 PathName = Literal["op", "fused", "dequantize"]
@@ -29,14 +30,15 @@ _NEAR = math.log(4)  # a shape speaks for others up to four times as large or as
 
 Step = tuple[float, PathName]  # up to this batch, this path
 
-# By kind of machine: the path up to each batch. Measured with benchmarks/linear_paths.py; the last is without end.
+# By kind of machine: the path up to each batch; the last is without end. Those of "cpu/amx" and "cpu/none" were
+# measured (benchmarks/int4_linear.py), the others are estimates.
 DEFAULTS: dict[str, tuple[Step, ...]] = {
     "cpu/amx": ((5, "op"), (512, "fused"), (math.inf, "dequantize")),
     "cpu/avx512_bf16": ((5, "op"), (12, "fused"), (math.inf, "dequantize")),
     "cpu/dequantize": ((16, "op"), (math.inf, "dequantize")),
     "cpu/none": ((56, "op"), (math.inf, "dequantize")),
     "cpu/scalar": ((1, "op"), (math.inf, "dequantize")),  # builds without vector instructions: the op is a plain loop
-    "cuda/triton": ((16, "op"), (512, "fused"), (math.inf, "dequantize")),  # estimates: no GPU measured them yet
+    "cuda/triton": ((16, "op"), (512, "fused"), (math.inf, "dequantize")),
     "cuda": ((64, "op"), (math.inf, "dequantize")),
     "other": ((math.inf, "dequantize"),),
 }
@@ -53,7 +55,7 @@ class MeasuredPath:
         group_size: Weights per group.
         batch: Rows of the activations.
         path: "op", "fused" or "dequantize".
-        time_ms: Median time of a call, in milliseconds.
+        time_ms: Time of a call, in milliseconds: the lower quartile (see `workbench.tuning`).
     """
 
     dtype: str
@@ -74,7 +76,7 @@ class PathTable:
 
     Attributes:
         kind: Key of `DEFAULTS`: what this device is.
-        machine: What the times hold for: device, instruction set, threads, versions.
+        machine: What the times hold for: device, instruction set, cores, versions.
         points: Measured times; empty for the defaults alone.
         note: Where the table comes from, and what was ignored, in a sentence.
     """
@@ -257,7 +259,7 @@ def store_table(table: PathTable, device_type: str) -> Path:
     path = table_file(device_type)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(table.to_json(), indent=1), encoding="utf-8")
+    write_json(part, table.to_json())
     part.replace(path)
     return path
 

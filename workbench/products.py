@@ -20,6 +20,7 @@ from workbench.errors import KernelError
 from workbench.native import native_kernels, native_note
 from workbench.packed import INT4_OPS, PackedWeight, readable_layout
 from workbench.paths import PathName
+from workbench.tiles import misfit
 from workbench.triton_kernels import fused_linear
 
 # The ops' offsets are 32-bit: on the CPU larger weights are split along N, on CUDA larger products take another path.
@@ -42,9 +43,7 @@ def product(x: Tensor, weight: PackedWeight, path: PathName | None = None) -> Te
 
 
 def _forward(rows: Tensor, weight: PackedWeight, path: PathName | None) -> Tensor:
-    if not weight.is_checked:
-        check_packed(weight)
-        object.__setattr__(weight, "is_checked", True)
+    check_packed(weight)
     chosen = path or chosen_path(weight, rows.shape[0], rows.dtype)
     if path is not None and path not in (paths := available_paths(rows.device, weight.layout)):
         raise KernelError(f"path={path!r} on {rows.device}.", allowed=", ".join(paths), mend=native_note())
@@ -142,11 +141,13 @@ def gradient(grad: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def check_packed(weight: PackedWeight) -> None:
-    """Check every precondition of the kernels about a packed weight, those that they leave unchecked too.
+    """Check every precondition of the kernels about a packed weight, those that they leave unchecked too; once.
 
     Raises:
         KernelError: for the first precondition that does not hold.
     """
+    if weight.is_checked:
+        return
     packed, sz, layout = weight.packed, weight.scales_and_zeros, weight.layout
     n, k = weight.padded
     if packed.device != sz.device:
@@ -157,7 +158,7 @@ def check_packed(weight: PackedWeight) -> None:
         )
     if sz.dtype != torch.bfloat16 or sz.shape != (k // weight.group_size, n, 2) or not sz.is_contiguous():
         wanted = [k // weight.group_size, n, 2]
-        raise _bad("scales_and_zeros", sz, f"a contiguous torch.bfloat16 {wanted}: [K/group_size, N, 2]")
+        raise misfit("scales_and_zeros", sz, f"a contiguous torch.bfloat16 {wanted}: [K/group_size, N, 2]")
     if layout is None:
         shape: tuple[int, ...] = (weight.out_features, -(-weight.in_features // 2))
         dtype = torch.uint8
@@ -170,13 +171,14 @@ def check_packed(weight: PackedWeight) -> None:
             )
         shape, dtype = layout.packed_shape(n, k), layout.packed_dtype
     if packed.dtype != dtype or packed.shape != shape or not packed.is_contiguous():
-        raise _bad("packed", packed, f"a contiguous {dtype} {list(shape)}")
+        raise misfit("packed", packed, f"a contiguous {dtype} {list(shape)}")
     if layout is not None and layout.kind == "cpu" and packed.untyped_storage().nbytes() != packed.numel():
         raise KernelError(
             f"packed is {list(shape)} cut out of {packed.untyped_storage().nbytes()} bytes.",
             allowed="a packed weight as a whole: its rows lie in blocks",
             mend="cut the codes, quantized_weight().part(rows), and pack them: Int4Linear(part)",
         )
+    object.__setattr__(weight, "is_checked", True)
 
 
 def check_activation(x: Tensor, weight: PackedWeight) -> None:
@@ -186,17 +188,12 @@ def check_activation(x: Tensor, weight: PackedWeight) -> None:
         KernelError: for a dtype that no linear layer takes, a shape or a device that does not fit.
     """
     if x.dtype not in FLOATS:
-        raise _bad("The activation", x, "bfloat16, float16, float32 or float64", "cast it with x.to(torch.bfloat16)")
+        raise misfit("The activation", x, "bfloat16, float16, float32 or float64", "cast it with x.to(torch.bfloat16)")
     if x.ndim == 0 or x.shape[-1] != weight.in_features:
-        raise _bad("The activation", x, f"[..., {weight.in_features}]", "check which layer feeds this one")
+        raise misfit("The activation", x, f"[..., {weight.in_features}]", "check which layer feeds this one")
     if x.device != weight.packed.device:
         raise KernelError(
             f"The activation is on {x.device}, the weight on {weight.packed.device}.",
             allowed="one device for both",
             mend=f"move the layer with .to({str(x.device)!r}), which repacks it",
         )
-
-
-def _bad(name: str, tensor: Tensor, allowed: str, mend: str | None = None) -> KernelError:
-    contiguous = "" if tensor.is_contiguous() else ", not contiguous"
-    return KernelError(f"{name} is {tensor.dtype} {list(tensor.shape)}{contiguous}.", allowed=allowed, mend=mend)

@@ -29,6 +29,7 @@ from workbench.hf import open_source
 from workbench.jobs import Job, Lane, progress_since
 from workbench.layers import QUANTIZABLE_KINDS, get_layer, model_device
 from workbench.linear import Int4Linear
+from workbench.machine import present_devices
 from workbench.measure.errors import METRICS as METRICS
 from workbench.measure.errors import Metric
 from workbench.measure.roofline import Roofline
@@ -418,7 +419,7 @@ class Session:
             raise ConfigError(f"{what}: there is no speed to measure.", mend="select a linear layer in the table")
         n, k = row.shape
         config = replace(self.choice().config, use_hqq=False)  # the solver changes values, never speed
-        devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+        devices = present_devices()
         wanted = {"dtypes": tuple(dtypes), "paths": paths, "compiled": compiled, "budget_s": budget_s}
         sizes = tuple(batch_sizes)
 

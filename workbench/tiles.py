@@ -88,7 +88,7 @@ def dequantize_plain(
     return out
 
 
-def misfit(name: str, tensor: Tensor, allowed: str) -> KernelError:
+def misfit(name: str, tensor: Tensor, allowed: str, mend: str | None = None) -> KernelError:
     """Return the error for a tensor of the wrong dtype, shape or strides."""
     contiguous = "" if tensor.is_contiguous() else ", not contiguous"
-    return KernelError(f"{name} is {tensor.dtype} {list(tensor.shape)}{contiguous}.", allowed=allowed)
+    return KernelError(f"{name} is {tensor.dtype} {list(tensor.shape)}{contiguous}.", allowed=allowed, mend=mend)

@@ -17,9 +17,9 @@ from workbench.choice import available_paths, current_table, forget_tables, tabl
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.linear import Int4Linear
-from workbench.measure.candidates import generator, make_candidates
-from workbench.measure.roofline import DTYPES
-from workbench.measure.timing import rotating, time_interleaved
+from workbench.measure.candidates import calls_in_turn, generator, make_candidates
+from workbench.measure.roofline import DTYPES, check_dtypes
+from workbench.measure.timing import check_batch_sizes, check_device, time_interleaved
 from workbench.paths import MeasuredPath, PathTable, store_table
 
 TUNING_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -60,8 +60,7 @@ def tune(
         Cancelled: when `cancel` was set.
     """
     wanted = wanted_shapes(shapes, device, group_sizes, dtypes)
-    if not batch_sizes or any(not isinstance(batch, int) or batch < 1 for batch in batch_sizes):
-        raise ConfigError(f"batch_sizes={list(batch_sizes)}.", allowed="at least one, each 1 or more")
+    check_batch_sizes(batch_sizes)
     points = tuple(iter_tune(wanted, device=device, batch_sizes=batch_sizes, budget_s=budget_s, cancel=cancel))
     return keep(points, device)
 
@@ -105,13 +104,7 @@ def iter_tune(
         hopeless: set[str] = set()
         for batch in sorted(batch_sizes):
             x = torch.randn(batch, k, generator=generator(device), device=device).to(DTYPES[dtype])
-            # Paths share their copies of the weight and begin at different ones, which nobody has just read.
-            apart = len(candidates[0].calls) // len(candidates)
-            calls = {
-                one.path: rotating(one.calls, x, first=place * apart)
-                for place, one in enumerate(candidates)
-                if one.path not in hopeless
-            }
+            calls = calls_in_turn([one for one in candidates if one.path not in hopeless], x)
             with torch.inference_mode():
                 times = time_interleaved(calls, device=device, budget_s=budget_s, min_runs=5, cancel=cancel)
             found = {path: sorted(seconds)[len(seconds) // 4] for path, seconds in times.items()}
@@ -128,11 +121,8 @@ def wanted_shapes(
     Raises:
         ConfigError: when a shape, dtype or device cannot be measured.
     """
-    present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if device not in present:
-        raise ConfigError(f"device {device!r} cannot be measured here.", allowed=", ".join(present))
-    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
-        raise ConfigError(f"dtype {unknown[0]!r}.", allowed=", ".join(DTYPES))
+    check_device(device)
+    check_dtypes(dtypes)
     if isinstance(shapes, nn.Module):
         layers = [layer for layer in shapes.modules() if isinstance(layer, Int4Linear)]
         if not layers:

@@ -142,7 +142,7 @@ def test_paths_that_share_their_copies_never_use_the_same_one_in_a_round(monkeyp
         turns.append((len(functions), first))
         return rotating(functions, inputs, first=first)
 
-    monkeypatch.setattr(speed, "rotating", seen)
+    monkeypatch.setattr(candidates, "rotating", seen)
     bench_linear(16, 64, CONFIG, (1,))
     assert turns == [(32, 0), (32, 8), (32, 16), (32, 24)]
 

@@ -18,7 +18,7 @@ from workbench.errors import Cancelled, ConfigError
 from workbench.kernels import int4_linear
 from workbench.linear import Int4Linear
 from workbench.measure.roofline import DTYPES
-from workbench.measure.timing import cache_bytes, copies_beyond_cache, stop_if
+from workbench.measure.timing import cache_bytes, copies_beyond_cache, rotating, stop_if
 from workbench.packed import PackedWeight
 from workbench.paths import PATHS as ALONE
 from workbench.solvers import solve
@@ -129,6 +129,19 @@ def _int4_candidates(
 def _compiled(eager: Candidate) -> Candidate:
     calls = [torch.compile(layer) for layer in eager.calls]
     return replace(eager, form="compiled", calls=calls)
+
+
+def calls_in_turn(
+    candidates: Sequence[Candidate], inputs: Tensor | Sequence[Tensor]
+) -> dict[str, Callable[[], Tensor]]:
+    """Return name → a call of each candidate, which takes its next copy of the weight each time.
+
+    Candidates that share their copies begin at different ones, which nobody has just read.
+    """
+    return {
+        one.name: rotating(one.calls, inputs, first=place * len(one.calls) // len(candidates))
+        for place, one in enumerate(candidates)
+    }
 
 
 def rotation_note(candidates: Sequence[Candidate], device: str) -> str:

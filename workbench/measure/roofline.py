@@ -84,13 +84,21 @@ def measure_roofline(
         ConfigError: for an unknown dtype.
         Cancelled: when `cancel` was set.
     """
-    unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
-    if unknown:
-        raise ConfigError(f"dtype {unknown[0]!r}.", allowed=", ".join(DTYPES))
+    check_dtypes(dtypes)
     with torch.inference_mode():
         bandwidth = _bandwidth(device, budget_s, cancel, timer)
         rates = {dtype: _matmul_rate(device, DTYPES[dtype], budget_s, cancel, timer) for dtype in dtypes}
     return Roofline(device, bandwidth / 1e9, {dtype: rate / 1e9 for dtype, rate in rates.items()})
+
+
+def check_dtypes(dtypes: Sequence[str]) -> None:
+    """Refuse a dtype of activations that is not measured.
+
+    Raises:
+        ConfigError: with those that are.
+    """
+    if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
+        raise ConfigError(f"dtype {unknown[0]!r}.", allowed=", ".join(DTYPES))
 
 
 def _bandwidth(device: str, budget_s: float, cancel: threading.Event | None, timer: Timer | None) -> float:

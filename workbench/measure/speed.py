@@ -21,6 +21,7 @@ from workbench.errors import ConfigError
 from workbench.measure.candidates import (
     DENSE,
     Candidate,
+    calls_in_turn,
     compile_problem,
     compiler_problem,
     generator,
@@ -30,12 +31,12 @@ from workbench.measure.candidates import (
     strict_compiling,
 )
 from workbench.measure.roofline import DTYPES as DTYPES
-from workbench.measure.roofline import Roofline, measure_roofline
+from workbench.measure.roofline import Roofline, check_dtypes, measure_roofline
 from workbench.measure.speed_report import SpeedReport as SpeedReport
 from workbench.measure.speed_report import crossover as crossover
 from workbench.measure.speed_report import doubts
 from workbench.measure.speed_report import speedups as speedups
-from workbench.measure.timing import BUDGET_S, rotating, stop_if, time_interleaved
+from workbench.measure.timing import BUDGET_S, check_batch_sizes, check_device, stop_if, time_interleaved
 from workbench.measure.timing import environment as environment
 from workbench.records import SpeedPoint
 
@@ -170,11 +171,9 @@ class LinearBench:
                 if problem:
                     candidates.remove(one)
                     self.notes.append(f"{one.name} is left out from {dtype}, batch {batch} on: {problem}")
-            calls = {
-                one.name: rotating(one.calls, inputs, first=place * len(one.calls) // len(candidates))
-                for place, one in enumerate(candidates)
-            }
-            times = time_interleaved(calls, device=self.device, budget_s=self.budget_s, cancel=cancel)
+            times = time_interleaved(
+                calls_in_turn(candidates, inputs), device=self.device, budget_s=self.budget_s, cancel=cancel
+            )
         return [self._point(one, dtype, batch, times[one.name]) for one in candidates]
 
     def _point(self, candidate: Candidate, dtype: str, batch: int, seconds: list[float]) -> SpeedPoint:
@@ -219,12 +218,8 @@ def _inputs(batch: int, k: int, dtype: str, device: str) -> list[Tensor]:
 def _check(n: int, k: int, batch_sizes: Sequence[int], device: str, dtypes: Sequence[str]) -> None:
     if n < 1 or k < 1:
         raise ConfigError(f"A layer of shape {[n, k]} cannot be measured.", allowed="N and K of 1 or more")
-    bad = [batch for batch in batch_sizes if not isinstance(batch, int) or batch < 1]
-    if bad or not batch_sizes:
-        raise ConfigError(f"batch_sizes={list(batch_sizes)}.", allowed="at least one, each 1 or more")
-    present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if device not in present:
-        raise ConfigError(f"device {device!r} cannot be measured here.", allowed=", ".join(present))
-    unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
-    if unknown or not dtypes:
-        raise ConfigError(f"dtype {unknown[0]!r}." if unknown else "No dtype.", allowed=", ".join(DTYPES))
+    check_batch_sizes(batch_sizes)
+    check_device(device)
+    check_dtypes(dtypes)
+    if not dtypes:
+        raise ConfigError("No dtype.", allowed=", ".join(DTYPES))

@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import Cancelled
-from workbench.machine import device_capability, device_name
+from workbench.errors import Cancelled, ConfigError
+from workbench.machine import device_capability, device_name, present_devices
 
 Call = Callable[[], object]
 Timer = Callable[[Call], float]
@@ -57,6 +57,26 @@ def environment(device: str = "cpu") -> Environment:
         device_capability(device),
         cache_bytes(device),
     )
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that cannot be measured here.
+
+    Raises:
+        ConfigError: with those that can.
+    """
+    if device not in (present := present_devices()):
+        raise ConfigError(f"device {device!r} cannot be measured here.", allowed=", ".join(present))
+
+
+def check_batch_sizes(batch_sizes: Sequence[int]) -> None:
+    """Refuse batch sizes that cannot be measured.
+
+    Raises:
+        ConfigError: when there are none, or one is no whole number of 1 or more.
+    """
+    if not batch_sizes or any(not isinstance(batch, int) or batch < 1 for batch in batch_sizes):
+        raise ConfigError(f"batch_sizes={list(batch_sizes)}.", allowed="at least one, each 1 or more")
 
 
 def cache_bytes(device: str = "cpu") -> int | None:

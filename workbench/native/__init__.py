@@ -22,7 +22,7 @@ VARIABLE = "WORKBENCH_NATIVE"
 CHUNK = 1024  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 128 kB of its cache
 OWN_COPY_ROWS = 64  # up to so many rows of activations each thread packs a copy of them for itself
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in int4.c
-_HAS_FUSED, _HAS_TILES, _HAS_THREADS = 1, 2, 4
+_HAS_FUSED, _HAS_TILES = 1, 2
 _FUSED_VARIANT: CpuVariant = "avx512"
 
 _lock = threading.Lock()

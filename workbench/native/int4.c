@@ -24,7 +24,7 @@
 #endif
 
 enum { BFLOAT16 = 0, FLOAT16 = 1, FLOAT32 = 2 };   /* dtypes, as workbench/native/__init__.py numbers them */
-enum { HAS_FUSED = 1, HAS_TILES = 2, HAS_THREADS = 4 };
+enum { HAS_FUSED = 1, HAS_TILES = 2 };
 enum { BLOCK = 64, TILE_ROWS = 16, TILE_K = 32, MAX_ROWS = 6 };
 
 static inline float from_bfloat16(uint16_t bits) {
@@ -58,9 +58,6 @@ int workbench_features(void) {
 #endif
 #ifdef TILES
     if (syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0) found |= HAS_TILES;
-#endif
-#ifdef _OPENMP
-    found |= HAS_THREADS;
 #endif
     return found;
 }
