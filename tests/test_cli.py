@@ -214,12 +214,11 @@ def test_tokens_per_second_that_cannot_be(fails, arguments, said):
     assert said in fails("throughput", *arguments)
 
 
-def test_tuning_prints_the_table_and_where_it_is_kept(says, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+def test_tuning_prints_the_table_and_where_it_is_kept(says, own_tables):
     out = says("tune", "-n", 32, "-k", 64, "--group-size", 32)
     assert out.startswith("int4 paths: measured on this machine")
     assert "\n32 × 64, group size 32, bfloat16: " in out
-    assert str(tmp_path / "paths-cpu.json") in out and (tmp_path / "paths-cpu.json").exists()
+    assert str(own_tables / "paths-cpu.json") in out and (own_tables / "paths-cpu.json").exists()
 
 
 @pytest.mark.parametrize(
