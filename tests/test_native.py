@@ -173,17 +173,18 @@ def kernels(request):
     return native.NativeKernels(found.library, True, request.param == "tiles", found.compiler)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 6, 16, 17, 33, 50])
-@pytest.mark.parametrize("shape", [(64, 256), (17, 33), (80, 250), (200, 1100)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 16, 17, 33, 50])
+@pytest.mark.parametrize("shape", [(64, 256), (17, 33), (80, 250), (200, 1100), (112, 96)])
 def test_the_product_is_that_of_the_rounded_factors(rows, shape, kernels):
+    """With few rows only x is rounded: the codes are exact, and scales are multiplied with the sums."""
     packed = pack_weight(random_weight(*shape, 64), "cpu")
     if not kernels.fits(packed.layout):
         pytest.skip("this build of torch has another layout")
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(rows)).to(dtype)
         result = kernels.linear(x, packed.packed, packed.scales_and_zeros, 64, shape[0])
-        exact = x.bfloat16().double() @ packed.quantized().dequantize(torch.bfloat16).double().t()
-        size = x.double().abs() @ packed.quantized().dequantize(torch.bfloat16).double().abs().t()
+        weight = packed.quantized().dequantize(torch.float32 if rows <= native.FEW_ROWS else torch.bfloat16).double()
+        exact, size = x.bfloat16().double() @ weight.t(), x.double().abs() @ weight.abs().t()
         rounding = torch.finfo(dtype).eps * exact.abs() + 2e-6 * size
         assert result.dtype == dtype
         assert bool(((result.double() - exact).abs() <= rounding).all())

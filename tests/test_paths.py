@@ -36,7 +36,7 @@ def test_defaults_cover_every_batch(kind):
 
 
 @pytest.mark.parametrize(
-    ("batch", "path"), [(1, "op"), (2, "op"), (5, "op"), (6, "fused"), (512, "fused"), (513, "dequantize")]
+    ("batch", "path"), [(1, "fused"), (2, "fused"), (6, "fused"), (512, "fused"), (513, "dequantize")]
 )
 def test_the_defaults_of_a_machine_with_a_matrix_unit(batch, path):
     assert choose_path(PathTable("cpu/amx"), **SHAPE, batch=batch) == path
@@ -69,7 +69,7 @@ def test_a_disturbed_time_does_not_break_the_order_of_the_paths():
 def test_it_prints_as_sentences():
     assert str(PathTable("cpu/amx")) == (
         "int4 paths: built-in defaults; wb.tune() measures this machine\n"
-        "all shapes: op up to a batch of 5, fused up to a batch of 512, dequantize beyond"
+        "all shapes: fused up to a batch of 512, dequantize beyond"
     )
     found = PathTable("cuda", MACHINE, (point(1, "op", 1), point(16, "fused", 4)), "measured")
     assert str(found).splitlines() == [

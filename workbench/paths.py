@@ -33,8 +33,8 @@ Step = tuple[float, PathName]  # up to this batch, this path
 # By kind of machine: the path up to each batch; the last is without end. Those of "cpu/amx" and "cpu/none" were
 # measured (benchmarks/int4_linear.py), the others are estimates.
 DEFAULTS: dict[str, tuple[Step, ...]] = {
-    "cpu/amx": ((5, "op"), (512, "fused"), (math.inf, "dequantize")),
-    "cpu/avx512_bf16": ((5, "op"), (12, "fused"), (math.inf, "dequantize")),
+    "cpu/amx": ((512, "fused"), (math.inf, "dequantize")),
+    "cpu/avx512_bf16": ((12, "fused"), (math.inf, "dequantize")),
     "cpu/dequantize": ((16, "op"), (math.inf, "dequantize")),
     "cpu/none": ((56, "op"), (math.inf, "dequantize")),
     "cpu/scalar": ((1, "op"), (math.inf, "dequantize")),  # builds without vector instructions: the op is a plain loop

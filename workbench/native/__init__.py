@@ -20,6 +20,7 @@ from workbench.packing import CPU_VARIANTS, CpuVariant, Layout, pack
 
 VARIABLE = "WORKBENCH_NATIVE"
 CHUNK = 1024  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 128 kB of its cache
+FEW_ROWS = 6  # up to so many rows of activations a weight is not dequantized: its codes are multiplied
 OWN_COPY_ROWS = 64  # up to so many rows of activations each thread packs a copy of them for itself
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in int4.c
 _HAS_FUSED, _HAS_TILES = 1, 2
@@ -102,6 +103,8 @@ class NativeKernels:
         """
         (m, k), threads = x.shape, torch.get_num_threads()
         groups, n = scales_and_zeros.shape[:2]
+        if m <= FEW_ROWS:
+            return self._few(x, packed, scales_and_zeros, group_size, out_features)
         k_padded, m_padded = groups * group_size, -(-m // 16) * 16
         result = torch.empty(m, out_features, dtype=x.dtype)
         own_copies = m <= OWN_COPY_ROWS
@@ -125,6 +128,29 @@ class NativeKernels:
             CHUNK,
             self.tiles,
             threads,
+        )
+        return result
+
+    def _few(self, x: Tensor, packed: Tensor, scales_and_zeros: Tensor, group_size: int, out_features: int) -> Tensor:
+        """Do what `linear` does, for a decoding step: the codes are multiplied as they come from memory."""
+        (m, k), (groups, n, _) = x.shape, scales_and_zeros.shape
+        inside = x if x.dtype == torch.bfloat16 else x.to(torch.bfloat16)
+        if k != groups * group_size:
+            inside = torch.nn.functional.pad(inside, (0, groups * group_size - k))
+        result, sums = torch.empty(m, out_features, dtype=x.dtype), torch.empty(m * groups)
+        self.library.workbench_few(
+            inside.data_ptr(),
+            m,
+            groups * group_size,
+            packed.data_ptr(),
+            scales_and_zeros.data_ptr(),
+            n,
+            group_size,
+            out_features,
+            result.data_ptr(),
+            _DTYPES[x.dtype],
+            sums.data_ptr(),
+            torch.get_num_threads(),
         )
         return result
 
@@ -168,6 +194,10 @@ def _opened(path: str, compiler: str) -> NativeKernels:
         *(number, number, address, flag, number, flag),
     ]
     if features & _HAS_FUSED:
+        library.workbench_few.restype = None
+        library.workbench_few.argtypes = [
+            *(address, number, number, address, address, number, number, number, address, flag, address, flag)
+        ]
         library.workbench_linear.restype = None
         library.workbench_linear.argtypes = [
             *(address, flag, number, number, address, address, number, number, number, number),
@@ -198,9 +228,10 @@ def _checked(kernels: NativeKernels) -> NativeKernels:
                 raise CannotBuild(f"what {kernels.compiler} compiled dequantizes otherwise than torch")
     if kernels.fused:
         packed = pack(codes, Layout("cpu", variant=_FUSED_VARIANT))
-        for m in (3, 49):
+        for m in (1, 2, 3, 4, 5, 6, 7, 49):
             x = torch.randn(m, k, generator=generator)
-            wanted = x.to(torch.bfloat16).float() @ weight.to(torch.bfloat16).float()
+            factor = weight if m <= FEW_ROWS else weight.to(torch.bfloat16).float()
+            wanted = x.to(torch.bfloat16).float() @ factor
             error = (kernels.linear(x, packed, pairs, group_size, n) - wanted).norm() / wanted.norm()
             if not float(error) < 1e-4:
                 raise CannotBuild(f"what {kernels.compiler} compiled multiplies otherwise than torch")

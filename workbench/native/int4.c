@@ -13,7 +13,7 @@
 #include <omp.h>
 #endif
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512BF16__)
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VBMI__) && defined(__AVX512BF16__)
 #define WIDE 1
 #include <immintrin.h>
 #endif
@@ -25,7 +25,8 @@
 
 enum { BFLOAT16 = 0, FLOAT16 = 1, FLOAT32 = 2 };   /* dtypes, as workbench/native/__init__.py numbers them */
 enum { HAS_FUSED = 1, HAS_TILES = 2 };
-enum { BLOCK = 64, TILE_ROWS = 16, TILE_K = 32, MAX_ROWS = 6 };
+enum { BLOCK = 64, TILE_ROWS = 16, TILE_K = 32, MAX_ROWS = 6, FEW = 6 };
+enum { AHEAD = 4096 }; /* bytes of the weight that are asked for in advance: nearer, a core waits for its memory */
 
 static inline float from_bfloat16(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
@@ -180,6 +181,7 @@ static void group_to_tiles(const uint8_t *bytes, const uint16_t *pairs, int64_t 
     for (int c = 0; c < 8; c++) S[c] = _mm512_loadu_ps(twice_s + 16 * c), Z[c] = _mm512_loadu_ps(twice_z + 16 * c);
     for (int64_t k = 0; k < group; k += 2) {
         uint16_t *out = b + k / TILE_K * 4 * 512 + k % TILE_K / 2 * 32;
+        _mm_prefetch((const char *)bytes + k * 32 + AHEAD, _MM_HINT_T0);
         for (int h = 0; h < 2; h++) { /* bytes 16h to 16h + 15 of k and of k + 1: rows 16h.. and 32 + 16h.. */
             __m128i even = _mm_loadu_si128((const __m128i *)(bytes + k * 32 + 16 * h));
             __m128i odd = _mm_loadu_si128((const __m128i *)(bytes + k * 32 + 32 + 16 * h));
@@ -223,6 +225,135 @@ static void store_rows(void *y, int dtype, int64_t m, int64_t n, int64_t first, 
                 _mm256_mask_storeu_epi16((uint16_t *)y + at, mask, (__m256i)_mm512_cvtneps_pbh(value));
             else _mm256_mask_storeu_epi16((uint16_t *)y + at, mask, _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
         }
+}
+
+/* --- few rows of x: the codes themselves are multiplied, exact in bfloat16, and the sum of a group is scaled -------- */
+
+/* How two successive k of a block of `rows` rows, lying in `rows` bytes, are spread: word pairs (k, k + 1) of bytes. */
+static void spread_order(int64_t rows, uint8_t order[2][64]) {
+    for (int i = 0; i < 128; i++) order[i / 64][i % 64] = (uint8_t)(i / 4 % 32 + i / 2 % 2 * (rows / 2));
+}
+
+/* Scale and zero of 64 rows in the order of the sums: low nibbles, then high ones. A tail's bytes pair neighbours. */
+static inline void ordered_pairs(const uint16_t *pairs, int64_t rows, __m512i found[4]) {
+    if (rows == BLOCK) {
+        for (int j = 0; j < 4; j++) found[j] = _mm512_loadu_si512((const void *)(pairs + 32 * j));
+        return;
+    }
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    for (int j = 0; j < 2; j++) {
+        int64_t left = rows - 32 * j;
+        uint32_t mask = left >= 32 ? 0xffffffffu : (left > 0 ? (1u << left) - 1 : 0);
+        __m512i low = _mm512_maskz_loadu_epi32((__mmask16)mask, pairs + 64 * j);
+        __m512i high = _mm512_maskz_loadu_epi32((__mmask16)(mask >> 16), pairs + 64 * j + 32);
+        found[j] = _mm512_permutex2var_epi32(low, even, high);
+        found[j + 2] = _mm512_permutex2var_epi32(low, odd, high);
+    }
+}
+
+/* C [R, 64] = x [R, k] times a block of the weight, of 64 rows or fewer; columns in the order of `ordered_pairs`. */
+static inline __attribute__((always_inline)) void few_rows(const uint16_t *x, const float *sums, int R,
+                                                           const uint8_t *bytes, int64_t rows, const uint16_t *pairs,
+                                                           int64_t n, int64_t k, int64_t group, float *c) {
+    uint8_t order[2][64];
+    spread_order(rows, order);
+    uint16_t codes[32];
+    for (int i = 0; i < 32; i++) codes[i] = to_bfloat16((float)(i % 16 - 8)); /* twice: bit 4 is of the other nibble */
+    const __m512i values = _mm512_loadu_si512((const void *)codes);
+    const __m512i lower = _mm512_loadu_si512((const void *)order[0]), upper = _mm512_loadu_si512((const void *)order[1]);
+    const __mmask64 mask = rows == BLOCK ? ~0ull : (1ull << rows) - 1;
+    __m512 total[FEW][4];
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < 4; j++) total[r][j] = _mm512_setzero_ps();
+    for (int64_t start = 0; start < k; start += group, pairs += 2 * n) {
+        __m512 sum[FEW][4];
+        for (int r = 0; r < R; r++)
+            for (int j = 0; j < 4; j++) sum[r][j] = _mm512_setzero_ps();
+        for (int64_t at = start; at < start + group; at += 2) {
+            const uint8_t *here = bytes + at / 2 * rows;
+            _mm_prefetch((const char *)here + AHEAD, _MM_HINT_T0);
+            __m512i both = _mm512_maskz_loadu_epi8(mask, here);
+            __m512i first = _mm512_permutexvar_epi8(lower, both), second = _mm512_permutexvar_epi8(upper, both);
+            __m512bh w[4] = {(__m512bh)_mm512_permutexvar_epi16(first, values),
+                             (__m512bh)_mm512_permutexvar_epi16(second, values),
+                             (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(first, 4), values),
+                             (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(second, 4), values)};
+            for (int r = 0; r < R; r++) {
+                int32_t pair;
+                memcpy(&pair, x + r * k + at, 4);
+                __m512bh repeated = (__m512bh)_mm512_set1_epi32(pair);
+                for (int j = 0; j < 4; j++) sum[r][j] = _mm512_dpbf16_ps(sum[r][j], repeated, w[j]);
+            }
+        }
+        __m512i both[4];
+        ordered_pairs(pairs, rows, both);
+        for (int r = 0; r < R; r++) {
+            __m512 all = _mm512_set1_ps(sums[(r * k + start) / group]);
+            for (int j = 0; j < 4; j++) {
+                __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(both[j], 16));
+                __m512 zero = _mm512_castsi512_ps(_mm512_and_si512(both[j], _mm512_set1_epi32((int)0xffff0000)));
+                total[r][j] = _mm512_fmadd_ps(scale, sum[r][j], _mm512_fmadd_ps(zero, all, total[r][j]));
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < 4; j++) _mm512_storeu_ps(c + r * BLOCK + 16 * j, total[r][j]);
+}
+
+/* The columns of a tail in their own order. */
+static void reorder_tail(float *c, int64_t count) {
+    float old[BLOCK];
+    for (int64_t row = 0; row < count; row++) {
+        memcpy(old, c + row * BLOCK, sizeof(old));
+        for (int i = 0; i < BLOCK; i++) c[row * BLOCK + i] = old[i % 2 * 32 + i / 2];
+    }
+}
+
+/* Sums of x [m, k] over each group, [m, k/group]: what the zeros are multiplied with. */
+static void sum_groups(const uint16_t *x, int64_t count, int64_t group, float *sums) {
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    for (int64_t at = 0; at < count; at += group) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = at; i < at + group; i += 32)
+            sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512((const void *)(x + i)), ones);
+        sums[at / group] = _mm512_reduce_add_ps(sum);
+    }
+}
+
+static inline __attribute__((always_inline)) void few_block(const uint16_t *x, const float *sums, int64_t m,
+                                                            const uint8_t *bytes, int64_t rows, const uint16_t *pairs,
+                                                            int64_t n, int64_t k, int64_t group, float *c) {
+    switch (m) {
+    case 1: few_rows(x, sums, 1, bytes, rows, pairs, n, k, group, c); break;
+    case 2: few_rows(x, sums, 2, bytes, rows, pairs, n, k, group, c); break;
+    case 3: few_rows(x, sums, 3, bytes, rows, pairs, n, k, group, c); break;
+    case 4: few_rows(x, sums, 4, bytes, rows, pairs, n, k, group, c); break;
+    case 5: few_rows(x, sums, 5, bytes, rows, pairs, n, k, group, c); break;
+    default: few_rows(x, sums, 6, bytes, rows, pairs, n, k, group, c);
+    }
+}
+
+/* y [m, n_out] of `dtype` = x bfloat16 [m, k], m up to FEW, times the transposed weight [n, k] in blocks of 64 "halves".
+ *
+ * For a decoding step: it reads the weight once and writes nothing but y, so that memory is what limits it.
+ * sums: float32 [m, k/group], scratch. */
+void workbench_few(const uint16_t *x, int64_t m, int64_t k, const uint8_t *packed, const uint16_t *scales_and_zeros,
+                   int64_t n, int64_t group, int64_t n_out, void *y, int dtype, float *sums, int threads) {
+    (void)threads;
+    sum_groups(x, m * k, group, sums);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        const uint8_t *bytes = packed + first * (k / 2);
+        const uint16_t *pairs = scales_and_zeros + first * 2;
+        float c[FEW * BLOCK];
+        if (n - first >= BLOCK) few_block(x, sums, m, bytes, BLOCK, pairs, n, k, group, c);
+        else {
+            few_block(x, sums, m, bytes, n - first, pairs, n, k, group, c);
+            reorder_tail(c, m);
+        }
+        store_rows(y, dtype, m, n_out, first, c);
+    }
 }
 
 /* C [rows, 64] (+)= rows of A times B, k in tiles; R accumulators of 64 columns stay in registers. */
