@@ -12,6 +12,7 @@ from workbench.choice import available_paths
 from workbench.dequantize import dequantized
 from workbench.errors import KernelError
 from workbench.kernels import int4_linear
+from workbench.native import native_kernels
 from workbench.packed import PackedWeight, pack_weight, padding_note
 from workbench.packing import Layout, pack, required_layout
 
@@ -44,18 +45,21 @@ def test_dtypes_and_batches(dtype, rows):
     assert_close(result, x, oracle_weight(weight))
 
 
-STATED = {"op": (1.8e-3, 2.6e-3), "fused": (2.6e-3, 2.6e-3), "dequantize": (2.6e-3, 3.2e-3)}
+STATED = {"op": (1.8e-3, 2.7e-3), "fused": (2.6e-3, 2.7e-3), "dequantize": (2.6e-3, 3.3e-3)}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("path", available_paths("cpu"))
 @pytest.mark.parametrize("group_size", [32, 256])
-def test_each_path_is_as_accurate_as_is_stated(path, dtype, group_size):
+@pytest.mark.parametrize("rows", [4, 24, 40])
+def test_each_path_is_as_accurate_as_is_stated(path, dtype, group_size, rows):
     weight = random_weight(200, 2048, group_size)
-    x = torch.randn(40, 2048, generator=torch.Generator().manual_seed(2)).to(dtype)
+    x = torch.randn(rows, 2048, generator=torch.Generator().manual_seed(2)).to(dtype)
     exact = x.double() @ oracle_weight(weight).double().t()
     error = (int4_linear(x, pack_weight(weight, "cpu"), path=path).double() - exact).norm() / exact.norm()
-    assert float(error) < STATED[path][dtype != torch.bfloat16]
+    kernels = native_kernels()
+    few = path == "fused" and kernels is not None and rows <= kernels.few_rows
+    assert float(error) < (2e-3 if few else STATED[path][dtype != torch.bfloat16])
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 1e-3), (torch.float32, 1e-5)], ids=str)

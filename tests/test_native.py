@@ -183,28 +183,31 @@ def test_the_product_is_that_of_the_rounded_factors(rows, shape, kernels):
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         x = torch.randn(rows, shape[1], generator=torch.Generator().manual_seed(rows)).to(dtype)
         result = kernels.linear(x, packed.packed, packed.scales_and_zeros, 64, shape[0])
-        weight = packed.quantized().dequantize(torch.float32 if rows <= native.FEW_ROWS else torch.bfloat16).double()
+        weight = packed.quantized().dequantize(torch.float32 if rows <= kernels.few_rows else torch.bfloat16).double()
         exact, size = x.bfloat16().double() @ weight.t(), x.double().abs() @ weight.abs().t()
         rounding = torch.finfo(dtype).eps * exact.abs() + 2e-6 * size
         assert result.dtype == dtype
         assert bool(((result.double() - exact).abs() <= rounding).all())
 
 
+@pytest.mark.parametrize("rows", [5, 20, 40])
 @pytest.mark.parametrize("group_size", [32, 128, 256])
-def test_other_group_sizes(group_size, kernels):
+def test_other_group_sizes(group_size, rows, kernels):
     packed = pack_weight(random_weight(96, 1280, group_size), "cpu")
-    x = torch.randn(20, 1280)
+    x = torch.randn(rows, 1280)
     result = kernels.linear(x, packed.packed, packed.scales_and_zeros, group_size, 96)
-    exact = x.bfloat16().double() @ packed.quantized().dequantize(torch.bfloat16).double().t()
+    inside = torch.float32 if rows <= kernels.few_rows else torch.bfloat16
+    exact = x.bfloat16().double() @ packed.quantized().dequantize(inside).double().t()
     assert torch.allclose(result.double(), exact, rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
 
 
-def test_a_row_does_not_depend_on_the_others(kernels):
+@pytest.mark.parametrize("rows", [17, 40])
+def test_a_row_does_not_depend_on_the_others(rows, kernels):
     packed = pack_weight(random_weight(64, 256), "cpu")
-    x = torch.randn(40, 256).bfloat16()
+    x = torch.randn(rows, 256).bfloat16()
     whole = kernels.linear(x, packed.packed, packed.scales_and_zeros, 64, 64)
     x[7, 3] = float("nan")
     dirty = kernels.linear(x, packed.packed, packed.scales_and_zeros, 64, 64)
     assert dirty[7].isnan().all()
-    others = [row for row in range(40) if row != 7]
+    others = [row for row in range(rows) if row != 7]
     assert torch.equal(dirty[others], whole[others])

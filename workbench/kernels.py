@@ -20,7 +20,8 @@ def int4_linear(x: Tensor, weight: PackedWeight, *, path: PathName | None = None
 
     Against the product in float64 of the same weights, the relative error (of the Frobenius norm) is up to
         bfloat16 x: 1.8e-3 by the op; 2.6e-3 fused or dequantized, as of a dense bfloat16 layer (weights rounded too)
-        other x: 2.6e-3 by the op or fused, 3.2e-3 dequantized (x, weights and the result rounded to bfloat16).
+        other x: 2.7e-3 by the op or fused, 3.3e-3 dequantized (x, weights and the result rounded to bfloat16)
+        fused with few rows (up to 32 with a matrix unit, else up to 6): 2.0e-3 (weights are not rounded).
     A CPU without bfloat16 instructions dequantizes for float16 and float32 x to float32: 1e-3 and 1e-5.
 
     Args:

@@ -31,10 +31,11 @@ _NEAR = math.log(4)  # a shape speaks for others up to four times as large or as
 Step = tuple[float, PathName]  # up to this batch, this path
 
 # By kind of machine: the path up to each batch; the last is without end. Those of "cpu/amx" and "cpu/none" were
-# measured (benchmarks/int4_linear.py), the others are estimates.
+# measured (benchmarks/int4_linear.py), those of "cpu/avx512_bf16" on such a machine with its matrix unit left out (of
+# torch's products by ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 too); the others are estimates.
 DEFAULTS: dict[str, tuple[Step, ...]] = {
     "cpu/amx": ((512, "fused"), (math.inf, "dequantize")),
-    "cpu/avx512_bf16": ((12, "fused"), (math.inf, "dequantize")),
+    "cpu/avx512_bf16": ((6, "fused"), (8, "op"), (math.inf, "fused")),
     "cpu/dequantize": ((16, "op"), (math.inf, "dequantize")),
     "cpu/none": ((56, "op"), (math.inf, "dequantize")),
     "cpu/scalar": ((1, "op"), (math.inf, "dequantize")),  # builds without vector instructions: the op is a plain loop

@@ -19,8 +19,11 @@ from workbench.native.builder import CannotBuild, build
 from workbench.packing import CPU_VARIANTS, CpuVariant, Layout, pack
 
 VARIABLE = "WORKBENCH_NATIVE"
-CHUNK = 1024  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 128 kB of its cache
-FEW_ROWS = 6  # up to so many rows of activations a weight is not dequantized: its codes are multiplied
+CHUNK = 256  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 32 kB of its cache
+FEW_ROWS, FEW_ROWS_TILES = (
+    6,
+    32,
+)  # up to so many rows of activations, without and with a matrix unit, codes are multiplied
 OWN_COPY_ROWS = 64  # up to so many rows of activations each thread packs a copy of them for itself
 _DTYPES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}  # as in int4.c
 _HAS_FUSED, _HAS_TILES = 1, 2
@@ -83,6 +86,11 @@ class NativeKernels:
             torch.get_num_threads(),
         )
 
+    @property
+    def few_rows(self) -> int:
+        """Up to so many rows of activations `linear` dequantizes no weight: it multiplies the codes."""
+        return FEW_ROWS_TILES if self.tiles else FEW_ROWS
+
     def fits(self, layout: Layout | None) -> bool:
         """Say whether `linear` reads `layout`."""
         return self.fused and layout is not None and layout.variant == _FUSED_VARIANT
@@ -103,7 +111,7 @@ class NativeKernels:
         """
         (m, k), threads = x.shape, torch.get_num_threads()
         groups, n = scales_and_zeros.shape[:2]
-        if m <= FEW_ROWS:
+        if m <= self.few_rows:
             return self._few(x, packed, scales_and_zeros, group_size, out_features)
         k_padded, m_padded = groups * group_size, -(-m // 16) * 16
         result = torch.empty(m, out_features, dtype=x.dtype)
@@ -133,24 +141,25 @@ class NativeKernels:
 
     def _few(self, x: Tensor, packed: Tensor, scales_and_zeros: Tensor, group_size: int, out_features: int) -> Tensor:
         """Do what `linear` does, for a decoding step: the codes are multiplied as they come from memory."""
-        (m, k), (groups, n, _) = x.shape, scales_and_zeros.shape
-        inside = x if x.dtype == torch.bfloat16 else x.to(torch.bfloat16)
-        if k != groups * group_size:
-            inside = torch.nn.functional.pad(inside, (0, groups * group_size - k))
-        result, sums = torch.empty(m, out_features, dtype=x.dtype), torch.empty(m * groups)
+        (m, k), (groups, n, _), threads = x.shape, scales_and_zeros.shape, torch.get_num_threads()
+        result = torch.empty(m, out_features, dtype=x.dtype)
+        size = self.library.workbench_few_bytes(m, groups * group_size, group_size)
+        scratch = torch.empty(threads * size, dtype=torch.uint8)
         self.library.workbench_few(
-            inside.data_ptr(),
+            x.data_ptr(),
+            _DTYPES[x.dtype],
             m,
-            groups * group_size,
+            k,
             packed.data_ptr(),
             scales_and_zeros.data_ptr(),
             n,
+            groups * group_size,
             group_size,
             out_features,
             result.data_ptr(),
-            _DTYPES[x.dtype],
-            sums.data_ptr(),
-            torch.get_num_threads(),
+            scratch.data_ptr(),
+            self.tiles,
+            threads,
         )
         return result
 
@@ -196,8 +205,11 @@ def _opened(path: str, compiler: str) -> NativeKernels:
     if features & _HAS_FUSED:
         library.workbench_few.restype = None
         library.workbench_few.argtypes = [
-            *(address, number, number, address, address, number, number, number, address, flag, address, flag)
+            *(address, flag, number, number, address, address, number, number, number, number),
+            *(address, address, flag, flag),
         ]
+        library.workbench_few_bytes.restype = number
+        library.workbench_few_bytes.argtypes = [number, number, number]
         library.workbench_linear.restype = None
         library.workbench_linear.argtypes = [
             *(address, flag, number, number, address, address, number, number, number, number),
@@ -230,7 +242,7 @@ def _checked(kernels: NativeKernels) -> NativeKernels:
         packed = pack(codes, Layout("cpu", variant=_FUSED_VARIANT))
         for m in (1, 2, 3, 4, 5, 6, 7, 49):
             x = torch.randn(m, k, generator=generator)
-            factor = weight if m <= FEW_ROWS else weight.to(torch.bfloat16).float()
+            factor = weight if m <= kernels.few_rows else weight.to(torch.bfloat16).float()
             wanted = x.to(torch.bfloat16).float() @ factor
             error = (kernels.linear(x, packed, pairs, group_size, n) - wanted).norm() / wanted.norm()
             if not float(error) < 1e-4:

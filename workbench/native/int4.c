@@ -26,7 +26,7 @@
 enum { BFLOAT16 = 0, FLOAT16 = 1, FLOAT32 = 2 };   /* dtypes, as workbench/native/__init__.py numbers them */
 enum { HAS_FUSED = 1, HAS_TILES = 2 };
 enum { BLOCK = 64, TILE_ROWS = 16, TILE_K = 32, MAX_ROWS = 6, FEW = 6 };
-enum { AHEAD = 4096 }; /* bytes of the weight that are asked for in advance: nearer, a core waits for its memory */
+enum { AHEAD = 4096, GROUPS_AHEAD = 3 }; /* what is asked for in advance, bytes of the weight and groups of scales */
 
 static inline float from_bfloat16(uint16_t bits) {
     uint32_t wide = (uint32_t)bits << 16;
@@ -147,12 +147,13 @@ void workbench_dequantize(const uint8_t *packed, const uint16_t *scales_and_zero
 
 #ifdef WIDE
 
-/* x [m, k] of `dtype` -> one tile row of A [m/16][k/32][16][32] in bfloat16; what lies beyond x is 0. */
-static void pack_tile_row(const void *x, int dtype, int64_t m, int64_t k, int64_t k_padded, int64_t tile, uint16_t *a) {
+/* x [m, k] of `dtype` -> one tile row of A [m/height][k/32][height][32] in bfloat16; what lies beyond x is 0. */
+static void pack_tile_row(const void *x, int dtype, int64_t m, int64_t k, int64_t k_padded, int64_t height,
+                          int64_t tile, uint16_t *a) {
     int64_t tiles = k_padded / TILE_K;
-    for (int64_t r = 0; r < TILE_ROWS; r++)
+    for (int64_t r = 0; r < height; r++)
         for (int64_t t = 0; t < tiles; t++) {
-            int64_t row = tile * TILE_ROWS + r, at = row * k + t * TILE_K, left = k - t * TILE_K;
+            int64_t row = tile * height + r, at = row * k + t * TILE_K, left = k - t * TILE_K;
             uint32_t mask = row >= m || left <= 0 ? 0 : (left >= 32 ? 0xffffffffu : (1u << left) - 1);
             __m512i value;
             if (dtype == BFLOAT16) {
@@ -167,7 +168,7 @@ static void pack_tile_row(const void *x, int dtype, int64_t m, int64_t k, int64_
                     _mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)(mask >> 16), p + 16)),
                     _mm512_cvtph_ps(_mm256_maskz_loadu_epi16((__mmask16)mask, p)));
             }
-            _mm512_storeu_si512((void *)(a + ((tile * tiles + t) * TILE_ROWS + r) * TILE_K), value);
+            _mm512_storeu_si512((void *)(a + ((tile * tiles + t) * height + r) * TILE_K), value);
         }
 }
 
@@ -227,135 +228,6 @@ static void store_rows(void *y, int dtype, int64_t m, int64_t n, int64_t first, 
         }
 }
 
-/* --- few rows of x: the codes themselves are multiplied, exact in bfloat16, and the sum of a group is scaled -------- */
-
-/* How two successive k of a block of `rows` rows, lying in `rows` bytes, are spread: word pairs (k, k + 1) of bytes. */
-static void spread_order(int64_t rows, uint8_t order[2][64]) {
-    for (int i = 0; i < 128; i++) order[i / 64][i % 64] = (uint8_t)(i / 4 % 32 + i / 2 % 2 * (rows / 2));
-}
-
-/* Scale and zero of 64 rows in the order of the sums: low nibbles, then high ones. A tail's bytes pair neighbours. */
-static inline void ordered_pairs(const uint16_t *pairs, int64_t rows, __m512i found[4]) {
-    if (rows == BLOCK) {
-        for (int j = 0; j < 4; j++) found[j] = _mm512_loadu_si512((const void *)(pairs + 32 * j));
-        return;
-    }
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-    for (int j = 0; j < 2; j++) {
-        int64_t left = rows - 32 * j;
-        uint32_t mask = left >= 32 ? 0xffffffffu : (left > 0 ? (1u << left) - 1 : 0);
-        __m512i low = _mm512_maskz_loadu_epi32((__mmask16)mask, pairs + 64 * j);
-        __m512i high = _mm512_maskz_loadu_epi32((__mmask16)(mask >> 16), pairs + 64 * j + 32);
-        found[j] = _mm512_permutex2var_epi32(low, even, high);
-        found[j + 2] = _mm512_permutex2var_epi32(low, odd, high);
-    }
-}
-
-/* C [R, 64] = x [R, k] times a block of the weight, of 64 rows or fewer; columns in the order of `ordered_pairs`. */
-static inline __attribute__((always_inline)) void few_rows(const uint16_t *x, const float *sums, int R,
-                                                           const uint8_t *bytes, int64_t rows, const uint16_t *pairs,
-                                                           int64_t n, int64_t k, int64_t group, float *c) {
-    uint8_t order[2][64];
-    spread_order(rows, order);
-    uint16_t codes[32];
-    for (int i = 0; i < 32; i++) codes[i] = to_bfloat16((float)(i % 16 - 8)); /* twice: bit 4 is of the other nibble */
-    const __m512i values = _mm512_loadu_si512((const void *)codes);
-    const __m512i lower = _mm512_loadu_si512((const void *)order[0]), upper = _mm512_loadu_si512((const void *)order[1]);
-    const __mmask64 mask = rows == BLOCK ? ~0ull : (1ull << rows) - 1;
-    __m512 total[FEW][4];
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < 4; j++) total[r][j] = _mm512_setzero_ps();
-    for (int64_t start = 0; start < k; start += group, pairs += 2 * n) {
-        __m512 sum[FEW][4];
-        for (int r = 0; r < R; r++)
-            for (int j = 0; j < 4; j++) sum[r][j] = _mm512_setzero_ps();
-        for (int64_t at = start; at < start + group; at += 2) {
-            const uint8_t *here = bytes + at / 2 * rows;
-            _mm_prefetch((const char *)here + AHEAD, _MM_HINT_T0);
-            __m512i both = _mm512_maskz_loadu_epi8(mask, here);
-            __m512i first = _mm512_permutexvar_epi8(lower, both), second = _mm512_permutexvar_epi8(upper, both);
-            __m512bh w[4] = {(__m512bh)_mm512_permutexvar_epi16(first, values),
-                             (__m512bh)_mm512_permutexvar_epi16(second, values),
-                             (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(first, 4), values),
-                             (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(second, 4), values)};
-            for (int r = 0; r < R; r++) {
-                int32_t pair;
-                memcpy(&pair, x + r * k + at, 4);
-                __m512bh repeated = (__m512bh)_mm512_set1_epi32(pair);
-                for (int j = 0; j < 4; j++) sum[r][j] = _mm512_dpbf16_ps(sum[r][j], repeated, w[j]);
-            }
-        }
-        __m512i both[4];
-        ordered_pairs(pairs, rows, both);
-        for (int r = 0; r < R; r++) {
-            __m512 all = _mm512_set1_ps(sums[(r * k + start) / group]);
-            for (int j = 0; j < 4; j++) {
-                __m512 scale = _mm512_castsi512_ps(_mm512_slli_epi32(both[j], 16));
-                __m512 zero = _mm512_castsi512_ps(_mm512_and_si512(both[j], _mm512_set1_epi32((int)0xffff0000)));
-                total[r][j] = _mm512_fmadd_ps(scale, sum[r][j], _mm512_fmadd_ps(zero, all, total[r][j]));
-            }
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < 4; j++) _mm512_storeu_ps(c + r * BLOCK + 16 * j, total[r][j]);
-}
-
-/* The columns of a tail in their own order. */
-static void reorder_tail(float *c, int64_t count) {
-    float old[BLOCK];
-    for (int64_t row = 0; row < count; row++) {
-        memcpy(old, c + row * BLOCK, sizeof(old));
-        for (int i = 0; i < BLOCK; i++) c[row * BLOCK + i] = old[i % 2 * 32 + i / 2];
-    }
-}
-
-/* Sums of x [m, k] over each group, [m, k/group]: what the zeros are multiplied with. */
-static void sum_groups(const uint16_t *x, int64_t count, int64_t group, float *sums) {
-    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-    for (int64_t at = 0; at < count; at += group) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t i = at; i < at + group; i += 32)
-            sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512((const void *)(x + i)), ones);
-        sums[at / group] = _mm512_reduce_add_ps(sum);
-    }
-}
-
-static inline __attribute__((always_inline)) void few_block(const uint16_t *x, const float *sums, int64_t m,
-                                                            const uint8_t *bytes, int64_t rows, const uint16_t *pairs,
-                                                            int64_t n, int64_t k, int64_t group, float *c) {
-    switch (m) {
-    case 1: few_rows(x, sums, 1, bytes, rows, pairs, n, k, group, c); break;
-    case 2: few_rows(x, sums, 2, bytes, rows, pairs, n, k, group, c); break;
-    case 3: few_rows(x, sums, 3, bytes, rows, pairs, n, k, group, c); break;
-    case 4: few_rows(x, sums, 4, bytes, rows, pairs, n, k, group, c); break;
-    case 5: few_rows(x, sums, 5, bytes, rows, pairs, n, k, group, c); break;
-    default: few_rows(x, sums, 6, bytes, rows, pairs, n, k, group, c);
-    }
-}
-
-/* y [m, n_out] of `dtype` = x bfloat16 [m, k], m up to FEW, times the transposed weight [n, k] in blocks of 64 "halves".
- *
- * For a decoding step: it reads the weight once and writes nothing but y, so that memory is what limits it.
- * sums: float32 [m, k/group], scratch. */
-void workbench_few(const uint16_t *x, int64_t m, int64_t k, const uint8_t *packed, const uint16_t *scales_and_zeros,
-                   int64_t n, int64_t group, int64_t n_out, void *y, int dtype, float *sums, int threads) {
-    (void)threads;
-    sum_groups(x, m * k, group, sums);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t first = 0; first < n; first += BLOCK) {
-        const uint8_t *bytes = packed + first * (k / 2);
-        const uint16_t *pairs = scales_and_zeros + first * 2;
-        float c[FEW * BLOCK];
-        if (n - first >= BLOCK) few_block(x, sums, m, bytes, BLOCK, pairs, n, k, group, c);
-        else {
-            few_block(x, sums, m, bytes, n - first, pairs, n, k, group, c);
-            reorder_tail(c, m);
-        }
-        store_rows(y, dtype, m, n_out, first, c);
-    }
-}
-
 /* C [rows, 64] (+)= rows of A times B, k in tiles; R accumulators of 64 columns stay in registers. */
 static inline __attribute__((always_inline)) void dot_rows(const uint16_t *a, int64_t tiles, int64_t row, int R,
                                                            int64_t steps, const uint16_t *b, float *c, int first) {
@@ -394,6 +266,130 @@ static void dot_block(const uint16_t *a, int64_t tiles, int64_t m, int64_t steps
     }
 }
 
+/* --- few rows of x: the codes themselves are multiplied, exact in bfloat16, and the sum of a group is scaled -------- */
+
+/* Two successive k of a block of 64 rows, or of fewer in a tail, as pairs of bfloat16: [4][16][2], 16 columns each. */
+typedef struct {
+    __m512i first, second, values;
+    __mmask64 mask;
+} Spread;
+
+static Spread spread_of(int64_t rows) {
+    uint8_t order[128];
+    uint16_t codes[32];
+    for (int i = 0; i < 128; i++) order[i] = (uint8_t)(i / 4 % 32 + i / 2 % 2 * (rows / 2)); /* word (k, k + 1) pairs */
+    for (int i = 0; i < 32; i++) codes[i] = to_bfloat16((float)(i % 16 - 8)); /* twice: bit 4 is of the other nibble */
+    Spread found = {_mm512_loadu_si512((const void *)order), _mm512_loadu_si512((const void *)(order + 64)),
+                    _mm512_loadu_si512((const void *)codes), rows == BLOCK ? ~0ull : (1ull << rows) - 1};
+    return found;
+}
+
+static inline __attribute__((always_inline)) void spread_codes(Spread how, const uint8_t *bytes, __m512bh w[4]) {
+    _mm_prefetch((const char *)bytes + AHEAD, _MM_HINT_T0);
+    __m512i both = _mm512_maskz_loadu_epi8(how.mask, bytes);
+    __m512i first = _mm512_permutexvar_epi8(how.first, both), second = _mm512_permutexvar_epi8(how.second, both);
+    w[0] = (__m512bh)_mm512_permutexvar_epi16(first, how.values);
+    w[1] = (__m512bh)_mm512_permutexvar_epi16(second, how.values);
+    w[2] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(first, 4), how.values);
+    w[3] = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(second, 4), how.values);
+}
+
+/* Scale and zero of a block in the order of `spread_codes`: low nibbles, then high ones. A tail pairs neighbours. */
+static inline void ordered_pairs(const uint16_t *pairs, int64_t rows, __m512 scale[4], __m512 zero[4]) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    __m512i both[4];
+    if (rows == BLOCK) {
+        for (int j = 0; j < 4; j++) both[j] = _mm512_loadu_si512((const void *)(pairs + 32 * j));
+    } else
+        for (int j = 0; j < 2; j++) {
+            int64_t left = rows - 32 * j;
+            uint32_t mask = left >= 32 ? 0xffffffffu : (left > 0 ? (1u << left) - 1 : 0);
+            __m512i low = _mm512_maskz_loadu_epi32((__mmask16)mask, pairs + 64 * j);
+            __m512i high = _mm512_maskz_loadu_epi32((__mmask16)(mask >> 16), pairs + 64 * j + 32);
+            both[j] = _mm512_permutex2var_epi32(low, even, high);
+            both[j + 2] = _mm512_permutex2var_epi32(low, odd, high);
+        }
+    for (int j = 0; j < 4; j++) {
+        scale[j] = _mm512_castsi512_ps(_mm512_slli_epi32(both[j], 16));
+        zero[j] = _mm512_castsi512_ps(_mm512_and_si512(both[j], _mm512_set1_epi32((int)0xffff0000)));
+    }
+}
+
+/* Ask for scales and zeros of a block: they lie 4 n bytes after those of the group before, where no processor looks. */
+static inline void prefetch_pairs(const uint16_t *pairs) {
+    for (int j = 0; j < 4; j++) _mm_prefetch((const char *)(pairs + 32 * j), _MM_HINT_T0);
+}
+
+/* The columns of a tail in their own order. */
+static void reorder_tail(float *c, int64_t count) {
+    float old[BLOCK];
+    for (int64_t row = 0; row < count; row++) {
+        memcpy(old, c + row * BLOCK, sizeof(old));
+        for (int i = 0; i < BLOCK; i++) c[row * BLOCK + i] = old[i % 2 * 32 + i / 2];
+    }
+}
+
+/* The sums over each group of m rows of A, one row of tiles: [k/group][m]: what the zeros are multiplied with. */
+static void sum_groups(const uint16_t *a, int64_t height, int64_t m, int64_t k, int64_t group, float *sums) {
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    int64_t tiles = k / TILE_K, steps = group / TILE_K;
+    for (int64_t r = 0; r < m; r++)
+        for (int64_t t = 0; t < tiles; t += steps) {
+            __m512 sum = _mm512_setzero_ps();
+            for (int64_t i = t; i < t + steps; i++) {
+                const uint16_t *x = a + (i * height + r) * TILE_K;
+                sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512((const void *)x), ones);
+            }
+            sums[t / steps * m + r] = _mm512_reduce_add_ps(sum);
+        }
+}
+
+/* C [R, 64] = A, in tiles of R rows, times a block of the weight, of 64 rows or fewer; columns in the order of `spread_codes`. */
+static inline __attribute__((always_inline)) void few_rows(const uint16_t *a, const float *sums, int R,
+                                                           const uint8_t *bytes, int64_t rows, const uint16_t *pairs,
+                                                           int64_t n, int64_t k, int64_t group, float *c) {
+    const Spread how = spread_of(rows);
+    for (int r = 0; r < R; r++)
+        for (int j = 0; j < 4; j++) _mm512_storeu_ps(c + r * BLOCK + 16 * j, _mm512_setzero_ps());
+    for (int64_t g = 0; g < k / group; g++, pairs += 2 * n, sums += R) {
+        __m512 sum[FEW][4], scale[4], zero[4];
+        for (int r = 0; r < R; r++)
+            for (int j = 0; j < 4; j++) sum[r][j] = _mm512_setzero_ps();
+        prefetch_pairs(pairs + GROUPS_AHEAD * 2 * n);
+        for (int64_t step = 0; step < group / TILE_K; step++, a += R * TILE_K)
+            for (int i = 0; i < TILE_K; i += 2, bytes += rows) {
+                __m512bh w[4];
+                spread_codes(how, bytes, w);
+                for (int r = 0; r < R; r++) {
+                    int32_t pair;
+                    memcpy(&pair, a + r * TILE_K + i, 4);
+                    __m512bh repeated = (__m512bh)_mm512_set1_epi32(pair);
+                    for (int j = 0; j < 4; j++) sum[r][j] = _mm512_dpbf16_ps(sum[r][j], repeated, w[j]);
+                }
+            }
+        ordered_pairs(pairs, rows, scale, zero);
+        for (int r = 0; r < R; r++)
+            for (int j = 0; j < 4; j++) {
+                float *total = c + r * BLOCK + 16 * j;
+                __m512 shifted = _mm512_fmadd_ps(zero[j], _mm512_set1_ps(sums[r]), _mm512_loadu_ps(total));
+                _mm512_storeu_ps(total, _mm512_fmadd_ps(scale[j], sum[r][j], shifted));
+            }
+    }
+}
+
+static void few_block(const uint16_t *a, const float *sums, int64_t m, const uint8_t *bytes, int64_t rows,
+                      const uint16_t *pairs, int64_t n, int64_t k, int64_t group, float *c) {
+    switch (m) {
+    case 1: few_rows(a, sums, 1, bytes, rows, pairs, n, k, group, c); break;
+    case 2: few_rows(a, sums, 2, bytes, rows, pairs, n, k, group, c); break;
+    case 3: few_rows(a, sums, 3, bytes, rows, pairs, n, k, group, c); break;
+    case 4: few_rows(a, sums, 4, bytes, rows, pairs, n, k, group, c); break;
+    case 5: few_rows(a, sums, 5, bytes, rows, pairs, n, k, group, c); break;
+    default: few_rows(a, sums, 6, bytes, rows, pairs, n, k, group, c);
+    }
+}
+
 #ifdef TILES
 
 typedef struct {
@@ -411,6 +407,7 @@ static void configure_tiles(int64_t m) {
         config.bytes_per_row[i] = 64;
         config.rows[i] = (uint8_t)(i < 6 && m < TILE_ROWS ? m : TILE_ROWS);
     }
+    __asm__ volatile("" : : "r"(&config) : "memory"); /* gcc 12 takes the next line to read 8 bytes, and drops the rest */
     _tile_loadconfig(&config);
 }
 
@@ -459,7 +456,124 @@ static void tile_block(const uint16_t *a, int64_t tiles, int64_t rows, int64_t s
         _tile_stored(2, place + 32, C_STRIDE); _tile_stored(3, place + 48, C_STRIDE);
     }
 }
+
+/* The codes of 32 k of a block -> B [4][16][16][2]. */
+static inline __attribute__((always_inline)) void codes_to_tiles(Spread how, const uint8_t *bytes, int64_t rows,
+                                                                 uint16_t *b) {
+    for (int i = 0; i < 16; i++, bytes += rows) {
+        __m512bh w[4];
+        spread_codes(how, bytes, w);
+        for (int j = 0; j < 4; j++) _mm512_storeu_si512((void *)(b + j * 512 + i * 32), (__m512i)w[j]);
+    }
+}
+
+/* C += scale * product + zero * sum, [m, 64]. */
+static inline void scale_group(const uint16_t *pairs, int64_t rows, const float *sums, int64_t m, const float *product,
+                               float *c) {
+    __m512 scale[4], zero[4];
+    ordered_pairs(pairs, rows, scale, zero);
+    for (int64_t r = 0; r < m; r++) {
+        __m512 all = _mm512_set1_ps(sums[r]);
+        for (int j = 0; j < 4; j++) {
+            int64_t at = r * BLOCK + 16 * j;
+            __m512 shifted = _mm512_fmadd_ps(zero[j], all, _mm512_loadu_ps(c + at));
+            _mm512_storeu_ps(c + at, _mm512_fmadd_ps(scale[j], _mm512_loadu_ps(product + at), shifted));
+        }
+    }
+}
+
+/* `few_block` with the matrix unit, m up to 16: while it multiplies 32 k the next are spread; a group is scaled when
+ * the next one has been multiplied. b: 2 of [4][16][16][2]; product: 2 of [16, 64]. */
+static void few_tiles(const uint16_t *a, int64_t height, const float *sums, int64_t m, const uint8_t *bytes, int64_t rows,
+                      const uint16_t *pairs, int64_t n, int64_t k, int64_t group, uint16_t *b, float *product, float *c) {
+    const Spread how = spread_of(rows);
+    int64_t tiles = k / TILE_K, steps = group / TILE_K;
+    for (int64_t i = 0; i < m * BLOCK; i += 16) _mm512_storeu_ps(c + i, _mm512_setzero_ps());
+    codes_to_tiles(how, bytes, rows, b);
+    for (int64_t start = 0; start < tiles; start += steps) {
+        float *here = product + start / steps % 2 * TILE_ROWS * BLOCK, *before = product + (start / steps + 1) % 2 * TILE_ROWS * BLOCK;
+        prefetch_pairs(pairs + GROUPS_AHEAD * 2 * n);
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+        for (int64_t t = start; t < start + steps; t++) {
+            const uint16_t *w = b + t % 2 * 2048;
+            if (t + 1 < tiles) codes_to_tiles(how, bytes + (t + 1) * 16 * rows, rows, b + (t + 1) % 2 * 2048);
+            _tile_loadd(4, a + t * height * TILE_K, 64);
+            _tile_loadd(6, w, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, w + 512, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(6, w + 1024, 64);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_loadd(7, w + 1536, 64);
+            _tile_dpbf16ps(3, 4, 7);
+        }
+        _tile_stored(0, here, C_STRIDE); _tile_stored(1, here + 16, C_STRIDE);
+        _tile_stored(2, here + 32, C_STRIDE); _tile_stored(3, here + 48, C_STRIDE);
+        if (start > 0) {
+            scale_group(pairs, rows, sums, m, before, c);
+            pairs += 2 * n, sums += m;
+        }
+    }
+    scale_group(pairs, rows, sums, m, product + (tiles / steps - 1) % 2 * TILE_ROWS * BLOCK, c);
+}
 #endif
+
+/* Scratch of `workbench_few` for each thread: x as A, twice 32 k of the weight as B, three results, sums of groups. */
+int64_t workbench_few_bytes(int64_t m, int64_t k, int64_t group) {
+    int64_t padded = m < TILE_ROWS ? m : (m + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    int64_t bytes = 2 * padded * k + 4 * TILE_K * BLOCK + 4 * (padded + 2 * TILE_ROWS) * BLOCK + 4 * m * (k / group);
+    return (bytes + 63) / 64 * 64;
+}
+
+/* y [m, n_out] of `dtype` = x [m, k] of `dtype` times the transposed weight [n, k_padded] in blocks of 64 "halves".
+ *
+ * For few rows: no weight is dequantized; sums over groups are scaled. m is at most FEW, with the matrix unit 16.
+ * scratch: what `workbench_few_bytes` says. */
+void workbench_few(const void *x, int dtype, int64_t m, int64_t k, const uint8_t *packed,
+                   const uint16_t *scales_and_zeros, int64_t n, int64_t k_padded, int64_t group, int64_t n_out, void *y,
+                   uint8_t *scratch, int use_tiles, int threads) {
+    int64_t height = m < TILE_ROWS ? m : TILE_ROWS, padded = (m + height - 1) / height * height;
+    int64_t groups = k_padded / group;
+    int64_t per_thread = workbench_few_bytes(m, k_padded, group);
+    (void)threads;
+    (void)use_tiles;
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = 0;
+#ifdef _OPENMP
+        thread = omp_get_thread_num();
+#endif
+        uint16_t *a = (uint16_t *)(scratch + thread * per_thread), *b = a + padded * k_padded;
+        float *c = (float *)(b + 2 * TILE_K * BLOCK), *product = c + padded * BLOCK;
+        float *sums = product + 2 * TILE_ROWS * BLOCK;
+        for (int64_t tile = 0, row = 0; row < m; tile++, row += height) {
+            pack_tile_row(x, dtype, m, k, k_padded, height, tile, a);
+            sum_groups(a + row * k_padded, height, m - row < height ? m - row : height, k_padded, group,
+                       sums + row * groups);
+        }
+#ifdef TILES
+        if (use_tiles) configure_tiles(m);
+#endif
+#pragma omp for schedule(static) nowait
+        for (int64_t first = 0; first < n; first += BLOCK) {
+            int64_t rows = n - first < BLOCK ? n - first : BLOCK;
+            const uint8_t *bytes = packed + first * (k_padded / 2);
+            const uint16_t *pairs = scales_and_zeros + first * 2;
+#ifdef TILES
+            for (int64_t row = 0; use_tiles && row < m; row += height) /* the block stays in the cache */
+                few_tiles(a + row * k_padded, height, sums + row * groups, m - row < height ? m - row : height, bytes,
+                          rows, pairs, n, k_padded, group, b, product, c + row * BLOCK);
+            if (!use_tiles)
+#endif
+                few_block(a, sums, m, bytes, rows, pairs, n, k_padded, group, c);
+            if (rows < BLOCK) reorder_tail(c, m);
+            store_rows(y, dtype, m, n_out, first, c);
+        }
+#ifdef TILES
+        if (use_tiles) _tile_release();
+#endif
+    }
+}
 
 /* y [m, n_out] of `dtype` = x [m, k] of `dtype` times the transposed weight [n, k_padded] in blocks of 64 "halves".
  *
@@ -485,10 +599,10 @@ void workbench_linear(const void *x, int dtype, int64_t m, int64_t k, const uint
         float *c = (float *)(scratch + thread * per_thread + chunk * BLOCK * 2);
         uint16_t *own_x = packed_x + (own_copies ? thread * tile_rows * TILE_ROWS * k_padded : 0);
         if (own_copies) {
-            for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, tile, own_x);
+            for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, TILE_ROWS, tile, own_x);
         } else {
 #pragma omp for schedule(static)
-            for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, tile, own_x);
+            for (int64_t tile = 0; tile < tile_rows; tile++) pack_tile_row(x, dtype, m, k, k_padded, TILE_ROWS, tile, own_x);
         }
 #ifdef TILES
         if (use_tiles) configure_tiles(m);
