@@ -1,9 +1,12 @@
 """Kernels: against an fp64 oracle for every shape, group size, domain and dtype; and what they must refuse."""
 
+import dataclasses
+
 import pytest
 import torch
 
 import workbench.choice as choice
+import workbench.kernels as kernels
 import workbench.packed as packed_module
 import workbench.products as products
 from tests.oracles import assert_close, oracle_weight, random_weight
@@ -57,8 +60,8 @@ def test_each_path_is_as_accurate_as_is_stated(path, dtype, group_size, rows):
     x = torch.randn(rows, 2048, generator=torch.Generator().manual_seed(2)).to(dtype)
     exact = x.double() @ oracle_weight(weight).double().t()
     error = (int4_linear(x, pack_weight(weight, "cpu"), path=path).double() - exact).norm() / exact.norm()
-    kernels = native_kernels()
-    few = path == "fused" and kernels is not None and rows <= kernels.few_rows
+    native = native_kernels()
+    few = path == "fused" and native is not None and rows <= native.few_rows
     assert float(error) < (2e-3 if few else STATED[path][dtype != torch.bfloat16])
 
 
@@ -229,3 +232,40 @@ def test_a_packed_weight_of_another_build_is_refused():
     foreign = PackedWeight(pack(packed.codes(), layout), packed.scales_and_zeros, layout, 64, 128, 64)
     with pytest.raises(KernelError, match=r"packed for cpu/.*but this process reads cpu/.*load the checkpoint again"):
         int4_linear(torch.randn(1, 128), foreign)
+
+
+# --- what the operator remembers of a weight ------------------------------------------------------------------------
+
+
+def operate(x, packed):
+    layout = "" if packed.layout is None else str(packed.layout)
+    sizes = (packed.group_size, packed.out_features, packed.in_features)
+    return torch.ops.workbench.int4_linear(x, packed.packed, packed.scales_and_zeros, *sizes, layout, "")
+
+
+def test_the_operator_checks_a_weight_once_and_forgets_it_with_its_tensors(monkeypatch):
+    kernels._seen.clear()
+    packed = pack_weight(random_weight(32, 64), "cpu")
+    x = torch.randn(3, 64, dtype=torch.bfloat16)
+    expected = int4_linear(x, packed)
+    assert torch.equal(operate(x, packed), expected)
+    (seen,) = kernels._seen.values()
+    assert seen.weight.is_checked
+    assert torch.equal(operate(x, packed), expected)
+    assert list(kernels._seen.values()) == [seen]
+    del packed, seen
+    assert not kernels._seen
+
+
+def test_the_operator_sees_a_changed_weight():
+    packed, other = (pack_weight(random_weight(32, 64, seed=seed), "cpu") for seed in (0, 1))
+    x = torch.randn(3, 64, dtype=torch.bfloat16)
+    operate(x, packed)
+    packed.scales_and_zeros.copy_(other.scales_and_zeros)
+    packed.packed.copy_(other.packed)
+    assert torch.equal(operate(x, packed), int4_linear(x, other))
+    halved = dataclasses.replace(packed, scales_and_zeros=packed.scales_and_zeros / 2)
+    assert torch.equal(operate(x, halved), int4_linear(x, other) / 2)
+    packed.packed.data = torch.zeros_like(packed.packed)[:1]
+    with pytest.raises(KernelError, match="packed"):
+        operate(x, packed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -75,8 +77,40 @@ def _layout_of(text: str) -> Layout | None:
     return Layout.parse(text) if text else None
 
 
-def _joined(packed: Tensor, scales_and_zeros: Tensor, group_size: int, n: int, k: int, layout: str) -> PackedWeight:
-    return PackedWeight(packed, scales_and_zeros, _layout_of(layout), n, k, group_size)
+@dataclass(frozen=True)
+class _Seen:
+    """A weight that an operator was called with. It holds aliases of its tensors, and is forgotten when these die."""
+
+    tensors: tuple[ReferenceType[Tensor], ReferenceType[Tensor]]
+    rest: tuple[Any, ...]
+    weight: PackedWeight
+
+    def is_of(self, packed: Tensor, scales_and_zeros: Tensor, rest: tuple[Any, ...]) -> bool:
+        return (
+            self.tensors[0]() is packed
+            and self.tensors[1]() is scales_and_zeros
+            and self.rest == rest
+            and self.weight.packed.data_ptr() == packed.data_ptr()
+            and self.weight.scales_and_zeros.data_ptr() == scales_and_zeros.data_ptr()
+        )
+
+
+_seen: dict[int, _Seen] = {}  # by the id of the packed tensor: what was checked and chosen once holds for later calls
+
+
+def _joined(packed: Tensor, scales_and_zeros: Tensor, *rest: Any) -> PackedWeight:
+    key = id(packed)
+    seen = _seen.get(key)
+    if seen is not None and seen.is_of(packed, scales_and_zeros, rest):
+        return seen.weight
+    group_size, n, k, layout = rest
+    weight = PackedWeight(packed.detach(), scales_and_zeros.detach(), _layout_of(layout), n, k, group_size)
+
+    def forget(_: object) -> None:
+        _seen.pop(key, None)
+
+    _seen[key] = _Seen((ref(packed, forget), ref(scales_and_zeros, forget)), rest, weight)
+    return weight
 
 
 def _run_linear(x: Tensor, *arguments: Any) -> Tensor:

@@ -100,9 +100,10 @@ def _fused_path(rows: Tensor, weight: PackedWeight) -> Tensor:
         return _narrowed(fused_linear(_widened(rows, weight), *parts), rows, weight)
     native = native_kernels()
     assert native is not None
-    inside = rows.to(torch.float32) if rows.dtype == torch.float64 else rows
     arguments = (weight.packed, weight.scales_and_zeros, weight.group_size, weight.out_features)
-    return native.linear(inside.contiguous(), *arguments).to(rows.dtype)
+    if rows.dtype == torch.float64:
+        return native.linear(rows.to(torch.float32).contiguous(), *arguments).to(torch.float64)
+    return native.linear(rows.contiguous(), *arguments)
 
 
 def _product_dtype(rows: Tensor, weight: PackedWeight) -> torch.dtype:

@@ -109,10 +109,9 @@ class NativeKernels:
         Returns:
             [M, N] in x's dtype.
         """
-        (m, k), threads = x.shape, torch.get_num_threads()
-        groups, n = scales_and_zeros.shape[:2]
-        if m <= self.few_rows:
+        if x.shape[0] <= self.few_rows:
             return self._few(x, packed, scales_and_zeros, group_size, out_features)
+        (m, k), (groups, n, _), threads = x.shape, scales_and_zeros.shape, torch.get_num_threads()
         k_padded, m_padded = groups * group_size, -(-m // 16) * 16
         result = torch.empty(m, out_features, dtype=x.dtype)
         own_copies = m <= OWN_COPY_ROWS
