@@ -138,7 +138,7 @@ def test_the_choice_is_one_of_the_paths(device):
     paths = available_paths(device)
     assert "op" in paths and "dequantize" in paths
     assert {chosen_path(packed, m, torch.bfloat16) for m in (1, 64, 4096)} <= set(paths)
-    assert chosen_path(packed, 1, torch.bfloat16) == "op"
+    assert chosen_path(packed, 1, torch.bfloat16) in ("op", "fused")  # never a weight made dense for one row
 
 
 @pytest.mark.parametrize("path", ["dequantize", "fused"])
