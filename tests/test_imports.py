@@ -20,7 +20,7 @@ blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
 packed native dequantize choice products kernels linear layers
-sources recipe recipe_edit coverage
+sources recipe recipe_edit recipe_nodes coverage_words coverage
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
