@@ -19,7 +19,7 @@ errors workers options config records demo inductor
 blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
-packed native dequantize choice products kernels linear layers
+packed native dequantize choice products kernels linear experts kinds layers
 sources recipe recipe_edit recipe_nodes coverage_words coverage
 calibration sequential
 checkpoint.native quantize compiling

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from workbench.affine import group_count
 from workbench.choice import device_note
-from workbench.config import ResolvedConfig
+from workbench.config import Resolution, ResolvedConfig
+from workbench.coverage_words import coverage_html
 from workbench.errors import ConfigError, PatternError
-from workbench.layers import QUANTIZABLE_KINDS
+from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS
 from workbench.packed import padding_note
 from workbench.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
 from workbench.sources import Source
 
 _FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
-_NOT_YET = {"Conv1D": "a linear layer stored [in, out], which this version leaves dense"}
-_EXPERTS = "stacked matrices (fused experts), which this version leaves dense"
+_NOT_CALIBRATED = Resolution("solver", "calibrated", "refined", "for experts, whose inputs are not recorded one by one")
+_STACKED = "stacked matrices outside transformers' registry of experts"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Coverage:
     def int4_rows(self) -> tuple[CoverageRow, ...]:
         """The rows of the layers that become int4."""
         return tuple(row for row in self.rows if row.decision == "int4")
+
+    def row(self, name: str) -> CoverageRow:
+        """Return the row of a weight."""
+        return self._by_name[name]
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, CoverageRow]:
+        return {row.name: row for row in self.rows}
 
     @property
     def before_bytes(self) -> int:
@@ -101,6 +111,10 @@ class Coverage:
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), self.verdict()])
 
+    def _repr_html_(self) -> str:
+        """The table in a notebook, where no widget need run."""
+        return coverage_html(self.model, self.rows, [self.verdict(), *self.notes], size)
+
 
 def preflight_source(
     source: Source, recipe: Recipe, *, device: torch.device | str = "cpu", min_coverage: float = 0.0
@@ -127,7 +141,7 @@ def preflight_source(
         why_not = _why_not(record, source, recipe, choice, reason)
         config = None
         if not why_not and choice is not None:
-            config = choice.resolved(device)
+            config = _resolved(choice, record, device)
             if record.tied_to is None and planned_bytes(record, config) >= record.size_bytes:
                 why_not = "int4 with its scales would not be smaller"
         if why_not or config is None:
@@ -139,15 +153,24 @@ def preflight_source(
         if record.tied_to is not None:
             notes[_untied_note(record, configs)] = None
     _refuse_useless_rules(recipe, records)
-    left = _left_for_later(rows)
+    left = _left_stacks(rows)
     coverage = Coverage(source.name, tuple(rows), configs, (*notes, *left, f"kernel: {device_note(device)}"))
     _hold_minimum(coverage, min_coverage)
     return coverage
 
 
+def _resolved(choice: Choice, record: LayerRecord, device: torch.device | str) -> ResolvedConfig:
+    """Decide a layer's settings; a stack of experts has no input of its own that calibrating could look at."""
+    config = choice.resolved(device)
+    if record.kind != EXPERTS or config.solver != "calibrated":
+        return config
+    config = replace(choice, solver="refined", options=None).resolved(device)
+    return replace(config, notes=(*config.notes, _NOT_CALIBRATED))
+
+
 def planned_bytes(record: LayerRecord, config: ResolvedConfig) -> int:
-    """Bytes of a [N, K] weight in the portable form, scales and zero points included."""
-    n, k = record.shape
+    """Bytes of a weight in the portable form, scales and zero points included."""
+    n, k = record.matrix
     scale = config.scale_dtype.itemsize
     zero = {"float": scale, "int": 1, "symmetric": 0}[config.domain]
     return n * ((k + 1) // 2) + n * group_count(k, config.group_size) * (scale + zero)
@@ -166,10 +189,8 @@ def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice
     """Return why a weight stays as it is, or ""."""
     if record.kind == "int4_linear":
         return "int4 already"
-    if record.kind in _NOT_YET:
-        return f"{record.kind}: {_NOT_YET[record.kind]}"
-    if _is_expert_stack(record):
-        return f"{record.kind}: {_EXPERTS}"
+    if record.kind == "parameter" and len(record.shape) == 3:
+        return f"parameter: {_STACKED}"
     if record.kind not in QUANTIZABLE_KINDS:
         return f"{record.kind}: not a linear layer"
     if record.dtype not in _FLOAT_DTYPES:
@@ -183,14 +204,9 @@ def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice
     return source.missing(record.tied_to or record.name)
 
 
-def _is_expert_stack(record: LayerRecord) -> bool:
-    return record.kind == "parameter" and len(record.shape) == 3
-
-
-def _left_for_later(rows: list[CoverageRow]) -> list[str]:
-    """Say how much stays dense only because this version does not take its kind of weight."""
-    later = (*_NOT_YET.values(), _EXPERTS)
-    found = [row for row in rows if row.reason.endswith(later)]
+def _left_stacks(rows: list[CoverageRow]) -> list[str]:
+    """Say how much stays dense only because nobody can tell how its module multiplies with it."""
+    found = [row for row in rows if row.reason.endswith(_STACKED)]
     whole = sum(row.before_bytes for row in found)
     kinds = ", ".join(sorted({row.reason for row in found}))
     return [f"{len(found)} weights with {size(whole)} stay dense: {kinds}"] if found else []
@@ -221,7 +237,7 @@ def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:
 
 
 def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: torch.device | str) -> CoverageRow:
-    n, k = record.shape
+    n, k = record.shape[-2:]
     after = planned_bytes(record, config)
     return CoverageRow(
         record.name,

@@ -7,7 +7,7 @@ from pathlib import Path
 from workbench.checkpoint.native import int4_layers
 from workbench.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError
-from workbench.layers import QUANTIZABLE_KINDS
+from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.sources import FolderSource, ModelSource, Source
 
 CHECKPOINT_MARK = "config.json"  # a folder with this file holds a model or a checkpoint

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from workbench.errors import ModelError
+from workbench.experts import Int4Experts
+from workbench.kinds import QUANTIZABLE_KINDS, shape_as_used, stored_transposed, weight_kind
 from workbench.linear import Int4Linear
 from workbench.records import LayerRecord
 
-QUANTIZABLE_KINDS = ("linear", "output_head")
+Int4Layer = Int4Linear | Int4Experts
 
 
 def layer_records(model: nn.Module) -> list[LayerRecord]:
@@ -24,15 +26,18 @@ def layer_records(model: nn.Module) -> list[LayerRecord]:
     seen: dict[int, str] = {}
     records: list[LayerRecord] = []
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Int4Linear):
-            shape = (module.out_features, module.in_features)
+        if isinstance(module, Int4Linear | Int4Experts):
+            shape: tuple[int, ...] = (module.out_features, module.in_features)
+            if isinstance(module, Int4Experts):
+                shape = (module.num_experts, *shape)
             tie, size = _tie(seen, module, path, module.size_bytes)
             records.append(LayerRecord(path, "int4_linear", shape, "int4", size, tie))
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             full = path if name == "weight" else f"{path}.{name}".lstrip(".")
             tie, size = _tie(seen, parameter, full, parameter.numel() * parameter.element_size())
             dtype = str(parameter.dtype).removeprefix("torch.")
-            records.append(LayerRecord(full, _kind(module, name, head), tuple(parameter.shape), dtype, size, tie))
+            kind, shape = weight_kind(module, name, parameter, head), shape_as_used(module, name, parameter)
+            records.append(LayerRecord(full, kind, shape, dtype, size, tie))
     return records
 
 
@@ -76,20 +81,43 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
         raise ModelError(f"The model has no layer {name!r}.", mend="list the layers with wb.preflight(model)") from None
 
 
+def weight_as_used(model: nn.Module, name: str) -> Tensor:
+    """Return a weight detached and not copied: [N, K] of a linear layer, [E, N, K] of a stack of experts.
+
+    Raises:
+        ModelError: when the model has no such weight.
+    """
+    parent, _, child = name.rpartition(".")
+    for path, parameter in ((name, "weight"), (parent, child)):
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            continue
+        found = getattr(module, parameter, None)
+        if isinstance(found, Tensor):
+            weight = found.detach()
+            return weight.transpose(-1, -2) if stored_transposed(module, parameter, found) else weight
+    raise ModelError(f"The model has no weight {name!r}.", mend="list the layers with wb.preflight(model)")
+
+
 def model_device(model: nn.Module) -> torch.device:
     """Device of a model's first parameter, else of its first int4 layer; the CPU for a model with neither."""
     first = next(model.parameters(), None)
     if first is not None:
         return first.device
-    return next((m.device for m in model.modules() if isinstance(m, Int4Linear)), torch.device("cpu"))
+    return next((m.device for m in model.modules() if isinstance(m, Int4Linear | Int4Experts)), torch.device("cpu"))
 
 
-def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Put `layer` at a dotted path and return what stood there."""
-    old = get_layer(model, name)
+def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> object:
+    """Put `layer` at a dotted path, of a module or of a stack of experts, and return what stood there."""
     parent, _, child = name.rpartition(".")
     owner = get_layer(model, parent) if parent else model
-    layer.train(old.training)
+    old: object = getattr(owner, child, None)
+    if not isinstance(old, nn.Module | nn.Parameter):
+        raise ModelError(f"The model has no layer {name!r}.", mend="list the layers with wb.preflight(model)")
+    layer.train(owner.training if isinstance(old, nn.Parameter) else old.training)
+    if isinstance(old, nn.Parameter):
+        delattr(owner, child)  # a module is not assigned over a parameter
     setattr(owner, child, layer)
     return old
 
@@ -101,31 +129,9 @@ def untie_embeddings(model: nn.Module) -> None:
         config.tie_word_embeddings = False
 
 
-def _kind(module: nn.Module, parameter: str, head: nn.Module | None) -> str:
-    if parameter == "bias":
-        return "bias"
-    if parameter != "weight":
-        return "parameter"
-    if _is_plain_linear(module):
-        return "output_head" if module is head else "linear"
-    if isinstance(module, nn.Embedding):
-        return "embedding"
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "convolution"
-    if "norm" in type(module).__name__.lower():
-        return "norm"
-    return type(module).__name__
-
-
-def _is_plain_linear(module: nn.Module) -> bool:
-    """A linear layer that is reached through its forward, so that swapping the module swaps the multiplication."""
-    if not isinstance(module, nn.Linear) or isinstance(module, torch.nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return False
-    return type(module).forward is nn.Linear.forward
-
-
 __all__ = [
     "QUANTIZABLE_KINDS",
+    "Int4Layer",
     "dense_tied_names",
     "get_layer",
     "layer_records",
@@ -134,4 +140,5 @@ __all__ = [
     "swap_layer",
     "untie_embeddings",
     "unties_head",
+    "weight_as_used",
 ]

@@ -19,14 +19,24 @@ from workbench.checkpoint.native import describe_model, int4_layers
 from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
-from workbench.layers import get_layer, model_device, swap_layer, untie_embeddings, unties_head
+from workbench.experts import Int4Experts, route_experts
+from workbench.layers import (
+    Int4Layer,
+    get_layer,
+    model_device,
+    swap_layer,
+    untie_embeddings,
+    unties_head,
+    weight_as_used,
+)
 from workbench.linear import Int4Linear
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import ErrorTrace, LayerResult, Progress
 from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments, SolveResult, solve
-from workbench.sources import ModelSource, Source
+from workbench.solvers.result import stacked
+from workbench.sources import ModelSource, Source, read_rows
 
 RECIPE_ATTRIBUTE = "int4_recipe"
 _NAMED = 8  # layers of a note that are named one by one
@@ -136,9 +146,20 @@ def iter_quantize(
     run = source.model if isinstance(source, ModelSource) else model
     if run is None:
         raise ConfigError("Calibrating needs the model itself, to run the text through it.", mend="pass model=")
+    stacks = [name for name in names if experts_of(coverage, name)]  # no module of their own, nothing to listen at
+    for name in stacks:
+        solver.solve(name, None)
+        yield solver.finished(name)
+    names = [name for name in names if name not in set(stacks)]
     needs = {name: coverage.configs[name].solver == "calibrated" for name in names}
     for name in iter_sequential(run, names, needs, calibration, solver.solve, cancel=cancel):
         yield solver.finished(name)
+
+
+def experts_of(coverage: Coverage, name: str) -> int:
+    """Return the number of experts of a stack; 0 for any other layer."""
+    shape = coverage.row(name).shape
+    return shape[0] if len(shape) == 3 else 0
 
 
 def needs_calibration(coverage: Coverage) -> list[str]:
@@ -160,10 +181,18 @@ class _Solver:
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("Quantizing was cancelled.", mend="start it again; nothing was changed")
         began = time.monotonic()
-        config = self._coverage.configs[name]
-        solved = solve(self._source.weight(name), config, statistics=moments, name=name, cancel=self._cancel)
+        config, experts = self._coverage.configs[name], experts_of(self._coverage, name)
+        if experts:
+            solved = stacked([self._expert(name, e) for e in range(experts)])
+        else:
+            solved = solve(self._source.weight(name), config, statistics=moments, name=name, cancel=self._cancel)
         self._latest = solved, time.monotonic() - began
         return solved.weight
+
+    def _expert(self, name: str, expert: int) -> SolveResult:
+        rows = self._coverage.row(name).shape[1]
+        weight = read_rows(self._source, name, expert * rows, (expert + 1) * rows)
+        return solve(weight, self._coverage.configs[name], name=f"{name}[{expert}]", cancel=self._cancel)
 
     def finished(self, name: str) -> SolvedLayer:
         """Return the step of the layer that was solved last."""
@@ -238,7 +267,7 @@ def quantize_(
             mend="use solver='calibrated', or leave the text away",
         )
     start = time.monotonic()
-    layers: dict[str, Int4Linear] = {}
+    layers: dict[str, Int4Layer] = {}
     results: list[LayerResult] = []
     for step in iter_quantize(source, coverage, calibration=text, cancel=cancel):
         layers[step.result.name] = _int4_layer(model, step, coverage)
@@ -247,6 +276,7 @@ def quantize_(
             progress(step.progress)
     for name, layer in layers.items():
         swap_layer(model, name, layer)
+    route_experts(model)
     if unties_head(source.records(), layers):
         untie_embeddings(model)
     object.__setattr__(model, RECIPE_ATTRIBUTE, settled)
@@ -262,8 +292,10 @@ def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
         config.quantization_config = describe_model(model, recipe)
 
 
-def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Linear:
-    dense = get_layer(model, step.result.name)
-    assert isinstance(dense, nn.Linear), "preflight lets only linear layers through"
-    tiles = coverage.configs[step.result.name].inner_k_tiles
-    return Int4Linear(step.weight, dense.bias, dtype=dense.weight.dtype, inner_k_tiles=tiles)
+def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Layer:
+    name = step.result.name
+    dtype, tiles = weight_as_used(model, name).dtype, coverage.configs[name].inner_k_tiles
+    if experts := experts_of(coverage, name):
+        return Int4Experts(step.weight, experts, dtype=dtype, inner_k_tiles=tiles)
+    bias = getattr(get_layer(model, name), "bias", None)
+    return Int4Linear(step.weight, bias, dtype=dtype, inner_k_tiles=tiles)

@@ -73,7 +73,8 @@ class LayerRecord(Record):
     Attributes:
         name: Module path, for instance "model.layers.0.self_attn.q_proj".
         kind: Kind of weight: "linear", or for all else the class of its module.
-        shape: Shape of the weight as used: [out_features, in_features] for a linear layer.
+        shape: Shape of the weight as used: [out_features, in_features] for a linear layer, [experts, out_features,
+            in_features] for a stack of experts.
         dtype: Name of the stored dtype, for instance "bfloat16".
         size_bytes: Bytes of the stored weight; 0 for a weight tied to one that is counted already.
         tied_to: Name of the weight that shares this storage, or None.
@@ -89,10 +90,12 @@ class LayerRecord(Record):
     @property
     def parameters(self) -> int:
         """Number of elements of the weight."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape as a matrix: [N, K], or [E * N, K] with the rows of one expert after those of another."""
+        return math.prod(self.shape[:-1]), self.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,11 @@ class CoverageRow(Record):
     after_bytes: int
     bits_per_weight: float
     padding: str = ""
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Shape as a matrix: [N, K], or [E * N, K] with the rows of one expert after those of another."""
+        return math.prod(self.shape[:-1]), self.shape[-1]
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from workbench.exporting import ExportResult, iter_export
 from workbench.group_views import Block, GroupView, iter_group_views
 from workbench.hf import open_source
 from workbench.jobs import Job, Lane, progress_since
-from workbench.layers import QUANTIZABLE_KINDS, get_layer, model_device
-from workbench.linear import Int4Linear
+from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.layers import model_device
 from workbench.machine import present_devices
 from workbench.measure.errors import METRICS as METRICS
 from workbench.measure.errors import Metric
@@ -40,7 +40,8 @@ from workbench.options import SolverName
 from workbench.quantize import needs_calibration
 from workbench.recipe import Choice, Recipe
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
-from workbench.records import CoverageRow, Progress, SpeedPoint
+from workbench.recipe_nodes import rules_said, with_dense, with_int4
+from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, python_of
 from workbench.session_calibration import SessionCalibration
 from workbench.sources import ModelSource, Source
@@ -247,6 +248,38 @@ class Session:
             names = [name for name in names if self.row(name).kind != "output_head"] or names
         self.set_recipe(with_choice(self.recipe, self._layers, names, self.choice()))
 
+    def choose(self, names: Sequence[str], decision: Decision, *, group_size: int | None = None, glob: str = "") -> str:
+        """Make weights int4 or leave them dense; those that a glob names share one rule, and its settings.
+
+        Args:
+            names: Weights; those of them that are no linear layers stay as they are.
+            decision: "int4" (output heads only where the glob names nothing else) or "dense".
+            group_size: 256, 128, 64 or 32; None keeps what the layers, or the default, have.
+            glob: The glob of the part of the model that the names are, or "": each layer keeps its other settings.
+
+        Returns:
+            Which rules changed, and what stays dense all the same, in a line.
+
+        Raises:
+            ConfigError: for an unknown name or decision, or when none of the weights is a linear layer.
+        """
+        if decision not in ("int4", "dense"):
+            raise ConfigError(f"decision={decision!r}.", allowed="'int4' or 'dense'")
+        rows = [row for row in map(self.row, names) if row.kind in QUANTIZABLE_KINDS]
+        if decision == "int4" and glob:
+            rows = [row for row in rows if row.kind != "output_head"] or rows
+        if not rows:
+            raise ConfigError("None of these weights is a linear layer.", mend="choose a linear layer")
+        wanted, before = [row.name for row in rows], self.recipe
+        if decision == "dense":
+            self.set_recipe(with_dense(before, self._layers, wanted, glob))
+        elif group_size is not None or any(name not in self.coverage.configs for name in wanted):
+            held = self.coverage.configs
+            self.set_recipe(with_int4(before, self._layers, wanted, held, group_size=group_size, glob=glob))
+        dense = [row for row in map(self.row, wanted) if row.decision != "int4"]
+        left = f"; {len(dense)} stay dense: {dense[0].reason}" if decision == "int4" and dense else ""
+        return rules_said(before, self.recipe) + left
+
     def set_recipe(self, recipe: Recipe) -> None:
         """Take a recipe as a whole; it can be undone.
 
@@ -417,7 +450,7 @@ class Session:
         if row is None or row.kind not in QUANTIZABLE_KINDS:
             what = "No layer is on show" if row is None else f"{row.name} is no linear layer ({row.kind})"
             raise ConfigError(f"{what}: there is no speed to measure.", mend="select a linear layer in the table")
-        n, k = row.shape
+        n, k = row.shape[-2:]
         config = replace(self.choice().config, use_hqq=False)  # the solver changes values, never speed
         devices = present_devices()
         wanted = {"dtypes": tuple(dtypes), "paths": paths, "compiled": compiled, "budget_s": budget_s}
@@ -526,7 +559,7 @@ class Session:
         Raises:
             ModelError: with the reason.
         """
-        if isinstance(self.source, ModelSource) and isinstance(get_layer(self.source.model, name), Int4Linear):
+        if self.row(name).kind == "int4_linear":
             raise ModelError(f"{name} is int4 already.", mend="open the workbench on the original model")
         why_not = self.source.missing(name)
         if why_not:
@@ -558,7 +591,7 @@ class Session:
         if record is None or record.kind not in QUANTIZABLE_KINDS:
             what = f"{record.name} is no linear layer ({record.kind})" if record else "No layer is on show"
             raise ConfigError(f"{what}: it has no groups to look at.", mend="select a linear layer in the table")
-        block = Block.of(record.shape, config.group_size, rows, groups)
+        block = Block.of(record.matrix, config.group_size, rows, groups)
 
         def look(cancel: threading.Event) -> Iterator[GroupView]:
             self._check_readable(name)

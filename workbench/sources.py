@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from workbench.errors import ModelError
-from workbench.layers import QUANTIZABLE_KINDS, get_layer, layer_records
+from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.layers import layer_records, weight_as_used
 from workbench.records import LayerRecord
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -38,7 +39,7 @@ class Source(Protocol):
         ...
 
     def weight(self, name: str) -> Tensor:
-        """Return one weight, [N, K] for a linear layer, in its stored dtype."""
+        """Return one weight in its stored dtype: [N, K], or [E * N, K] of a stack of experts."""
         ...
 
     def missing(self, name: str) -> str:
@@ -51,7 +52,7 @@ class RowSource(Source, Protocol):
     """A source that reads rows without the rest of their weight."""
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return rows start..stop of one weight, [stop - start, K] for a linear layer, in its stored dtype."""
+        """Return rows start..stop of what `weight` returns, [stop - start, K]."""
         ...
 
 
@@ -74,20 +75,18 @@ class ModelSource:
         return self._records
 
     def weight(self, name: str) -> Tensor:
-        """Return a layer's weight, detached but not copied."""
-        weight = get_layer(self.model, name).weight
-        if not isinstance(weight, Tensor):
-            raise ModelError(f"The layer {name!r} has no weight.")
-        return weight.detach()
+        """Return a layer's weight, detached; copied only for a stack of experts that lies transposed."""
+        weight = weight_as_used(self.model, name)
+        return weight.flatten(0, -2) if weight.ndim > 2 else weight
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return rows start..stop of a layer's weight, detached but not copied."""
-        return self.weight(name)[start:stop]
+        """Return rows start..stop of a layer's weight, detached; nothing but these is copied."""
+        weight = weight_as_used(self.model, name)
+        return weight[start:stop] if weight.ndim <= 2 else rows_of_stack(weight, start, stop)
 
     def missing(self, name: str) -> str:
         """Weights on the meta device have no values."""
-        weight = get_layer(self.model, name).weight
-        return "on the meta device: no values" if isinstance(weight, Tensor) and weight.is_meta else ""
+        return "on the meta device: no values" if weight_as_used(self.model, name).is_meta else ""
 
 
 class SafetensorsFolder:
@@ -226,6 +225,13 @@ class FolderSource:
             )
         known = str(_DTYPES.get(dtype, dtype)).removeprefix("torch.")
         return LayerRecord(record.name, record.kind, shape, known, self.folder.size_bytes(tensor))
+
+
+def rows_of_stack(stack: Tensor, start: int, stop: int) -> Tensor:
+    """Return rows start..stop of a stack [E, N, K] seen as [E * N, K]; nothing but these is copied."""
+    n = stack.shape[1]
+    parts = [stack[e, max(start - e * n, 0) : min(stop - e * n, n)] for e in range(start // n, -(-stop // n))]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def read_rows(source: Source, name: str, start: int, stop: int) -> Tensor:

@@ -1,7 +1,8 @@
 """What stands in a native checkpoint: the `quantization_config` of config.json and the tensors of each module.
 
 Codes are `<m>.weight` uint8 [N, ceil(K/2)] (even k in the low nibble), `<m>.weight_scale` [N, ceil(K/g)] and, by
-domain, `<m>.weight_zero` like the scale or `<m>.weight_zp` uint8 [N, ceil(K/g)]. No device layout is ever stored.
+domain, `<m>.weight_zero` like the scale or `<m>.weight_zp` uint8 [N, ceil(K/g)]. Of a stack of E experts, N is E times
+that of one, and their rows follow each other. No device layout is ever stored.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import nn
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import DOMAINS, GROUP_SIZES, Domain
 from workbench.errors import CheckpointError
-from workbench.layers import QUANTIZABLE_KINDS, layer_records
+from workbench.experts import Int4Experts
+from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.layers import Int4Layer, layer_records
 from workbench.linear import Int4Linear
 from workbench.portable import portable_names
 from workbench.recipe import Recipe
@@ -43,6 +46,7 @@ class ModuleFormat:
         domain: Where the zero point lives.
         scale_dtype: "bfloat16" or "float32".
         solved_by: The form of the solver that found it, for instance "refined/1"; "" where nobody knows.
+        experts: E of a stack of experts, whose tensors hold the rows of one expert after those of another; else 0.
     """
 
     out_features: int
@@ -51,16 +55,26 @@ class ModuleFormat:
     domain: Domain
     scale_dtype: str
     solved_by: str = ""
+    experts: int = 0
 
     @classmethod
-    def of(cls, weight: QuantizedWeight | Int4Linear) -> ModuleFormat:
-        """Describe a quantized weight, or that of a layer."""
-        if isinstance(weight, Int4Linear):
+    def of(cls, weight: QuantizedWeight | Int4Layer, experts: int = 0) -> ModuleFormat:
+        """Describe a quantized weight (that of `experts` experts, stacked), or that of a layer."""
+        if isinstance(weight, QuantizedWeight):
+            scale, (rows, k) = weight.scale.dtype, weight.shape
+            n = rows // max(1, experts)
+        else:
             scale = torch.bfloat16 if weight.stored_scale is None else weight.stored_scale.dtype
             n, k = weight.out_features, weight.in_features
-        else:
-            scale, (n, k) = weight.scale.dtype, weight.shape
-        return cls(n, k, weight.group_size, weight.domain, str(scale).removeprefix("torch."), weight.solved_by)
+            experts = weight.num_experts if isinstance(weight, Int4Experts) else 0
+        dtype = str(scale).removeprefix("torch.")
+        return cls(n, k, weight.group_size, weight.domain, dtype, weight.solved_by, experts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight that it stands for: [N, K], or [E, N, K]."""
+        shape = (self.out_features, self.in_features)
+        return (self.experts, *shape) if self.experts else shape
 
     @property
     def size_bytes(self) -> int:
@@ -69,9 +83,10 @@ class ModuleFormat:
 
     def tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, int]]]:
         """Return name → (dtype, shape) of each tensor of the module on disk."""
-        groups = (self.out_features, group_count(self.in_features, self.group_size))
+        rows = self.out_features * max(1, self.experts)
+        groups = (rows, group_count(self.in_features, self.group_size))
         scale = _DTYPES[self.scale_dtype]
-        codes = (torch.uint8, (self.out_features, (self.in_features + 1) // 2))
+        codes = (torch.uint8, (rows, (self.in_features + 1) // 2))
         zero = (torch.uint8 if self.domain == "int" else scale, groups)
         return dict(zip(portable_names(self.domain), (codes, (scale, groups), zero), strict=False))
 
@@ -91,7 +106,7 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
     for name, module in modules.items():
         own = (module.group_size, module.domain, module.scale_dtype, module.solved_by)
         overrides = {key: value for key, value, other in zip(keys, own, usual, strict=True) if value != other}
-        described[name] = {"shape": [module.out_features, module.in_features], **overrides}
+        described[name] = {"shape": list(module.shape), **overrides}
     return {
         "quant_method": QUANT_METHOD,
         "format_version": FORMAT_VERSION,
@@ -105,11 +120,10 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
     }
 
 
-def int4_layers(model: nn.Module) -> dict[str, Int4Linear]:
-    """Return the int4 layers of a model by their names."""
-    return {
-        name: module for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Int4Linear)
-    }
+def int4_layers(model: nn.Module) -> dict[str, Int4Layer]:
+    """Return the int4 layers of a model, stacks of experts included, by their names."""
+    named = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in named if isinstance(module, Int4Linear | Int4Experts)}
 
 
 def describe_model(model: nn.Module, recipe: Recipe | None) -> dict[str, Any]:
@@ -154,10 +168,15 @@ def _module(name: str, settings: Mapping[str, Any]) -> ModuleFormat:
     shape, group_size = settings.get("shape"), settings.get("group_size")
     domain, scale_dtype = settings.get("zero_point_domain"), settings.get("scale_dtype")
     good_shape = (
-        isinstance(shape, list | tuple) and len(shape) == 2 and all(type(s) is int and 0 < s < _MAX_SIDE for s in shape)
+        isinstance(shape, list | tuple)
+        and len(shape) in (2, 3)
+        and all(type(s) is int and 0 < s < _MAX_SIDE for s in shape)
+        and math.prod(shape[:-1]) < _MAX_SIDE
     )
     if not good_shape:
-        raise CheckpointError(f"{name}: shape {shape!r}.", allowed="[out_features, in_features]")
+        raise CheckpointError(
+            f"{name}: shape {shape!r}.", allowed="[out_features, in_features] or [experts, out_features, in_features]"
+        )
     if type(group_size) is not int or group_size not in GROUP_SIZES:
         raise CheckpointError(f"{name}: group_size {group_size!r}.", allowed="256, 128, 64 or 32")
     if domain not in DOMAINS:
@@ -167,8 +186,8 @@ def _module(name: str, settings: Mapping[str, Any]) -> ModuleFormat:
     solved_by = settings.get("solved_by", "")
     if not isinstance(solved_by, str) or len(solved_by) > _LONGEST_FORM:
         raise CheckpointError(f"{name}: solved_by {solved_by!r}.", allowed="the form of a solver, such as 'refined/1'")
-    n, k = cast(Sequence[int], shape)
-    return ModuleFormat(n, k, group_size, domain, scale_dtype, solved_by)
+    *experts, n, k = cast(Sequence[int], shape)
+    return ModuleFormat(n, k, group_size, domain, scale_dtype, solved_by, *experts)
 
 
 def _as_mapping(name: object, own: object) -> Mapping[str, Any]:

@@ -16,10 +16,12 @@ from workbench.checkpoint.native import ModuleFormat, describe, describe_model, 
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, write_manifest
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled, CheckpointError
-from workbench.layers import QUANTIZABLE_KINDS, unties_head
+from workbench.experts import Int4Experts
+from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.layers import unties_head
 from workbench.linear import Int4Linear
 from workbench.portable import portable_tensors
-from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
+from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, experts_of, iter_quantize
 from workbench.recipe import Recipe
 from workbench.sources import FolderSource, ModelSource, Source
 
@@ -124,7 +126,7 @@ def iter_write_quantized(
                 writer.add(tensors)
         for step in iter_quantize(source, coverage, calibration=calibration, model=model, cancel=cancel):
             name = step.result.name
-            formats[name] = ModuleFormat.of(step.weight)
+            formats[name] = ModuleFormat.of(step.weight, experts_of(coverage, name))
             writer.add({**portable_tensors(step.weight, f"{name}."), **rest.pop(name, {})})
             yield step
         hashes = writer.finish()
@@ -157,7 +159,7 @@ def _model_tensors(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
         own |= {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in transient}
         prefix = f"{path}." if path else ""
         tensors = {prefix + name: tensor.detach() for name, tensor in own.items() if prefix + name not in declared}
-        if tensors or isinstance(module, Int4Linear):
+        if tensors or isinstance(module, Int4Linear | Int4Experts):
             yield path, tensors
 
 
@@ -173,13 +175,14 @@ def _dense_tensors(source: Source, int4: set[str]) -> Iterator[tuple[str, dict[s
     if isinstance(source, FolderSource):
         for name in source.folder.names():
             module, _, parameter = name.rpartition(".")
-            if not (module in int4 and parameter == "weight"):
+            if name not in int4 and not (module in int4 and parameter == "weight"):
                 yield module, {name: source.folder.read(name)}
         return
     if not isinstance(source, ModelSource):
         raise CheckpointError(f"{type(source).__name__} cannot be written.", allowed="a live model or a model folder")
     for module, tensors in _model_tensors(source.model):
-        kept = {name: tensor for name, tensor in tensors.items() if module not in int4 or not name.endswith(".weight")}
+        solved = {f"{module}.weight"} if module in int4 else int4  # a linear layer's own weight, or stacks of experts
+        kept = {name: tensor for name, tensor in tensors.items() if name not in solved}
         if kept:
             yield module, kept
 

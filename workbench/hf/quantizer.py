@@ -16,7 +16,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from workbench.checkpoint.integrity import check_headers
 from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, parse
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
-from workbench.layers import get_layer, swap_layer
+from workbench.experts import Int4Experts, route_experts
+from workbench.layers import Int4Layer, get_layer, swap_layer, weight_as_used
 from workbench.linear import Int4Linear
 from workbench.portable import quantized_from_portable
 from workbench.quantize import RECIPE_ATTRIBUTE
@@ -50,7 +51,7 @@ class Int4WorkbenchConfig(QuantizationConfigMixin):
 
 
 class PortableLinear(nn.Module):
-    """Holds a module's tensors while transformers fills them in; it becomes an `Int4Linear` afterwards.
+    """Holds a weight's tensors while transformers fills them in; it becomes an int4 layer afterwards.
 
     Attributes:
         form: How the weight is stored.
@@ -58,15 +59,15 @@ class PortableLinear(nn.Module):
         bias: Parameter [N] or None.
     """
 
-    def __init__(self, form: ModuleFormat, dense: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(self, form: ModuleFormat, device: torch.device, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.form = form
         self.dtype = dtype
         for name, (tensor_dtype, shape) in form.tensors().items():
-            self.register_buffer(name, torch.empty(shape, dtype=tensor_dtype, device=dense.weight.device))
-        self.bias = dense.bias
+            self.register_buffer(name, torch.empty(shape, dtype=tensor_dtype, device=device))
+        self.bias = bias
 
-    def finished(self, name: str) -> Int4Linear:
+    def finished(self, name: str) -> Int4Layer:
         """Return the int4 layer.
 
         Raises:
@@ -85,6 +86,8 @@ class PortableLinear(nn.Module):
             )
         except WorkbenchError as error:
             raise CheckpointError(f"{name}: {error.what}", allowed=error.allowed, mend=error.mend) from None
+        if self.form.experts:
+            return Int4Experts(weight, self.form.experts, dtype=self.dtype)
         return Int4Linear(weight, self.bias, dtype=self.dtype)
 
 
@@ -110,14 +113,16 @@ class Int4WorkbenchQuantizer(HfQuantizer):
             check_headers(Path(os.fspath(files[0])).parent, modules)
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
         for name, form in modules.items():
-            dense = _dense_layer(model, name, form)
-            swap_layer(model, name, PortableLinear(form, dense, _layer_dtype(model, name, dtype)))
+            dense = _dense_weight(model, name, form)
+            bias = None if form.experts else getattr(get_layer(model, name), "bias", None)
+            swap_layer(model, name, PortableLinear(form, dense.device, bias, _layer_dtype(model, name, dtype)))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, PortableLinear)]
         for name, module in waiting:
             swap_layer(model, name, module.finished(name))
+        route_experts(model)
         recipe = self.quantization_config.to_dict().get("recipe")
         if recipe is not None:
             object.__setattr__(model, RECIPE_ATTRIBUTE, _recipe(recipe))
@@ -142,15 +147,14 @@ def _layer_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if kept else dtype
 
 
-def _dense_layer(model: nn.Module, name: str, form: ModuleFormat) -> nn.Linear:
+def _dense_weight(model: nn.Module, name: str, form: ModuleFormat) -> Tensor:
     try:
-        layer = get_layer(model, name)
+        weight = weight_as_used(model, name)
     except ModelError as error:
         raise CheckpointError(f"The checkpoint quantizes {name!r}, which the model does not have.") from error
-    if not isinstance(layer, nn.Linear) or layer.weight.shape != (form.out_features, form.in_features):
-        shape = list(layer.weight.shape) if isinstance(layer, nn.Linear) else type(layer).__name__
+    if weight.shape != form.shape:
         raise CheckpointError(
-            f"The checkpoint's {name!r} is [{form.out_features}, {form.in_features}], the model's {shape}.",
+            f"The checkpoint's {name!r} is {list(form.shape)}, the model's {list(weight.shape)}.",
             mend="config.json does not belong to these weights",
         )
-    return layer
+    return weight

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from workbench.coverage import Coverage, size
-from workbench.layers import QUANTIZABLE_KINDS
+from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.records import CoverageRow
 from workbench.session import Event, Session
 from workbench.views import LayerView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.group_views import GroupView
 from workbench.jobs import Job
-from workbench.layers import QUANTIZABLE_KINDS
+from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.session import Event, Session
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.microscope import MicroscopeView

@@ -1,0 +1,114 @@
+"""Kinds of weight, told by what a module computes and by how its parameters lie, never by a model's name."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LINEAR, HEAD, CONV1D, EXPERTS = "linear", "output_head", "conv1d", "experts"
+QUANTIZABLE_KINDS = (LINEAR, HEAD, CONV1D, EXPERTS)
+_STACKS = ("gate_up_proj", "up_proj", "down_proj")  # what transformers' registry of expert implementations reads
+
+
+def weight_kind(module: nn.Module, name: str, parameter: Tensor, head: nn.Module | None = None) -> str:
+    """Return the kind of a parameter: one of `QUANTIZABLE_KINDS`, or what it is otherwise.
+
+    Args:
+        module: The module that holds it.
+        name: Its name there, for instance "weight".
+        parameter: The parameter, on any device, "meta" included.
+        head: The model's output head.
+    """
+    if is_expert_stack(module, name, parameter):
+        return EXPERTS
+    if name == "bias":
+        return "bias"
+    if name != "weight":
+        return "parameter"
+    if computes_linear(module):
+        return HEAD if module is head else LINEAR
+    if is_conv1d(module):
+        return CONV1D
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return "convolution"
+    if "norm" in type(module).__name__.lower():
+        return "norm"
+    return type(module).__name__
+
+
+def computes_linear(module: nn.Module) -> bool:
+    """Say whether a module is an `nn.Linear` reached through its forward, and this forward is x W^T + b.
+
+    A subclass with a forward of its own is tried on a small instance. A module whose weight others read instead of
+    calling it (the output projection of `nn.MultiheadAttention`) is none.
+    """
+    if not isinstance(module, nn.Linear) or isinstance(module, torch.nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return False
+    return type(module).forward is nn.Linear.forward or _forward_is_linear(type(module))  # type: ignore[arg-type]
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Say whether a module is a linear layer stored [in_features, out_features], as transformers' `Conv1D` is."""
+    return type(module).__name__ == "Conv1D" and _forward_is_transposed_linear(type(module))  # type: ignore[arg-type]
+
+
+def is_expert_stack(module: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Say whether a parameter holds one matrix for each expert, in a module of transformers' registry of experts."""
+    known = all(hasattr(module, flag) for flag in ("is_transposed", "has_gate", "has_bias"))
+    return known and name in _STACKS and parameter.ndim == 3
+
+
+def shape_as_used(module: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
+    """Return a parameter's shape as it is used: [N, K] of a linear layer, [E, N, K] of experts, else as it lies."""
+    shape = tuple(parameter.shape)
+    if stored_transposed(module, name, parameter):
+        return (*shape[:-2], shape[-1], shape[-2])
+    return shape
+
+
+def stored_transposed(module: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Say whether a parameter lies [..., K, N] instead of [..., N, K]."""
+    if is_expert_stack(module, name, parameter):
+        return bool(module.is_transposed)
+    return name == "weight" and is_conv1d(module)
+
+
+@functools.cache
+def _forward_is_linear(kind: Any) -> bool:
+    try:
+        probe = kind.__new__(kind)
+        nn.Linear.__init__(probe, 5, 3, dtype=torch.float64, device="cpu")
+        return _agrees(probe, probe.weight.t(), probe.bias)
+    except Exception:  # a forward that needs more than a linear layer has is no linear layer
+        return False
+
+
+@functools.cache
+def _forward_is_transposed_linear(kind: Any) -> bool:
+    try:
+        with torch.device("cpu"):
+            probe = kind(3, 5).double()  # as Conv1D(nf, nx)
+        weight, bias = probe.weight, probe.bias
+        if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.shape != (5, 3):
+            return False
+        return _agrees(probe, weight, bias)
+    except Exception:  # as above
+        return False
+
+
+def _agrees(probe: nn.Module, weight: Tensor, bias: Tensor) -> bool:
+    """Say whether probe(x) is x @ weight [K, N] + bias for x of two and of three dimensions."""
+    with torch.no_grad(), torch.device("cpu"):
+        numbers = torch.linspace(-1, 1, 30, dtype=torch.float64)
+        weight.copy_(numbers[: weight.numel()].sin().view(weight.shape))
+        bias.copy_(numbers[: bias.numel()])
+        for shape in ((6, 5), (2, 3, 5)):
+            x = numbers.view(shape)
+            if not torch.allclose(probe(x), x @ weight + bias):
+                return False
+    return True
