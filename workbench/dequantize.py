@@ -26,10 +26,16 @@ _shared = threading.local()  # each thread that multiplies has one scratch, what
 
 
 def dequantized(weight: PackedWeight, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Return the weights that the kernels multiply with, `dtype` [N, K], rounded once."""
+    """Return the weights that the kernels multiply with, `dtype` [N, K], rounded once; on a CPU columns lie together."""
     plain = weight.layout is None or dtype not in (torch.bfloat16, torch.float32)
     if plain or weight.packed.is_meta or torch.compiler.is_compiling():
         return weight.quantized().dequantize(dtype)
+    if weight.layout is not None and weight.layout.kind == "cpu":
+        n, k = weight.padded
+        transposed, step = torch.empty(k, n, dtype=dtype), block_rows(weight.packed.device, k, dtype)
+        for first in range(0, n, step):
+            _fill(transposed[:, first : first + step], weight, first)
+        return transposed[: weight.in_features, : weight.out_features].t()
     whole = torch.empty(weight.out_features, weight.in_features, dtype=dtype, device=weight.packed.device)
     for rows, block in iter_blocks(weight, dtype):
         whole[rows] = block[: weight.in_features].t()
