@@ -20,7 +20,8 @@ blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
 packed native dequantize choice products kernels linear experts kinds layers
-sources recipe recipe_edit recipe_nodes coverage_words coverage
+sources patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
+recipe_edit recipe_nodes coverage_words coverage
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
@@ -35,6 +36,7 @@ launch commands cli
 DOORS = {
     "transformers": {"hf"},
     "huggingface_hub": {"hf"},
+    "peft": {"hf"},
     "plotly": {"figures"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
@@ -48,7 +50,7 @@ DOORS = {
     "joblib": set(),
     "pandas": set(),
 }
-LAZY = ["triton", "transformers", "plotly", "ipywidgets", "anywidget", "dask", "IPython", "pandas"]
+LAZY = ["triton", "transformers", "peft", "plotly", "ipywidgets", "anywidget", "dask", "IPython", "pandas"]
 
 
 def modules() -> dict[str, Path]:

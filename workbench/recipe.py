@@ -1,107 +1,30 @@
 """Which layers become int4, and how: a default configuration and ordered pattern → configuration rules.
 
-A pattern is a glob over the whole layer name ("model.layers.*.mlp.*"), a regular expression ("re:.*q_proj"), or
-plain dotted components found anywhere in the name ("q_proj", "layers.0"). The first rule that matches decides.
+The first rule whose pattern matches a layer's name decides; `workbench.patterns` says what a pattern is.
 """
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import functools
-import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout, ZeroPointDomain
+from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.errors import ConfigError, PatternError
-from workbench.options import SOLVERS, SolverName, SolverOptions, options_from_json, options_to_json
-from workbench.records import write_json
+from workbench.options import SolverName, SolverOptions
+from workbench.patterns import GRAMMAR, PatternIndex, check_pattern, nearest
+from workbench.patterns import matches as matches
+from workbench.recipe_choice import SETTINGS, check_type, read_choice, refuse_unknown
+from workbench.recipe_choice import Choice as Choice
+from workbench.recipe_presets import PRESETS, preset_settings
+from workbench.recipe_text import Cursor, dotted, read_document, reading, recipe_text
+from workbench.recipe_torchao import as_configuration, fqn_dictionary, read_fqn_dictionary
 
 FORMAT_VERSION = 1
-_FIELDS = (
-    "group_size",
-    "use_hqq",
-    "zero_point_domain",
-    "preserve_zero",
-    "inner_k_tiles",
-    "set_inductor_config",
-    "domain",
-    "solver",
-    "solver_options",
-)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How one layer is quantized: a configuration, and the solver, options and domain that it leaves open."""
-
-    config: Int4WeightOnlyConfig = field(default_factory=Int4WeightOnlyConfig)
-    solver: SolverName | None = None
-    domain: Domain | None = None
-    options: SolverOptions | None = None
-
-    def __post_init__(self) -> None:
-        self.resolved("cpu")
-
-    def resolved(self, device: torch.device | str) -> ResolvedConfig:
-        """Decide everything that the choice leaves open, for the device that will run the weights.
-
-        Raises:
-            ConfigError: when the settings contradict each other.
-        """
-        return self.config.resolved(device, solver=self.solver, domain=self.domain, options=self.options)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return only what differs from the defaults, as JSON types."""
-        config, default = self.config, Int4WeightOnlyConfig()
-        given: dict[str, Any] = {
-            "group_size": config.group_size,
-            "use_hqq": config.use_hqq or None,
-            "zero_point_domain": config.zero_point_domain.name,
-            "preserve_zero": config.preserve_zero,
-            "inner_k_tiles": config.layout.inner_k_tiles,
-            "set_inductor_config": None if config.set_inductor_config else False,
-            "domain": self.domain,
-            "solver": self.solver,
-            "solver_options": None if self.options is None else options_to_json(self.options),
-        }
-        usual = {"zero_point_domain": default.zero_point_domain.name, "inner_k_tiles": 8}
-        return {key: value for key, value in given.items() if value is not None and usual.get(key) != value}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Choice:
-        """Build from `to_json`'s dictionary.
-
-        Raises:
-            ConfigError: for an unknown setting or a value that cannot work.
-        """
-        unknown = sorted(set(data) - set(_FIELDS))
-        if unknown:
-            raise ConfigError(f"Unknown settings {unknown} in a recipe.", allowed=", ".join(_FIELDS))
-        named = data.get("zero_point_domain", "NONE")
-        if not isinstance(named, str) or named not in ZeroPointDomain.__members__:
-            raise ConfigError(f"zero_point_domain={named!r} in a recipe.", allowed="FLOAT, INT or NONE")
-        config = Int4WeightOnlyConfig(
-            group_size=data.get("group_size", 128),
-            layout=TensorCoreTiledLayout(data.get("inner_k_tiles", 8)),
-            use_hqq=data.get("use_hqq", False),
-            zero_point_domain=ZeroPointDomain[named],
-            set_inductor_config=data.get("set_inductor_config", True),
-            preserve_zero=data.get("preserve_zero"),
-        )
-        solver, options = data.get("solver"), None
-        if data.get("solver_options") is not None:
-            named_solver = solver or ("hqq" if config.use_hqq else "rtn")
-            if named_solver not in SOLVERS:
-                raise ConfigError(f"solver={named_solver!r} in a recipe.", allowed=", ".join(SOLVERS))
-            options = options_from_json(named_solver, data["solver_options"])
-        return cls(config, solver, data.get("domain"), options)
+_KEYS = ("format_version", "default", "output_head", "rules")
+_RULE = '{"pattern": "…", "group_size": 64} or {"pattern": "…", "dense": true}'
 
 
 @dataclass(frozen=True)
@@ -112,7 +35,11 @@ class Rule:
     choice: Choice | None
 
     def __post_init__(self) -> None:
-        _check_pattern(self.pattern)
+        check_pattern(self.pattern)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rule as JSON types."""
+        return {"pattern": self.pattern, **({"dense": True} if self.choice is None else self.choice.to_json())}
 
 
 @dataclass(frozen=True)
@@ -137,18 +64,11 @@ class Recipe:
 
     def matching(self, name: str) -> list[int]:
         """Return the places in `rules` of those whose pattern matches a layer name, in order."""
-        plain, other = self._by_kind
-        found = [place for run in component_runs(name) for place in plain.get(run, ())] if plain else []
-        return sorted(found + [place for place in other if matches(self.rules[place].pattern, name)])
+        return self._index.matching(name)
 
     @functools.cached_property
-    def _by_kind(self) -> tuple[dict[str, list[int]], list[int]]:
-        """Places of the rules with dotted components, by pattern, and of all others: thousands of rules stay fast."""
-        plain: dict[str, list[int]] = {}
-        other: list[int] = []
-        for place, rule in enumerate(self.rules):
-            (plain.setdefault(rule.pattern, []) if is_plain(rule.pattern) else other).append(place)
-        return plain, other
+    def _index(self) -> PatternIndex:
+        return PatternIndex([rule.pattern for rule in self.rules])
 
     def with_rule(self, pattern: str, choice: Choice | None) -> Recipe:
         """Return a recipe where `pattern` decides before all others; an older rule of that pattern is dropped."""
@@ -162,25 +82,23 @@ class Recipe:
             PatternError: for a pattern that matches none of them, with the nearest names.
         """
         found = {place for name in names for place in self.matching(name)}
-        for place, rule in enumerate(self.rules):
-            if place not in found:
-                raise PatternError(
-                    f"The pattern {rule.pattern!r} matches none of the {len(names)} weights.",
-                    allowed="a glob, 're:…', or dotted components of a name",
-                    mend=f"did you mean {_nearest(rule.pattern, names)}?",
-                )
+        lost = [rule.pattern for place, rule in enumerate(self.rules) if place not in found]
+        if lost:
+            more = f" (and {len(lost) - 1} more patterns neither)" if len(lost) > 1 else ""
+            near = " or ".join(map(repr, nearest(lost[0], names))) or "another pattern"
+            raise PatternError(
+                f"The pattern {lost[0]!r} matches none of the {len(names)} weights{more}.",
+                allowed=GRAMMAR,
+                mend=f"did you mean {near}?",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON types."""
-        rules = [
-            {"pattern": r.pattern, "dense": True} if r.choice is None else {"pattern": r.pattern, **r.choice.to_json()}
-            for r in self.rules
-        ]
         return {
             "format_version": FORMAT_VERSION,
             "default": None if self.default is None else self.default.to_json(),
-            "rules": rules,
             "output_head": self.output_head,
+            "rules": [rule.to_json() for rule in self.rules],
         }
 
     @classmethod
@@ -188,48 +106,58 @@ class Recipe:
         """Build from `to_json`'s dictionary.
 
         Raises:
-            ConfigError: for an unknown version, key or setting.
+            ConfigError: for an unknown version, key or setting, saying where it stands.
+            PatternError: for a malformed pattern.
         """
-        if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
-            version = data.get("format_version") if isinstance(data, dict) else None
-            raise ConfigError(f"Recipe of format_version {version!r}.", allowed=str(FORMAT_VERSION))
-        unknown = sorted(set(data) - {"format_version", "default", "rules", "output_head"})
-        if unknown:
-            raise ConfigError(f"Unknown keys {unknown} in a recipe.", allowed="default, rules, output_head")
-        default, listed = data.get("default", {}), data.get("rules", [])
-        if not isinstance(default, dict | None) or not isinstance(listed, list | tuple):
-            raise ConfigError(
-                "A recipe's default or rules are of the wrong type.",
-                allowed="default: an object or null; rules: a list",
-            )
-        rules = tuple(_rule_from_json(rule) for rule in listed)
-        return cls(
-            None if default is None else Choice.from_json(default),
-            rules,
-            bool(data.get("output_head", False)),
-        )
+        with reading(dotted) as cursor:
+            return _read_recipe(data, cursor)
 
     def save(self, path: Path | str) -> None:
-        """Write the recipe as a small JSON file."""
-        write_json(path, self.to_json())
+        """Write the recipe as a small JSON file: a line for each key, a line for each rule.
+
+        Raises:
+            ConfigError: when the file cannot be written.
+        """
+        try:
+            Path(path).write_text(recipe_text(self.to_json()), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"The recipe {str(path)!r} cannot be written: {error.strerror}.") from None
 
     @classmethod
     def load(cls, path: Path | str) -> Recipe:
         """Read a recipe file.
 
         Raises:
-            ConfigError: when it cannot be read, is not JSON, or holds what no recipe can.
+            ConfigError: when it cannot be read, is not JSON, or holds what no recipe can, with the line.
+            PatternError: for a malformed pattern, with the line.
         """
-        try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The recipe {str(path)!r} cannot be read: {error}.") from None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"The recipe {str(path)!r} is not JSON: line {error.lineno}: {error.msg}.") from None
+        document = read_document(path)
+        with reading(document.where) as cursor:
+            return _read_recipe(document.data, cursor)
+
+    @classmethod
+    def preset(cls, name: str) -> Recipe:
+        """Return a recipe by name; `Recipe.presets()` says what each is good for.
+
+        Args:
+            name: "balanced", "accurate", "small", "fast" or "calibrated".
+
+        Raises:
+            ConfigError: for an unknown name, with all there are.
+        """
+        return cls.from_json(preset_settings(name))
+
+    @staticmethod
+    def presets() -> dict[str, str]:
+        """Return the name of each preset and what it is good for."""
+        return {name: preset.good_for for name, preset in PRESETS.items()}
+
+
+RecipeLike = Recipe | Int4WeightOnlyConfig | Mapping[str, Any]
 
 
 def as_recipe(
-    recipe: Recipe | Int4WeightOnlyConfig | None,
+    recipe: RecipeLike | None,
     *,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
@@ -239,94 +167,84 @@ def as_recipe(
 ) -> Recipe:
     """Make a recipe of a configuration and include/exclude patterns (exclude decides first).
 
+    torchao's own configuration is taken as well, and so is its FqnToConfig, or a dictionary like one: there
+    "_default" is for all layers but the output head, which stays dense unless a name or a pattern means it.
+
     Raises:
         ConfigError: when a recipe is given together with settings that it already holds.
     """
     included, excluded = _patterns(include), _patterns(exclude)
-    if isinstance(recipe, Recipe):
+    names = None if isinstance(recipe, Recipe) else fqn_dictionary(recipe)
+    if isinstance(recipe, Recipe) or names is not None:
         if solver is not None or domain is not None or options is not None or included or excluded:
             raise ConfigError(
-                "A Recipe holds its own patterns, solver, options and domain.",
+                "A Recipe (or a dictionary of names) holds its own patterns, solver, options and domain.",
                 mend="put them into the recipe, or pass an Int4WeightOnlyConfig instead",
             )
-        return recipe
-    if recipe is not None and not isinstance(recipe, Int4WeightOnlyConfig):
+        return recipe if isinstance(recipe, Recipe) else _from_names(names or {})
+    config = Int4WeightOnlyConfig() if recipe is None else as_configuration(recipe)
+    if config is None:
         raise ConfigError(
-            f"{recipe!r} is neither a configuration nor a recipe.", allowed="Int4WeightOnlyConfig or Recipe"
+            f"{recipe!r} is neither a configuration nor a recipe.",
+            allowed="Int4WeightOnlyConfig, Recipe, or a dictionary from names to configurations",
         )
-    choice = Choice(recipe or Int4WeightOnlyConfig(), solver, domain, options)
+    choice = Choice(config, solver, domain, options)
     rules = [Rule(pattern, None) for pattern in excluded] + [Rule(pattern, choice) for pattern in included]
     return Recipe(None if included else choice, tuple(rules))
-
-
-def matches(pattern: str, name: str) -> bool:
-    """Say whether a pattern matches a layer name (see the module's first lines).
-
-    Raises:
-        PatternError: for a malformed regular expression or an empty pattern.
-    """
-    _check_pattern(pattern)
-    if is_plain(pattern):
-        return f".{pattern}." in f".{name}."
-    return _compile(pattern).fullmatch(name) is not None
-
-
-@functools.lru_cache(maxsize=1 << 15)
-def component_runs(name: str) -> tuple[str, ...]:
-    """Return every run of whole components of a dotted name, which are the plain patterns that match it."""
-    starts = [0, *(place + 1 for place, char in enumerate(name) if char == ".")]
-    ends = [*(start - 1 for start in starts[1:]), len(name)]
-    return tuple(name[start:end] for place, start in enumerate(starts) for end in ends[place:])
-
-
-def is_plain(pattern: str) -> bool:
-    """Say whether a pattern is plain dotted components, no glob and no regular expression."""
-    return bool(pattern.strip()) and not pattern.startswith("re:") and not any(char in pattern for char in "*?[")
-
-
-def _check_pattern(pattern: str) -> None:
-    if not isinstance(pattern, str) or not pattern.strip():
-        raise PatternError(f"Empty pattern {pattern!r}.", allowed="a glob, 're:…', or dotted components of a name")
-    if pattern.startswith("re:"):
-        _compile(pattern)
-
-
-@functools.lru_cache(maxsize=4096)
-def _compile(pattern: str) -> re.Pattern[str]:
-    """Compile a regular expression or a glob."""
-    if not pattern.startswith("re:"):
-        return re.compile(fnmatch.translate(pattern))
-    try:
-        return re.compile(pattern[3:])
-    except re.error as error:
-        raise PatternError(f"The pattern {pattern!r} is not a regular expression: {error}.") from None
 
 
 def _patterns(given: str | Iterable[str] | None) -> list[str]:
     return [given] if isinstance(given, str) else list(given or ())
 
 
-def _nearest(pattern: str, names: Sequence[str]) -> str:
-    parts = sorted({part for name in names for part in name.split(".") if not part.isdigit()})
-    last = pattern.removeprefix("re:").strip("*.").rsplit(".", 1)[-1]
-    close = difflib.get_close_matches(last, parts, n=3, cutoff=0.5) or difflib.get_close_matches(
-        pattern, names, n=3, cutoff=0.0
-    )
-    return " or ".join(repr(name) for name in close) or "another pattern"
+def _from_names(names: Mapping[Any, Any]) -> Recipe:
+    default, pairs = read_fqn_dictionary(names)
+    return Recipe(default, tuple(Rule(pattern, choice) for pattern, choice in pairs))
 
 
-def _rule_from_json(data: Any) -> Rule:
+def _read_recipe(data: Any, cursor: Cursor) -> Recipe:
+    """Build a recipe from its JSON; the cursor shows where that failed."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"A recipe is an object; this is {data!r:.60}.", mend='begin with {"format_version": 1, …}')
+    _check_version(data, cursor)
+    refuse_unknown(data, _KEYS, cursor)
+    default, head, listed = data.get("default", {}), data.get("output_head", False), data.get("rules", [])
+    with cursor.at("default"):
+        check_type(default, dict | None, 'a configuration such as {"group_size": 64}, or null for dense')
+        choice = None if default is None else read_choice(default, cursor)
+    with cursor.at("output_head"):
+        check_type(head, bool, "true or false")
+    with cursor.at("rules"):
+        check_type(listed, list | tuple, "a list of rules")
+        rules = []
+        for place, rule in enumerate(listed):
+            with cursor.at(place):
+                rules.append(_read_rule(rule, cursor))
+    return Recipe(choice, tuple(rules), head)
+
+
+def _check_version(data: dict[str, Any], cursor: Cursor) -> None:
+    version = data.get("format_version")
+    if type(version) is int and version == FORMAT_VERSION:
+        return
+    missing = "format_version" not in data
+    mend = 'add "format_version": 1' if missing else "save the recipe again with this version of the workbench"
+    with cursor.at("format_version"):
+        raise ConfigError(f"Recipe of format_version {version!r}.", allowed=str(FORMAT_VERSION), mend=mend)
+
+
+def _read_rule(data: Any, cursor: Cursor) -> Rule:
     if not isinstance(data, dict) or "pattern" not in data:
-        raise ConfigError(
-            f"The rule {data!r} has no pattern.",
-            allowed='{"pattern": "…", "group_size": 64} or {"pattern": "…", "dense": true}',
-        )
-    settings = {key: value for key, value in data.items() if key != "pattern"}
-    if settings.pop("dense", False):
-        if settings:
-            raise ConfigError(
-                f"The rule for {data['pattern']!r} is dense and has settings {sorted(settings)}.",
-                mend="drop one of the two",
-            )
-        return Rule(data["pattern"], None)
-    return Rule(data["pattern"], Choice.from_json(settings))
+        raise ConfigError(f"The rule {data!r:.80} has no pattern.", allowed=_RULE)
+    refuse_unknown(data, ("pattern", "dense", *SETTINGS), cursor)
+    settings = {key: value for key, value in data.items() if key in SETTINGS}
+    with cursor.at("pattern"):
+        check_pattern(data["pattern"])
+    with cursor.at("dense"):
+        check_type(data.get("dense", False), bool, "true or false")
+    if not data.get("dense", False):
+        return Rule(data["pattern"], read_choice(settings, cursor))
+    for key in settings:
+        with cursor.at(key):
+            raise ConfigError(f"The rule is dense and has a {key}.", mend="drop one of the two")
+    return Rule(data["pattern"], None)

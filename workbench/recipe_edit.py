@@ -10,7 +10,8 @@ from typing import Any, Literal
 from workbench.config import DOMAINS, Domain, Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError
 from workbench.options import OPTIONS_OF, SolverName, SolverOptions, resolve_options
-from workbench.recipe import Choice, Recipe, Rule, component_runs, is_plain
+from workbench.patterns import component_runs, is_plain
+from workbench.recipe import Choice, Recipe, Rule
 
 Change = Callable[[Choice], Choice]
 
