@@ -20,10 +20,20 @@ from workbench.checkpoint.native import parse
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.hf import quantizer as quantizer  # which registers it
+from workbench.hf.late import after_import
 from workbench.layers import layer_records
 from workbench.sources import FolderSource, SafetensorsFolder
 
 DEMO = "demo"
+
+
+def _teach_peft() -> None:
+    from workbench.hf.lora import register
+
+    register()
+
+
+after_import("peft.tuners.lora.model", _teach_peft)
 
 
 def load_model(
