@@ -34,7 +34,8 @@ def test_every_weight_has_one_row_and_the_bytes_add_up(name):
     assert coverage.before_bytes == sum(parameter.nbytes for parameter in model.parameters())
     assert all(row.reason for row in coverage.rows)
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
-    assert [row.name for row in coverage.int4_rows] == linear
+    stacks = [n for n, p in parameters.items() if p.ndim == 3]
+    assert sorted(row.name for row in coverage.int4_rows) == sorted(linear + stacks)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -48,19 +49,40 @@ def test_planned_bytes_are_those_of_the_result(group_size, domain):
         assert row.bits_per_weight == pytest.approx(step.weight.bits_per_weight)
 
 
-def test_a_model_of_conv1d_says_what_stays_and_why():
-    coverage = wb.preflight(make("gpt2"))
-    assert coverage.int4_rows == ()
-    assert "Conv1D" in row_of(coverage, "transformer.h.0.mlp.c_fc").reason
-    assert any(note.startswith("4 weights with ") and "Conv1D" in note for note in coverage.notes)
+def test_conv1d_is_int4_in_its_shape_as_used():
+    coverage = wb.preflight(make("gpt2"), G32)
+    row = row_of(coverage, "transformer.h.0.mlp.c_fc")
+    assert (row.kind, row.shape, row.decision) == ("conv1d", (256, 64), "int4")
+    assert coverage.linear_share == 1
 
 
-def test_fused_experts_say_that_they_stay():
+def test_fused_experts_are_one_row_with_their_number():
     coverage = wb.preflight(make("mixtral"), G32)
     row = row_of(coverage, "model.layers.0.mlp.experts.gate_up_proj")
-    assert row.decision == "dense" and "fused experts" in row.reason
-    assert any("fused experts" in note for note in coverage.notes)
-    assert coverage.share < 0.2
+    assert (row.kind, row.shape, row.decision) == ("experts", (4, 192, 64), "int4")
+    assert row.after_bytes == 4 * 192 * (64 // 2 + 2 * 4)
+
+
+def test_experts_are_not_calibrated_and_it_is_said():
+    coverage = wb.preflight(make("mixtral"), G32, solver="calibrated")
+    name = "model.layers.0.mlp.experts.down_proj"
+    assert coverage.configs[name].solver == "refined"
+    assert coverage.configs["model.layers.0.self_attn.q_proj"].solver == "calibrated"
+    assert any("solver: calibrated → refined (for experts" in note for note in coverage.notes)
+
+
+class Stacked(nn.Module):
+    """Matrices in one parameter that no registry knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 64, 64))
+
+
+def test_stacked_matrices_that_no_registry_knows_stay_and_are_said():
+    coverage = wb.preflight(nn.Sequential(nn.Linear(64, 64), Stacked()), G32)
+    assert "outside transformers' registry" in row_of(coverage, "1").reason
+    assert any(note.startswith("1 weights with 65.54 kB stay dense") for note in coverage.notes)
 
 
 def test_the_output_head_waits_to_be_named():
@@ -101,11 +123,11 @@ def test_a_pattern_that_matches_no_linear_layer_is_refused():
 
 
 def test_the_least_coverage_is_held():
-    model = make("mixtral")
+    model = make("llama_wide")
     share = wb.preflight(model, G32).linear_share
     wb.preflight(model, G32, min_coverage=share)
-    with pytest.raises(ConfigError, match=r"Only 79\.\d% .* less than 90\.0%\. Largest left out: lm_head"):
-        wb.preflight(model, G32, min_coverage=0.9)
+    with pytest.raises(ConfigError, match=r"Only 9\d\.\d% .* less than 99\.0%\. Largest left out: lm_head"):
+        wb.preflight(model, G32, min_coverage=0.99)
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ConfigError, match="min_coverage"):
             wb.preflight(model, G32, min_coverage=bad)

@@ -26,7 +26,7 @@ _shared = threading.local()  # each thread that multiplies has one scratch, what
 
 
 def dequantized(weight: PackedWeight, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Return the weights that the kernels multiply with, `dtype` [N, K], rounded once; on a CPU columns lie together."""
+    """Return the weights that the kernels multiply with, `dtype` [N, K], rounded once; a CPU's is a transposed view."""
     plain = weight.layout is None or dtype not in (torch.bfloat16, torch.float32)
     if plain or weight.packed.is_meta or torch.compiler.is_compiling():
         return weight.quantized().dequantize(dtype)

@@ -81,6 +81,14 @@ def get_layer(model: nn.Module, name: str) -> nn.Module:
         raise ModelError(f"The model has no layer {name!r}.", mend="list the layers with wb.preflight(model)") from None
 
 
+def is_int4(model: nn.Module, name: str) -> bool:
+    """Say whether a layer, or a stack of experts, is int4."""
+    try:
+        return isinstance(model.get_submodule(name), Int4Linear | Int4Experts)
+    except AttributeError:
+        return False
+
+
 def weight_as_used(model: nn.Module, name: str) -> Tensor:
     """Return a weight detached and not copied: [N, K] of a linear layer, [E, N, K] of a stack of experts.
 
@@ -134,6 +142,7 @@ __all__ = [
     "Int4Layer",
     "dense_tied_names",
     "get_layer",
+    "is_int4",
     "layer_records",
     "model_device",
     "output_head",

@@ -285,11 +285,17 @@ def quantize_(
     return QuantizationReport(coverage, tuple(results), time.monotonic() - start, notes)
 
 
+def keep_names(model: nn.Module) -> None:
+    """Let transformers' `save_pretrained` write the model's own names: its conversions do not know portable tensors."""
+    object.__setattr__(model, "_weight_conversions", [])
+
+
 def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
     """Put into a transformers model's configuration what its own `save_pretrained` must write for it to load again."""
     config = getattr(model, "config", None)
     if config is not None and hasattr(config, "save_pretrained") and int4_layers(model):
         config.quantization_config = describe_model(model, recipe)
+        keep_names(model)
 
 
 def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Layer:

@@ -28,7 +28,7 @@ from workbench.group_views import Block, GroupView, iter_group_views
 from workbench.hf import open_source
 from workbench.jobs import Job, Lane, progress_since
 from workbench.kinds import QUANTIZABLE_KINDS
-from workbench.layers import model_device
+from workbench.layers import is_int4, model_device
 from workbench.machine import present_devices
 from workbench.measure.errors import METRICS as METRICS
 from workbench.measure.errors import Metric
@@ -559,7 +559,7 @@ class Session:
         Raises:
             ModelError: with the reason.
         """
-        if self.row(name).kind == "int4_linear":
+        if isinstance(self.source, ModelSource) and is_int4(self.source.model, name):
             raise ModelError(f"{name} is int4 already.", mend="open the workbench on the original model")
         why_not = self.source.missing(name)
         if why_not:

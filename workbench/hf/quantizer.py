@@ -20,7 +20,7 @@ from workbench.experts import Int4Experts, route_experts
 from workbench.layers import Int4Layer, get_layer, swap_layer, weight_as_used
 from workbench.linear import Int4Linear
 from workbench.portable import quantized_from_portable
-from workbench.quantize import RECIPE_ATTRIBUTE
+from workbench.quantize import RECIPE_ATTRIBUTE, keep_names
 from workbench.recipe import Recipe
 
 
@@ -123,6 +123,7 @@ class Int4WorkbenchQuantizer(HfQuantizer):
         for name, module in waiting:
             swap_layer(model, name, module.finished(name))
         route_experts(model)
+        keep_names(model)
         recipe = self.quantization_config.to_dict().get("recipe")
         if recipe is not None:
             object.__setattr__(model, RECIPE_ATTRIBUTE, _recipe(recipe))
