@@ -85,6 +85,34 @@ def test_stacked_matrices_that_no_registry_knows_stay_and_are_said():
     assert any(note.startswith("1 weights with 65.54 kB stay dense") for note in coverage.notes)
 
 
+class Stacks(nn.Module):
+    """A stack that no registry knows, a router, a probe, and one linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack = nn.Parameter(torch.zeros(4, 64, 32))
+        self.router = nn.Parameter(torch.zeros(4, 64))
+        self.probe = nn.Parameter(torch.zeros(1, 1, 64))
+        self.up = nn.Linear(64, 64)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 8, 4))
+
+
+def test_what_may_be_a_product_is_told_from_what_is_none():
+    coverage = wb.preflight(Stacks(), G32)
+    reasons = {row.name: row.reason for row in coverage.rows if row.decision == "dense"}
+    assert reasons["stack"] == "parameter: stacked matrices outside transformers' registry of experts"
+    assert reasons["router"] == "parameter: a matrix whose module is no linear layer"
+    assert reasons["probe"] == "parameter: not a linear layer"
+    assert reasons["normed.parametrizations.weight.original1"] == "parametrization: not a linear layer"
+
+
+def test_stacks_that_stay_count_against_the_least_coverage():
+    coverage = wb.preflight(Stacks(), G32)
+    assert coverage.linear_share == pytest.approx(64 * 64 / (64 * 64 + 4 * 64 * 32))
+    with pytest.raises(ConfigError, match=r"Only 33\.3% .* Largest left out: stack \("):
+        wb.preflight(Stacks(), G32, min_coverage=0.9)
+
+
 def test_the_output_head_waits_to_be_named():
     model = make("qwen2", tied=False)
     assert "output head" in row_of(wb.preflight(model, G32), "lm_head").reason

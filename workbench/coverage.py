@@ -22,6 +22,8 @@ from workbench.sources import Source
 _FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
 _NOT_CALIBRATED = Resolution("solver", "calibrated", "refined", "for experts, whose inputs are not recorded one by one")
 _STACKED = "stacked matrices outside transformers' registry of experts"
+_UNKNOWN = "a matrix whose module is no linear layer"
+_NEVER_LINEAR = ("bias", "norm", "embedding", "convolution", "parametrization")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Coverage:
 
     @property
     def linear_share(self) -> float:
-        """Share of the linear layers' bytes that becomes int4, 0 to 1."""
-        linear = sum(row.before_bytes for row in self.rows if row.kind in QUANTIZABLE_KINDS)
+        """Share of the linear layers' bytes that becomes int4, 0 to 1; stacks that must stay dense count as well."""
+        linear = sum(row.before_bytes for row in self.rows if _counts_as_linear(row))
         return sum(row.before_bytes for row in self.int4_rows) / max(1, linear)
 
     @property
@@ -189,10 +191,8 @@ def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice
     """Return why a weight stays as it is, or ""."""
     if record.kind == "int4_linear":
         return "int4 already"
-    if record.kind == "parameter" and len(record.shape) == 3:
-        return f"parameter: {_STACKED}"
     if record.kind not in QUANTIZABLE_KINDS:
-        return f"{record.kind}: not a linear layer"
+        return _no_linear_layer(record)
     if record.dtype not in _FLOAT_DTYPES:
         return f"stored as {record.dtype}"
     if record.kind == "output_head" and reason == "default" and not recipe.output_head:
@@ -202,6 +202,17 @@ def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice
     if record.parameters == 0:
         return "no elements"
     return source.missing(record.tied_to or record.name)
+
+
+def _no_linear_layer(record: LayerRecord) -> str:
+    """Return the reason of a weight that stays for its kind; a matrix may well be multiplied with, and says so."""
+    matrix = record.kind not in _NEVER_LINEAR and min(record.shape, default=1) > 1
+    why = {2: _UNKNOWN, 3: _STACKED}.get(len(record.shape), "") if matrix else ""
+    return f"{record.kind}: {why or 'not a linear layer'}"
+
+
+def _counts_as_linear(row: CoverageRow) -> bool:
+    return row.kind in QUANTIZABLE_KINDS or row.reason.endswith(_STACKED)
 
 
 def _left_stacks(rows: list[CoverageRow]) -> list[str]:
@@ -272,7 +283,7 @@ def _hold_minimum(coverage: Coverage, least: float) -> None:
         raise ConfigError(f"min_coverage={least!r}.", allowed="0 to 1")
     if coverage.linear_share >= least:
         return
-    dense = [row for row in coverage.rows if row.decision == "dense" and row.kind in QUANTIZABLE_KINDS]
+    dense = [row for row in coverage.rows if row.decision == "dense" and _counts_as_linear(row)]
     largest = sorted(dense, key=lambda row: -row.before_bytes)[:3]
     named = "; ".join(f"{row.name} ({size(row.before_bytes)}: {row.reason})" for row in largest)
     raise ConfigError(

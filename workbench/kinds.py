@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 LINEAR, HEAD, CONV1D, EXPERTS = "linear", "output_head", "conv1d", "experts"
 QUANTIZABLE_KINDS = (LINEAR, HEAD, CONV1D, EXPERTS)
@@ -24,6 +25,8 @@ def weight_kind(module: nn.Module, name: str, parameter: Tensor, head: nn.Module
     """
     if is_expert_stack(module, name, parameter):
         return EXPERTS
+    if isinstance(module, ParametrizationList):  # torch makes a weight of it: of a normed convolution, for instance
+        return "parametrization"
     if name == "bias":
         return "bias"
     if name != "weight":
