@@ -17,6 +17,7 @@ _HOMES = {
     "Int4WeightOnlyConfig": "config",
     "MappingType": "config",
     "QuantizedWeight": "affine",
+    "PreflightTable": "widgets.preflight",
     "Recipe": "recipe",
     "RefinedOptions": "options",
     "TensorCoreTiledLayout": "config",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from workbench.solvers import quantize_weight as quantize_weight
     from workbench.tuning import tune as tune
     from workbench.widgets.app import Workbench as Workbench
+    from workbench.widgets.preflight import PreflightTable as PreflightTable
 
 
 def __getattr__(name: str) -> Any:

@@ -54,14 +54,22 @@ class DenseGroup:
 
 
 def left_dense(rows: Iterable[CoverageRow]) -> tuple[DenseGroup, ...]:
-    """Group the weights that stay dense: by kind, and those that could be int4 by their reason too; these come last."""
+    """Group the weights that stay dense (see `dense_groups`)."""
+    return dense_groups((row.kind, row.reason, row.before_bytes) for row in rows if row.decision != "int4")
+
+
+def dense_groups(weights: Iterable[tuple[str, str, int]]) -> tuple[DenseGroup, ...]:
+    """Group dense weights by kind, and those that could be int4 by their reason too; these come last.
+
+    Args:
+        weights: Kind, reason and bytes of each.
+    """
     counts: Counter[tuple[str, str]] = Counter()
     sizes: Counter[tuple[str, str]] = Counter()
-    for row in rows:
-        if row.decision != "int4":
-            key = (row.kind, row.reason if row.kind in QUANTIZABLE_KINDS else "")
-            counts[key] += 1
-            sizes[key] += row.before_bytes
+    for kind, reason, size_bytes in weights:
+        key = (kind, reason if kind in QUANTIZABLE_KINDS else "")
+        counts[key] += 1
+        sizes[key] += size_bytes
     ordered = sorted(counts, key=lambda key: (bool(key[1]), -sizes[key], key))
     return tuple(DenseGroup(*key, counts[key], sizes[key]) for key in ordered)
 
@@ -132,4 +140,4 @@ def _style(column: str) -> str:
     return _NUMBER if column in _NUMBERS else _CELL
 
 
-__all__ = ["DenseGroup", "alike_rows", "coverage_html", "left_dense", "left_dense_text"]
+__all__ = ["DenseGroup", "alike_rows", "coverage_html", "dense_groups", "left_dense", "left_dense_text"]

@@ -12,82 +12,157 @@ function compactCount(value) {
   return `${at === 0 ? value : Number(value.toPrecision(3))}${units[at]}`;
 }
 
-function nameCell(data, i, grouped) {
+function nameCell(data, i, view, item) {
   const name = data.name[i];
+  if (item.node) return treeCell(item, name);
   const cut = name.lastIndexOf(".") + 1;
-  const parent = make("span", { class: grouped ? "wb-parent wb-same" : "wb-parent" }, make("bdi", { text: name.slice(0, cut) }));
+  const parent = make("span", { class: item.grouped ? "wb-parent wb-same" : "wb-parent" }, make("bdi", { text: name.slice(0, cut) }));
   return make("div", { class: "wb-path", title: name }, parent, make("span", { class: "wb-leaf", text: name.slice(cut) }));
 }
 
-function decisionCell(data, i) {
-  const reason = data.reason[i];
-  if (data.decision[i] !== "int4") return make("span", { class: "wb-reason", title: reason, text: reason });
-  const padding = data.padding?.[i];
-  const title = [reason, padding && `padded: ${padding}`].filter(Boolean).join(" · ");
-  return make("span", { class: "wb-badge", "data-kind": "good", title, text: padding ? "int4, padded" : "int4" });
+/** A line of the tree: indented, with its twisty, and how many alike parts it stands for. */
+function treeCell({ node, level, open }, title) {
+  const twisty = make("span", { class: "wb-twisty", "data-twisty": Boolean(node.kids), "aria-hidden": "true", text: node.kids ? (open ? "▾" : "▸") : "" });
+  const alike = node.times > 1 ? make("span", { class: "wb-times", title: `${plural(node.times, "alike part")} of the model, shown once`, text: `×${formatCount(node.times)}` }) : null;
+  const label = make("span", { class: node.row < 0 ? "wb-leaf wb-node" : "wb-leaf", text: node.label || "(the model)" });
+  return make("div", { class: "wb-path wb-treepath", style: `padding-left:${16 * (level - 1)}px`, title }, twisty, label, alike);
 }
 
-function errorCell(data, i, worst) {
-  const value = data.error[i];
+function decisionCell(data, i, view) {
+  const reason = data.reason[i];
+  if (data.decision[i] !== "int4") return make("span", { class: "wb-reason", title: reason, text: view.has("reason") ? "dense" : reason });
+  const padding = data.padding?.[i];
+  const title = [reason, padding && `padded: ${padding}`].filter(Boolean).join(" · ");
+  return make("span", { class: "wb-badge", "data-kind": "good", title, text: padding && !view.has("padding") ? "int4, padded" : "int4" });
+}
+
+/** "int4", "dense", or how many of the weights that can become int4 do. */
+function decisionOf(sum, view) {
+  if (sum.int4Count === 0) return make("span", { class: "wb-reason", text: "dense" });
+  const able = view.ableIn(sum);
+  if (sum.int4Count === sum.count || sum.int4Count === able) {
+    return make("span", { class: "wb-badge", "data-kind": "good", title: `${formatCount(sum.int4Count)} of ${plural(sum.count, "weight")}`, text: "int4" });
+  }
+  return make("span", { class: "wb-badge", "data-kind": "warn", title: `${formatCount(sum.int4Count)} of ${plural(able, "layer")} that can`, text: `${formatCount(sum.int4Count)} of ${formatCount(able)}` });
+}
+
+/** The reason that all weights below share, or how many reasons there are, the most frequent first. */
+function reasonsOf(sum) {
+  const reasons = [...sum.reasons].sort((a, b) => b[1] - a[1]);
+  const title = reasons.map(([reason, count]) => `${formatCount(count)} ${reason}`).join("\n");
+  const [first] = reasons[0];
+  const text = first.replace(/^(int4|dense): /, "") + (reasons.length > 1 ? ` (+${reasons.length - 1} more)` : "");
+  return make("span", { class: "wb-reason", title, text });
+}
+
+function errorCell(value, view) {
   if (value === null || value === undefined) return make("span", { class: "wb-none", text: "–" });
-  const share = worst > 0 ? Math.max(0.02, value / worst) : 0;
+  const share = view.worst > 0 ? Math.max(0.02, value / view.worst) : 0;
   const bar = make("span", { class: "wb-bar" }, make("span", { style: `width:${(100 * share).toFixed(1)}%` }));
   return make("div", { class: "wb-error" }, bar, make("span", { text: formatNumber(value) }));
 }
 
-function statusCell(data, i) {
-  const text = data.status[i] ?? "";
+/** A share of the whole; 100 % only when it is all of it. */
+function percentOf(share, digits = 1) {
+  const least = 10 ** -digits;
+  return `${(share < 1 ? Math.min(100 * share, 100 - least) : 100).toFixed(digits)} %`;
+}
+
+function shareCell(sum) {
+  const bar = make("span", { class: "wb-bar wb-share" }, make("span", { style: `width:${100 * sum.coverage}%` }));
+  return make("div", { class: "wb-error" }, bar, make("span", { class: "wb-percent", text: percentOf(sum.coverage, 0) }));
+}
+
+function statusCell(text) {
   if (!text) return make("span");
   const kind = STATUS_KINDS[text.split(/[:\s]/)[0]] ?? "other";
   return make("span", { class: "wb-status", "data-kind": kind, title: text, text });
 }
 
-/** `rank`: the lower, the longer a column stays as the table gets narrower; `small`: its width in a narrow table. */
+const statesOf = (sum) => (sum.states.size === 1 ? [...sum.states.keys()][0] : [...sum.states].filter(([state]) => state).map(([state, count]) => `${state} ${formatCount(count)}`).join(", "));
+const kindOf = (kind) => String(kind).replace(/_/g, " ");
+const kindsOf = (sum) => [...sum.kinds.keys()].map(kindOf).join(", ");
+const kindsCell = (sum) => make("span", { title: kindsOf(sum), text: sum.kinds.size > 1 ? "mixed" : kindsOf(sum) });
+const bitsText = (bits) => (bits ?? NaN).toFixed(2).replace("NaN", "–");
+const textCell = (text) => make("span", { title: text || null, text: text ?? "" });
+
+/**
+ * `rank`: the lower, the longer a column stays as the table gets narrower; `small`: its width in a narrow table.
+ * `cell` shows one weight, `sum` a node of the tree; `by` and `bySum` are what they are sorted by.
+ */
 const LAYER_COLUMNS = [
-  { id: "name", label: "Layer", width: 236, small: 164, rank: 0, cell: nameCell },
-  { id: "kind", label: "Kind", width: 92, rank: 8, cell: (d, i) => d.kind[i] },
-  { id: "shape", label: "Shape", width: 124, small: 98, rank: 2.5, right: true, cell: (d, i) => d.shape[i].join(" × "), by: (d, i) => d.parameters[i] },
-  { id: "parameters", label: "Params", width: 78, rank: 9, right: true, cell: (d, i) => compactCount(d.parameters[i]) },
-  { id: "before_bytes", label: "Before", width: 76, rank: 6, right: true, cell: (d, i) => formatBytes(d.before_bytes[i]) },
-  { id: "after_bytes", label: "After", width: 76, small: 70, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]) },
-  { id: "decision", label: "Decision", width: 160, small: 72, rank: 1, cell: decisionCell, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}` },
-  { id: "bits_per_weight", label: "Bits", title: "Bits per weight", width: 58, rank: 7, right: true, cell: (d, i) => (d.bits_per_weight[i] ?? NaN).toFixed(2).replace("NaN", "–") },
-  { id: "error", label: "Error", width: 126, small: 94, rank: 2, cell: errorCell },
-  { id: "status", label: "Status", width: 92, rank: 2.3, cell: statusCell },
+  { id: "name", label: "Layer", width: 220, small: 164, grow: 3, rank: 0, cell: nameCell, sum: (s, view, item) => treeCell(item, item.node.path), bySum: (s, node) => node.label },
+  { id: "weights", label: "Weights", width: 82, small: 82, rank: 4, right: true, tree: true, sum: (s) => formatCount(s.count), cell: () => "1", by: () => 1, bySum: (s) => s.count },
+  { id: "kind", label: "Kind", width: 100, rank: 8, cell: (d, i) => textCell(kindOf(d.kind[i])), sum: kindsCell, bySum: kindsOf },
+  { id: "shape", label: "Shape", width: 118, small: 98, rank: 2.5, right: true, cell: (d, i) => d.shape[i].join(" × "), sum: (s) => s.shape, by: (d, i) => d.parameters[i], bySum: (s) => s.parameters },
+  { id: "parameters", label: "Params", width: 78, rank: 9, right: true, cell: (d, i) => compactCount(d.parameters[i]), sum: (s) => compactCount(s.parameters), bySum: (s) => s.parameters },
+  { id: "before_bytes", label: "Before", width: 76, rank: 6, right: true, cell: (d, i) => formatBytes(d.before_bytes[i]), sum: (s) => formatBytes(s.before), bySum: (s) => s.before },
+  { id: "after_bytes", label: "After", width: 76, small: 70, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]), sum: (s) => formatBytes(s.after), bySum: (s) => s.after },
+  { id: "share", label: "In int4", title: "Share of the bytes that becomes int4", width: 96, small: 86, rank: 3.5, tree: true, cell: (d, i) => shareCell(totalsOf(d, [i])), sum: shareCell, by: (d, i) => (d.decision[i] === "int4" ? 1 : 0), bySum: (s) => s.coverage },
+  { id: "decision", label: "Decision", width: 160, small: 72, grow: 2, rank: 1, cell: decisionCell, sum: decisionOf, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}`, bySum: (s) => `${s.int4Count ? 0 : 1}${s.int4Count === s.count ? "" : 1}` },
+  { id: "group_size", label: "Group", title: "Weights per group", width: 70, rank: 8.5, right: true, cell: (d, i) => d.group_size[i] ?? "", sum: (s) => [...s.groups].sort((a, b) => a - b).join(", "), bySum: (s) => Math.max(0, ...s.groups) || null },
+  { id: "reason", label: "Reason", width: 160, grow: 3, rank: 6.2, cell: (d, i) => make("span", { class: "wb-reason", title: d.reason[i], text: d.reason[i] }), sum: reasonsOf, bySum: (s) => [...s.reasons.keys()][0] },
+  { id: "padding", label: "Padding", width: 96, grow: 1, rank: 8.8, cell: (d, i) => textCell(d.padding[i]), sum: (s) => (s.padded ? `${formatCount(s.padded)} padded` : ""), bySum: (s) => s.padded || null },
+  { id: "bits_per_weight", label: "Bits", title: "Bits per weight", width: 58, rank: 7, right: true, cell: (d, i) => bitsText(d.bits_per_weight[i]), sum: (s) => bitsText(s.bits), bySum: (s) => s.bits },
+  { id: "error", label: "Error", width: 126, small: 94, rank: 2, cell: (d, i, view) => errorCell(d.error[i], view), sum: (s, view) => errorCell(s.worst, view), bySum: (s) => s.worst },
+  { id: "status", label: "Status", width: 92, rank: 2.3, cell: (d, i) => statusCell(d.status[i]), sum: (s) => statusCell(statesOf(s)), bySum: statesOf },
 ];
 
 const NARROW = 620;
+const DECISION = LAYER_COLUMNS.find((column) => column.id === "decision");
+const DECISION_ALONE = 84;
+const ALWAYS = ["name", "shape", "parameters", "before_bytes", "after_bytes", "decision", "reason"];
 
 /** The columns that have data and fit into `width`, in their order, with the width of each. */
-function fittingColumns(data, width) {
-  const known = LAYER_COLUMNS.filter((column) => data[column.id] !== undefined && isUsed(data, column.id));
+function fittingColumns(data, width, tree) {
+  const known = LAYER_COLUMNS.filter((column) => (column.tree ? tree : isUsed(data, column.id)));
   const room = (column) => (width < NARROW && column.small) || column.width;
   const chosen = new Set();
   let left = width;
   for (const column of [...known].sort((a, b) => a.rank - b.rank)) {
-    if (column.rank > 0 && left < room(column)) break;
+    const saved = column.id === "reason" ? room(DECISION) - DECISION_ALONE : 0; // the decision need not say why, then
+    if (column.rank > 0 && left + saved < room(column)) {
+      if (column.id === "reason") continue;
+      break;
+    }
     chosen.add(column);
-    left -= room(column);
+    left += saved - room(column);
   }
-  return known.filter((column) => chosen.has(column)).map((column) => ({ ...column, width: room(column) }));
+  const alone = [...chosen].some((column) => column.id === "reason");
+  const fit = (column) => (column === DECISION && alone ? { ...column, width: DECISION_ALONE, grow: 0 } : { ...column, width: room(column) });
+  return known.filter((column) => chosen.has(column)).map(fit);
 }
 
-const isUsed = (data, id) => !["error", "status", "kind", "bits_per_weight"].includes(id) || data[id].some((value) => value !== null && value !== "");
+const isUsed = (data, id) => ALWAYS.includes(id) || (data[id] ?? []).some((value) => value !== null && value !== undefined && value !== "");
 
-/** Row indices in the order of a column; values that are missing come last either way. */
+const collator = new Intl.Collator("en", { numeric: true });
+const isMissing = (value) => value === null || value === undefined || value === "";
+
+/** Compare two keys; missing ones come last either way. */
+function compareKeys(a, b, sign) {
+  if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b);
+  return sign * (typeof a === "string" || typeof b === "string" ? collator.compare(a, b) : a - b);
+}
+
+const sortColumn = (data, id) => LAYER_COLUMNS.find((column) => column.id === id && (column.tree || data[id] !== undefined));
+
+/** Row indices in the order of a column. */
 function sortRows(rows, data, [id, direction]) {
-  const column = LAYER_COLUMNS.find((candidate) => candidate.id === id);
-  if (!column || data[id] === undefined) return rows;
+  const column = sortColumn(data, id);
+  if (!column) return rows;
   const key = column.by ?? ((d, i) => d[id][i]);
+  const keys = new Map(rows.map((i) => [i, key(data, i)]));
   const sign = direction === "descending" ? -1 : 1;
-  const collator = new Intl.Collator("en", { numeric: true });
-  const compare = (a, b) => (typeof a === "string" ? collator.compare(a, b) : a - b);
-  const missing = (value) => value === null || value === undefined || value === "";
-  return [...rows].sort((i, j) => {
-    const [a, b] = [key(data, i), key(data, j)];
-    if (missing(a) || missing(b)) return missing(a) - missing(b) || i - j;
-    return sign * compare(a, b) || i - j;
-  });
+  return [...rows].sort((i, j) => compareKeys(keys.get(i), keys.get(j), sign) || i - j);
+}
+
+/** Compares siblings of the tree by a column, or null for the model's order. */
+function nodeOrder(data, [id, direction]) {
+  const column = sortColumn(data, id);
+  if (!column) return null;
+  const sign = direction === "descending" ? -1 : 1;
+  const key = (node) => (node.sortKey ??= [column.bySum((node.sum ??= summaryOf(data, node.rows)), node)])[0];
+  return (a, b) => compareKeys(key(a), key(b), sign) || a.rows[0] - b.rows[0];
 }
 
 /** The most useful last components of the paths, with the rows that end in them. */

@@ -1,29 +1,34 @@
 // The layer table: only the rows in view are in the page, whatever the model's size.
 
-const ROW = 28;
-const GROWING = { name: "3fr", decision: "2fr" };
 let tableCount = 0;
 
-class TableView {
+class TableView extends TableRows {
   constructor(model, el) {
+    super();
     this.model = model;
     this.root = card(el, "wb-layers");
     this.id = `wb-layers-${(tableCount += 1)}`;
     this.selection = new Set();
-    this.focus = this.anchor = -1;
+    this.items = [];
+    this.place = new Map();
+    this.focus = this.anchor = ""; // keys of items
+    this.open = { all: null, filtered: null }; // keys of the open nodes
     this.saveLater = lateSaver(model, 50);
     this.build();
     this.stops = [
       followTheme(this.root, () => {}),
       followWidth(this.body, () => this.layout()),
       () => cancelAnimationFrame(this.frame),
+      () => cancelAnimationFrame(this.later),
       () => this.saveLater.flush(),
     ];
     model.on("change:columns", () => this.take());
-    model.on("change:filter change:sort", () => this.refresh());
+    model.on("change:fold", () => (this.open = { all: null, filtered: null }));
+    model.on("change:filter change:sort change:tree change:fold", () => this.refresh());
     model.on("change:selected change:current", () => this.adopt());
-    model.on("change:height change:error_label change:show_totals", () => this.layout());
-    model.on("msg:custom", (message) => message.type === "update" && this.refresh(true));
+    model.on("change:height change:error_label change:show_totals change:left_dense", () => this.layout());
+    model.on("change:group_sizes change:able_kinds", () => this.drawAll());
+    model.on("msg:custom", (message) => this.receive(message));
     this.take();
   }
 
@@ -32,7 +37,11 @@ class TableView {
       this.model.set("filter", this.input.value);
       this.saveLater();
     };
-    const tip = "Words, globs (*.q_proj) and patterns (re:layers\\.[0-3]\\.) that must all match; ! negates";
+    const flip = (trait) => () => {
+      this.model.set(trait, !this.model.get(trait));
+      this.saveLater();
+    };
+    const tip = "Words, kind:norm, reason:tied, globs (*.q_proj) and patterns (re:layers\\.[0-3]\\.) that must all match; ! negates";
     this.input = make("input", {
       class: "wb-input",
       type: "search",
@@ -45,6 +54,8 @@ class TableView {
       onkeydown: (event) => event.key === "ArrowDown" && this.grid.focus(),
     });
     this.copy = make("button", { class: "wb-button", type: "button", text: "Copy paths", onclick: () => this.copyPaths() });
+    this.treeButton = make("button", { class: "wb-button", type: "button", text: "Tree", title: "Show the layers by module", onclick: flip("tree") });
+    this.foldButton = make("button", { class: "wb-button", type: "button", text: "Fold alike", title: "Show parts that differ by an index alone once", onclick: flip("fold") });
     this.problem = make("p", { class: "wb-problem", role: "alert", hidden: true });
     this.chips = make("div", { class: "wb-chips", role: "group", "aria-label": "Quick selection" });
     this.header = make("div", { class: "wb-row wb-columns", role: "row", "aria-rowindex": 1 });
@@ -59,43 +70,101 @@ class TableView {
       this.empty,
     );
     this.totals = make("div", { class: "wb-totals" });
+    this.dense = make("div", { class: "wb-dense", role: "group", "aria-label": "Left dense, by reason" });
+    this.bar = new ChoiceBar(this);
     this.live = make("div", { class: "wb-hidden", "aria-live": "polite" });
     this.grid.addEventListener("keydown", (event) => this.onKey(event));
     this.rows.addEventListener("mousedown", (event) => this.onClick(event));
-    const head = make("div", { class: "wb-head" }, this.input, this.copy);
-    this.root.append(head, this.problem, this.chips, this.grid, this.totals, this.live);
+    this.rows.addEventListener("dblclick", (event) => this.toggle(this.itemAt(event)));
+    const head = make("div", { class: "wb-head" }, this.input, this.treeButton, this.foldButton, this.copy);
+    this.root.append(head, this.problem, this.chips, this.grid, this.bar.root, this.totals, this.dense, this.live);
   }
 
   // --- data -------------------------------------------------------------------------------------------------------
 
   take() {
+    const before = this.names?.join("\n");
+    const [focus, rows] = [this.focus, this.items[this.place.get(this.focus)]?.rows ?? []];
     this.data = this.model.get("columns");
     this.names = this.data.name ?? [];
     this.indexOf = new Map(this.names.map((name, i) => [name, i]));
     this.quick = this.names.length ? quickSelections(this.data, 9) : [];
-    this.focus = this.anchor = -1;
+    if (this.names.join("\n") !== before) {
+      this.focus = this.anchor = "";
+      this.open = { all: null, filtered: null };
+    }
     this.readSelection();
     this.refresh();
+    if (this.focus === focus && focus && !this.place.has(focus)) this.find(rows);
+  }
+
+  receive(message) {
+    if (message.type === "said") this.bar.say(message.text, message.ok ? "done" : "failed");
+    if (message.type !== "update") return;
+    cancelAnimationFrame(this.later);
+    this.later = requestAnimationFrame(() => this.refresh(true));
   }
 
   readSelection() {
     const rows = this.model.get("selected").map((name) => this.indexOf.get(name));
     this.selection = new Set(rows.filter((row) => row !== undefined));
-    this.focus = this.indexOf.get(this.model.get("current")) ?? -1;
-    if (this.anchor < 0) this.anchor = this.focus;
+    const current = this.indexOf.get(this.model.get("current"));
+    const item = this.items[this.place.get(this.focus)];
+    const held = item?.node && current !== undefined && item.rows.includes(current); // a node on the way to it
+    if (!held) this.focus = current === undefined ? "" : this.names[current];
+    if (!this.anchor) this.anchor = this.focus;
   }
 
   /** Take over a selection that Python made. */
   adopt() {
     const before = this.focus;
     this.readSelection();
+    if (this.focus && !this.place.has(this.focus)) this.focus = this.nearest(this.indexOf.get(this.focus));
     if (this.focus !== before) this.reveal();
     this.drawAll();
   }
 
-  words(i) {
+  /** The key of the innermost node in view above a weight. */
+  nearest(row) {
+    const path = pathTo(this.roots ?? [], row).filter((node) => this.place.has(node.key));
+    return path.at(-1)?.key ?? "";
+  }
+
+  /** Focus the part of a changed tree that holds these weights, and open what is above it. */
+  find(rows) {
+    if (!rows.length || !this.roots) return;
+    const path = pathTo(this.roots, rows[0]);
+    const at = Math.max(0, path.findLastIndex((node) => rows.every((i) => node.rows.includes(i))));
+    path.slice(0, at).forEach((node) => this.openKeys().add(node.key));
+    this.focus = this.anchor = path[at]?.key ?? "";
+    this.showItems();
+    this.layout();
+    this.reveal();
+  }
+
+  isAble(i) {
+    return this.model.get("able_kinds").includes(this.data.kind?.[i]);
+  }
+
+  /** How many of the weights that were summed up can become int4. */
+  ableIn(sum) {
+    const able = this.model.get("able_kinds");
+    return this.data.kind ? [...sum.kinds].reduce((count, [kind, of]) => count + (able.includes(kind) ? of : 0), 0) : sum.count;
+  }
+
+  /** How many weights of the whole model a glob finds. */
+  countOf(glob) {
+    const pattern = new RegExp(`^${glob.split("*").map((text) => text.replace(/[.+?^${}()|[\]\\]/g, "\\$&")).join(".*")}$`);
+    return this.names.filter((name) => pattern.test(name)).length;
+  }
+
+  focusRow() {
+    return this.items[this.place.get(this.focus)]?.row ?? -1;
+  }
+
+  fields(i) {
     const { data } = this;
-    return [data.name[i], data.kind?.[i], data.decision[i], data.status?.[i]].filter(Boolean).join(" ").toLowerCase();
+    return { kind: data.kind?.[i], decision: data.decision[i], reason: data.reason[i], padding: data.padding?.[i], status: data.status?.[i] };
   }
 
   /** Filter, sort and draw again; `live` says that only cells changed. */
@@ -107,145 +176,35 @@ class TableView {
     this.problem.hidden = !filter.error;
     this.input.setAttribute("aria-invalid", String(Boolean(filter.error)));
     const all = this.names.map((_, i) => i);
-    const matching = text.trim() && !filter.error ? all.filter((i) => filter.test(this.data.name[i], this.words(i))) : all;
-    this.order = sortRows(matching, this.data, this.model.get("sort"));
-    this.place = new Map(this.order.map((row, at) => [row, at]));
+    this.filtered = Boolean(text.trim()) && !filter.error;
+    this.matching = this.filtered ? all.filter((i) => filter.test(this.names[i], this.fields(i))) : all;
+    this.roots = this.model.get("tree") ? buildTree(this.data, this.matching, this.model.get("fold")) : null;
+    if (text !== this.lastText) this.open.filtered = null;
+    this.lastText = text;
     this.worst = Math.max(0, ...(this.data.error ?? []).filter((value) => value !== null && value !== undefined));
-    if (!live) this.body.scrollTop = Math.min(this.body.scrollTop, this.order.length * ROW);
+    this.showItems();
+    if (!live) this.body.scrollTop = Math.min(this.body.scrollTop, this.items.length * ROW);
     this.layout();
   }
 
-  // --- drawing ----------------------------------------------------------------------------------------------------
-
-  layout() {
-    const width = this.body.clientWidth;
-    this.body.style.height = `${this.model.get("height")}px`;
-    this.grid.setAttribute("aria-rowcount", this.order.length + 1);
-    this.rows.style.height = `${this.order.length * ROW}px`;
-    this.columns = this.names.length ? fittingColumns(this.data, width - 24) : [];
-    this.grid.setAttribute("aria-colcount", this.columns.length);
-    const sizes = this.columns.map((column) => `minmax(${column.width}px, ${GROWING[column.id] ?? "0fr"})`);
-    this.grid.style.setProperty("--wb-columns", sizes.join(" "));
-    this.grid.style.setProperty("--wb-bar-room", `${this.body.offsetWidth - width}px`);
-    this.empty.textContent = this.names.length ? "No layer matches the filter." : "No layers to show yet.";
-    this.empty.hidden = this.order.length > 0;
-    this.totals.hidden = !this.model.get("show_totals");
-    this.drawHeader();
-    this.drawAll();
+  /** Keys of the open nodes; a filter has its own, so that the tree is as it was when it is gone. */
+  openKeys() {
+    const kind = this.filtered ? "filtered" : "all";
+    return (this.open[kind] ??= openUntilFull(this.roots, Math.floor(this.model.get("height") / ROW)));
   }
 
-  drawAll() {
-    this.shown = null;
-    this.drawRows();
-    this.drawChips();
-    this.drawTotals();
-  }
-
-  drawSoon() {
-    cancelAnimationFrame(this.frame);
-    this.frame = requestAnimationFrame(() => this.drawRows());
-  }
-
-  drawHeader() {
-    const [sorted, direction] = this.model.get("sort");
-    const cells = this.columns.map((column) => {
-      const active = column.id === sorted;
-      const arrow = make("span", { class: "wb-arrow", "aria-hidden": "true", text: direction === "ascending" ? "▲" : "▼" });
-      const long = column.id === "error" ? this.model.get("error_label") : (column.title ?? column.label);
-      const text = column.id === "error" && 7.5 * long.length < column.width - 14 ? long : column.label;
-      const title = `${long.charAt(0).toUpperCase()}${long.slice(1)}: click to sort`;
-      const button = make("button", { type: "button", title, onclick: () => this.sortBy(column) }, make("span", { text: text.charAt(0).toUpperCase() + text.slice(1) }), active ? arrow : null);
-      const sort = active ? direction : "none";
-      return make("div", { role: "columnheader", class: column.right ? "wb-cell wb-right" : "wb-cell", "aria-sort": sort }, button);
-    });
-    const focused = [...this.header.children].findIndex((cell) => cell.contains(this.root.getRootNode().activeElement));
-    this.header.replaceChildren(...cells);
-    if (focused >= 0) this.header.children[focused]?.firstChild.focus();
-  }
-
-  drawRows() {
-    const first = Math.max(0, Math.floor(this.body.scrollTop / ROW) - 4);
-    const last = Math.min(this.order.length, Math.ceil((this.body.scrollTop + this.model.get("height")) / ROW) + 4);
-    if (this.shown && this.shown[0] === first && this.shown[1] === last) return;
-    this.shown = [first, last];
-    const natural = this.model.get("sort").length === 0;
-    const rows = [];
-    for (let at = first; at < last; at++) rows.push(this.drawRow(at, natural && at > 0));
-    this.rows.replaceChildren(...rows);
-    const active = this.place.has(this.focus) && this.place.get(this.focus) >= first && this.place.get(this.focus) < last;
-    if (active) this.grid.setAttribute("aria-activedescendant", `${this.id}-${this.focus}`);
-    else this.grid.removeAttribute("aria-activedescendant");
-  }
-
-  drawRow(at, compare) {
-    const i = this.order[at];
-    const parentOf = (row) => this.names[row].slice(0, this.names[row].lastIndexOf(".") + 1);
-    const grouped = compare && parentOf(i) === parentOf(this.order[at - 1]) && parentOf(i) !== "";
-    const cells = this.columns.map((column) => {
-      const extra = column.id === "name" ? grouped : this.worst;
-      return make("div", { role: "gridcell", class: column.right ? "wb-cell wb-right" : "wb-cell" }, column.cell(this.data, i, extra));
-    });
-    return make(
-      "div",
-      {
-        id: `${this.id}-${i}`,
-        class: "wb-row",
-        role: "row",
-        style: `top:${at * ROW}px`,
-        "aria-rowindex": at + 2,
-        "aria-selected": String(this.selection.has(i)),
-        "data-row": i,
-        "data-name": this.names[i],
-        "data-dense": String(this.data.decision[i] !== "int4"),
-        "data-current": String(i === this.focus),
-      },
-      ...cells,
-    );
-  }
-
-  drawChips() {
-    this.copy.disabled = this.selection.size === 0 && this.focus < 0;
-    this.copy.textContent = this.selection.size > 1 ? `Copy ${this.selection.size} paths` : "Copy path";
-    if (!this.names.length) return this.chips.replaceChildren();
-    const int4 = this.names.map((_, i) => i).filter((i) => this.data.decision[i] === "int4");
-    const chip = (label, rows) => {
-      const here = rows.filter((i) => this.place.has(i));
-      const pressed = here.length > 0 && here.length === this.selection.size && here.every((i) => this.selection.has(i));
-      const pick = (event) => this.choose(event.ctrlKey || event.metaKey ? [...this.selection, ...here] : here);
-      const title = `Select ${plural(here.length, "layer")} (Ctrl-click adds to the selection)`;
-      const count = make("span", { text: formatCount(here.length) });
-      return make("button", { type: "button", class: "wb-chip", title, "aria-pressed": String(pressed), disabled: here.length === 0, onclick: pick }, label, count);
-    };
-    const clear = make("button", { type: "button", class: "wb-chip wb-clear", text: "Clear", disabled: this.selection.size === 0, onclick: () => this.choose([]) });
-    const chips = [["all int4", int4], ...this.quick].map(([label, rows]) => chip(label, rows));
-    const focused = [...this.chips.children].indexOf(this.root.getRootNode().activeElement);
-    this.chips.replaceChildren(make("span", { class: "wb-label", text: "Select" }), ...chips, clear);
-    if (focused >= 0) this.chips.children[focused]?.focus();
-  }
-
-  drawTotals() {
-    if (!this.names.length) return this.totals.replaceChildren();
-    const all = totalsOf(this.data, this.names.map((_, i) => i));
-    const picked = totalsOf(this.data, [...this.selection]);
-    const hidden = [...this.selection].filter((i) => !this.place.has(i)).length;
-    const percent = (share) => `${(Math.floor(1000 * share) / 10).toFixed(1)} %`; // 100 % only when all is covered
-    const counts = [plural(all.count, "layer")];
-    if (this.order.length < all.count) counts.push(`${formatCount(this.order.length)} shown`);
-    if (picked.count) counts.push(`${formatCount(picked.count)} selected${hidden ? ` (${hidden} hidden)` : ""}, ${formatBytes(picked.before)} → ${formatBytes(picked.after)}`);
-    const meter = make("span", { class: "wb-meter", role: "img", "aria-label": `int4 covers ${percent(all.coverage)} of the bytes` });
-    meter.append(make("span", { style: `width:${100 * all.coverage}%` }));
-    const smaller = all.after > 0 ? ` (${(all.before / all.after).toFixed(2)}× smaller)` : "";
-    this.totals.replaceChildren(
-      make("span", { class: "wb-counts", text: counts.join(" · ") }),
-      make(
-        "span",
-        { class: "wb-coverage" },
-        make("span", { text: `int4 covers ${percent(all.coverage)} of bytes` }),
-        meter,
-        make("b", { text: `${formatBytes(all.before)} → ${formatBytes(all.after)}` }),
-        make("span", { class: "wb-smaller", text: smaller }),
-      ),
-    );
+  /** Make the list of what can be scrolled to, from the rows or from the open part of the tree. */
+  showItems() {
+    const sort = this.model.get("sort");
+    if (this.roots) {
+      const open = this.openKeys();
+      this.items = visibleItems(this.roots, open, nodeOrder(this.data, sort));
+      for (const item of this.items) item.open = Boolean(item.node.kids) && open.has(item.key);
+    } else {
+      this.items = sortRows(this.matching, this.data, sort).map((row) => ({ key: this.names[row], row, rows: [row] }));
+    }
+    this.place = new Map(this.items.map((item, at) => [item.key, at]));
+    this.matchingSet = new Set(this.matching);
   }
 
   // --- what the user does -----------------------------------------------------------------------------------------
@@ -259,43 +218,83 @@ class TableView {
     this.saveLater();
   }
 
-  /** Select exactly these rows. */
+  /** Select exactly these rows; what is shown of a node is the layer that was, or its first in int4. */
   choose(rows, focus = this.focus) {
     this.selection = new Set(rows);
     this.focus = focus;
     const inOrder = [...this.selection].sort((a, b) => a - b);
     this.model.set("selected", inOrder.map((i) => this.names[i]));
-    this.model.set("current", focus >= 0 ? this.names[focus] : "");
+    const item = this.items[this.place.get(focus)];
+    if (item && !item.rows.includes(this.indexOf.get(this.model.get("current")))) {
+      const row = item.row >= 0 ? item.row : (item.rows.find((i) => this.data.decision[i] === "int4") ?? item.rows[0]);
+      this.model.set("current", this.names[row]);
+    }
     this.saveLater();
     this.drawAll();
   }
 
+  /** Select rows from outside of the list, and show the first of them. */
+  pick(rows) {
+    this.choose(rows);
+    const row = rows.find((i) => this.matchingSet.has(i));
+    if (row === undefined) return;
+    if (this.roots) this.find([row]);
+    else this.focus = this.names[row];
+    this.choose(rows, this.focus);
+    this.reveal();
+  }
+
   between(from, to) {
     const [a, b] = [this.place.get(from) ?? 0, this.place.get(to)].sort((x, y) => x - y);
-    return this.order.slice(a, b + 1);
+    return this.items.slice(a, b + 1).flatMap((item) => item.rows);
+  }
+
+  itemAt(event) {
+    const row = event.target.closest("[data-at]");
+    return row ? this.items[Number(row.dataset.at)] : undefined;
   }
 
   onClick(event) {
-    const row = event.target.closest("[data-row]");
-    if (!row || event.button !== 0) return;
+    const item = this.itemAt(event);
+    if (!item || event.button !== 0) return;
     event.preventDefault();
     this.grid.focus({ preventScroll: true });
-    this.move(Number(row.dataset.row), event.shiftKey ? "range" : event.ctrlKey || event.metaKey ? "toggle" : "only");
+    if (event.target.closest("[data-twisty]")) this.toggle(item);
+    else this.move(item, event.shiftKey ? "range" : event.ctrlKey || event.metaKey ? "toggle" : "only");
   }
 
-  /** Focus a row and select it alone, toggle it, extend the range to it, or leave the selection. */
-  move(row, how) {
+  /** Open or close a node; `wanted` leaves it alone when it is so already. */
+  toggle(item, wanted = !item?.open) {
+    if (!item?.node?.kids || item.open === wanted) return;
+    if (wanted) this.openKeys().add(item.key);
+    else this.openKeys().delete(item.key);
+    if (!wanted && this.isBelow(this.items[this.place.get(this.focus)], item)) this.focus = this.anchor = item.key;
+    this.showItems();
+    this.layout();
+    this.live.textContent = `${item.node.path} ${wanted ? "opened" : "closed"}`;
+  }
+
+  isBelow(item, above) {
+    for (let at = item?.parent; at; at = at.parent) if (at.key === above.key) return true;
+    return false;
+  }
+
+  /** Focus an item and select it alone, toggle it, extend the range to it, or leave the selection. */
+  move(item, how) {
     if (how === "range") {
-      if (!this.place.has(this.anchor)) this.anchor = row;
-      this.choose(this.between(this.anchor, row), row);
+      if (!this.place.has(this.anchor)) this.anchor = item.key;
+      this.choose(this.between(this.anchor, item.key), item.key);
     } else {
-      this.anchor = row;
+      this.anchor = item.key;
       const toggled = new Set(this.selection);
-      if (!toggled.delete(row)) toggled.add(row);
-      this.choose(how === "only" ? [row] : how === "toggle" ? toggled : this.selection, row);
+      const on = item.rows.every((i) => toggled.has(i));
+      for (const i of item.rows) on ? toggled.delete(i) : toggled.add(i);
+      this.choose(how === "only" ? item.rows : how === "toggle" ? toggled : this.selection, item.key);
     }
     this.reveal();
-    this.live.textContent = `${this.names[row]}, ${this.data.decision[row] === "int4" ? "int4" : this.data.reason[row]}`;
+    const { row } = item;
+    const said = row >= 0 ? (this.data.decision[row] === "int4" ? "int4" : this.data.reason[row]) : plural(item.rows.length, "weight");
+    this.live.textContent = `${row >= 0 ? this.names[row] : item.node.path}, ${said}`;
   }
 
   reveal() {
@@ -307,17 +306,30 @@ class TableView {
     this.drawRows();
   }
 
+  /** What the arrows to the sides do in the tree: open and go in, close and go out. */
+  onSide(item, inward) {
+    if (inward === item.open || !item.node.kids) {
+      const next = inward ? (item.node.kids ? this.items[this.place.get(item.key) + 1] : null) : item.open ? null : item.parent;
+      if (next) this.move(next, "only");
+      else this.toggle(item, inward);
+    } else if (inward) this.toggle(item, true);
+    else if (item.parent) this.move(item.parent, "only");
+  }
+
   onKey(event) {
     if (event.target !== this.grid) return;
     const control = event.ctrlKey || event.metaKey;
     const page = Math.max(1, Math.floor(this.model.get("height") / ROW) - 1);
     const at = this.place.get(this.focus) ?? -1;
-    const targets = { ArrowUp: at - 1, ArrowDown: at + 1, PageUp: at - page, PageDown: at + page, Home: 0, End: this.order.length - 1 };
-    if (event.key in targets && this.order.length) {
-      const row = this.order[clamp(targets[event.key], 0, this.order.length - 1)];
-      this.move(row, event.shiftKey ? "range" : control ? "keep" : "only");
-    } else if (event.key === " " && this.focus >= 0) this.move(this.focus, "toggle");
-    else if (control && event.key.toLowerCase() === "a") this.choose(this.order);
+    const item = this.items[at];
+    const targets = { ArrowUp: at - 1, ArrowDown: at + 1, PageUp: at - page, PageDown: at + page, Home: 0, End: this.items.length - 1 };
+    if (event.key in targets && this.items.length) {
+      const next = this.items[clamp(targets[event.key], 0, this.items.length - 1)];
+      this.move(next, event.shiftKey ? "range" : control ? "keep" : "only");
+    } else if (item?.node && (event.key === "ArrowRight" || event.key === "ArrowLeft")) this.onSide(item, event.key === "ArrowRight");
+    else if (item?.node && event.key === "Enter") this.toggle(item);
+    else if (event.key === " " && item) this.move(item, "toggle");
+    else if (control && event.key.toLowerCase() === "a") this.choose(this.matching);
     else if (control && event.key.toLowerCase() === "c") this.copyPaths();
     else if (event.key === "Escape") this.choose([]);
     else if (event.key === "/") this.input.focus();
@@ -327,7 +339,7 @@ class TableView {
   }
 
   async copyPaths() {
-    const rows = this.selection.size ? [...this.selection].sort((a, b) => a - b) : this.focus >= 0 ? [this.focus] : [];
+    const rows = this.selection.size ? [...this.selection].sort((a, b) => a - b) : this.focusRow() >= 0 ? [this.focusRow()] : [];
     if (!rows.length) return;
     const text = rows.map((i) => this.names[i]).join("\n");
     try {

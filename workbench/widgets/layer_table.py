@@ -1,21 +1,45 @@
-"""Table of a model's layers: thousands of rows from one columnar payload, drawn as they scroll into view."""
+"""Table of a model's layers: thousands of rows from one columnar payload, drawn as they scroll into view.
+
+It is a list or the module tree, where parts that differ by an index alone are shown once; what is picked in it can be
+made int4 or left dense with a click.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import traitlets
 
+from workbench.coverage_words import dense_groups
 from workbench.errors import ConfigError
-from workbench.records import CoverageRow
-from workbench.widgets.component import SYNC_FROM_PAGE, Component, bundle
+from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.records import CoverageRow, Decision
+from workbench.widgets.component import SYNC_FROM_PAGE, Component, ErrorHandler, bundle
 
 REQUIRED = ("name", "shape", "parameters", "decision", "reason", "before_bytes", "after_bytes")
-OPTIONAL = ("kind", "bits_per_weight", "padding", "error", "status")
-UPDATABLE = ("kind", "decision", "reason", "after_bytes", "bits_per_weight", "padding", "error", "status")
+OPTIONAL = ("kind", "group_size", "bits_per_weight", "padding", "error", "status")
+UPDATABLE = ("kind", "decision", "reason", "after_bytes", *OPTIONAL[1:])
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """What a person chose with one click.
+
+    Attributes:
+        names: The weights it is for, in the table's order.
+        decision: "int4" or "dense".
+        group_size: Weights per group, or None: what the layers or the default have.
+        glob: The glob of the part of the model that the names are, or "" for a selection.
+    """
+
+    names: tuple[str, ...]
+    decision: Decision
+    group_size: int | None = None
+    glob: str = ""
 
 
 class LayerTable(Component):
@@ -23,22 +47,31 @@ class LayerTable(Component):
 
     Traits:
         columns: The rows as columns of equal length: name, shape, parameters, decision ("int4" or "dense"),
-            reason, before_bytes, after_bytes; optionally kind, bits_per_weight, padding, error (float, None),
-            status ("", "queued", "running", "done", "failed", or any text). Set it through `show`.
+            reason, before_bytes, after_bytes; optionally kind, group_size, bits_per_weight, padding, error
+            (float, None), status ("", "queued", "running", "done", "failed", or any text). Set it through `show`.
         selected: Names of the selected layers, in the table's order. Both sides may set it.
         current: Name of the focused layer, or "". Both sides may set it.
-        filter: The filter's text: words, globs and "re:" patterns that must all match; "!" in front negates.
+        filter: The filter's text: words, globs, "re:" patterns and "kind:norm" (or decision, reason, padding, status)
+            that must all match; "!" in front negates.
         sort: (column, "ascending" or "descending"), or () for the model's order.
         height: Height of the rows' area in CSS pixels.
         error_label: What the error column shows, with its unit.
-        show_totals: Whether the line of totals stands under the rows.
+        show_totals: Whether the totals, and what stays dense, stand under the rows.
+        tree: Whether the rows are shown by module. Both sides may set it.
+        fold: Whether the tree shows parts that differ by an index alone once. Both sides may set it.
+        group_sizes: Group sizes that a click can choose; none hides the choices.
+        able_kinds: Kinds of weight that can become int4.
+        left_dense: What stays dense, by kind and reason; set by `show`.
 
     Args:
         on_error: Called as (exception, where) for each error of a handler; by default it is logged.
         traits: Initial values of traits.
     """
 
-    _esm = bundle("shared.js", "layer_filter.js", "layer_columns.js", "layer_table.js")
+    _esm = bundle(
+        *("shared.js", "layer_filter.js", "layer_tree.js", "layer_columns.js", "layer_choices.js"),
+        *("layer_rows.js", "layer_table.js"),
+    )
     _css = bundle("theme.css", "layer_table.css")
     columns = traitlets.Dict().tag(sync=True)
     selected = traitlets.List(traitlets.Unicode()).tag(**SYNC_FROM_PAGE)
@@ -48,6 +81,15 @@ class LayerTable(Component):
     height = traitlets.Int(336, min=84, max=4000).tag(sync=True)
     error_label = traitlets.Unicode("relative error").tag(sync=True)
     show_totals = traitlets.Bool(True).tag(sync=True)
+    tree = traitlets.Bool(False).tag(**SYNC_FROM_PAGE)
+    fold = traitlets.Bool(True).tag(**SYNC_FROM_PAGE)
+    group_sizes = traitlets.List(traitlets.Int()).tag(sync=True)
+    able_kinds = traitlets.List(traitlets.Unicode(), list(QUANTIZABLE_KINDS)).tag(sync=True)
+    left_dense = traitlets.List(traitlets.Dict()).tag(sync=True)
+
+    def __init__(self, *, on_error: ErrorHandler | None = None, **traits: Any) -> None:
+        self._callbacks: list[Callable[[LayerChoice], str | None]] = []
+        super().__init__(on_error=on_error, **traits)
 
     def show(self, rows: Iterable[CoverageRow] | Mapping[str, Sequence[Any]]) -> None:
         """Show these rows; the selection keeps the names that are still there.
@@ -63,6 +105,7 @@ class LayerTable(Component):
         names = set(columns["name"])
         with self.hold_sync():
             self.columns = columns
+            self.left_dense = _dense_groups(columns)
             self.selected = [name for name in self.selected if name in names]
             if self.current not in names:
                 self.current = ""
@@ -94,13 +137,48 @@ class LayerTable(Component):
                 target[row] = _plain(cell)
         content = {column: [_plain(cell) for cell in cells] for column, cells in values.items()}
         self.send({"type": "update", "index": index, "values": content})
+        if not values.keys().isdisjoint(("kind", "decision", "reason")):
+            self.left_dense = _dense_groups(self.columns)
 
     def set_status(self, status: Mapping[str, str]) -> None:
         """Set the status of some layers: name to status."""
         self.update(list(status), status=list(status.values()))
 
+    def on_choose(self, callback: Callable[[LayerChoice], str | None]) -> None:
+        """Call `callback` with each choice; the text it returns, or its error, is shown under the rows."""
+        self._callbacks.append(callback)
+
+    def _receive(self, content: Any, buffers: Any) -> None:
+        if not isinstance(content, dict) or content.get("type") != "choose":
+            return
+        texts, failed = [], False
+        for callback in list(self._callbacks):
+            try:
+                texts.append(callback(_choice_of(content, self.columns.get("name", []))))
+            except Exception as error:
+                failed = True
+                texts.append(str(error) or type(error).__name__)
+                self._report(error, "LayerTable: choice")
+        self.send({"type": "said", "ok": not failed, "text": " ".join(text for text in texts if text)})
+
     def _summary(self) -> str:
         return f"{len(self.columns.get('name', ()))} layers, {len(self.selected)} selected"
+
+
+def _choice_of(content: Mapping[str, Any], names: Sequence[str]) -> LayerChoice:
+    """Read a message of the page."""
+    picked, decision, size = content.get("rows"), content.get("decision"), content.get("group_size")
+    known = isinstance(picked, list) and all(isinstance(i, int) and 0 <= i < len(names) for i in picked)
+    if not known or decision not in ("int4", "dense") or not isinstance(size, int | None):
+        raise ConfigError(f"The choice {dict(content)} is not one of this table.")
+    return LayerChoice(tuple(names[i] for i in picked or ()), decision, size, str(content.get("glob") or ""))
+
+
+def _dense_groups(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    kinds = columns.get("kind") or [""] * len(columns["name"])
+    held = zip(columns["decision"], kinds, columns["reason"], columns["before_bytes"], strict=True)
+    groups = dense_groups((kind or "", reason, size) for decision, kind, reason, size in held if decision != "int4")
+    return [dataclasses.asdict(group) | {"text": str(group)} for group in groups]
 
 
 def columns_of(rows: Iterable[CoverageRow]) -> dict[str, list[Any]]:

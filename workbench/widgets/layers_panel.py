@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
+from workbench.config import GROUP_SIZES
 from workbench.coverage import Coverage, size
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.records import CoverageRow
@@ -12,7 +14,7 @@ from workbench.session import Event, Session
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
-from workbench.widgets.layer_table import LayerTable
+from workbench.widgets.layer_table import LayerChoice, LayerTable, columns_of
 from workbench.widgets.panel import Panel
 
 
@@ -21,12 +23,15 @@ class LayersPanel(Panel):
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.verdict = Facts(on_error=on_error)
-        self.table = LayerTable(on_error=on_error, height=308, error_label="relative error (RMS)")
+        self.table = LayerTable(
+            on_error=on_error, height=308, error_label="relative error (RMS)", group_sizes=list(GROUP_SIZES)
+        )
         super().__init__(session, on_error, [self.table])
         self._told: tuple[tuple[str, ...], str] = ((), "")
         self._show_coverage(session.coverage)
         self._show_selection()
         self.table.observe(self._picked, names=["selected", "current"])
+        self.table.on_choose(partial(make_choice, session))
 
     def on_event(self, event: Event) -> None:
         """Show a new coverage, a selection, or a layer's error."""
@@ -40,7 +45,7 @@ class LayersPanel(Panel):
             self._show_notes(self.session.coverage)
 
     def _show_coverage(self, coverage: Coverage) -> None:
-        self.table.show(coverage.rows)
+        self.table.show(columns_with_groups(coverage))
         self._told = (tuple(self.table.selected), self.table.current)
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
@@ -70,6 +75,18 @@ class LayersPanel(Panel):
             return
         self._told = now
         self.session.select(list(now[0]), now[1] or None)
+
+
+def columns_with_groups(coverage: Coverage) -> dict[str, list[Any]]:
+    """Return the columns of the layer table: those of the rows, and the group size of each int4 layer."""
+    configs = [coverage.configs.get(row.name) for row in coverage.rows]
+    sizes = [None if config is None else config.group_size for config in configs]
+    return columns_of(coverage.rows) | {"group_size": sizes}
+
+
+def make_choice(session: Session, choice: LayerChoice) -> str:
+    """Do what was chosen in the layer table; say what came of it."""
+    return session.choose(choice.names, choice.decision, group_size=choice.group_size, glob=choice.glob)
 
 
 def facts_of(coverage: Coverage) -> list[Fact]:
