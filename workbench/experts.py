@@ -187,7 +187,7 @@ def _parts(weight: QuantizedWeight, num_experts: int) -> list[QuantizedWeight]:
 
 
 def experts_forward(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """Run each token through its experts and add up what they give, weighted.
+    """Run each token through its experts and add up what they give, weighted; in float32 between the products.
 
     Args:
         module: An experts module of transformers' registry; its stacks are `Int4Experts` or dense parameters.
@@ -207,7 +207,7 @@ def experts_forward(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weig
             results.append(_one_expert(module, expert, rows[start : start + count]))
             start += count
     if start < tokens * k:
-        results.append(hidden.new_zeros(tokens * k - start, hidden.shape[1]))
+        results.append(hidden.new_zeros(tokens * k - start, hidden.shape[1], dtype=torch.float32))
     weighted = torch.cat(results) * top_k_weights.reshape(-1)[order].unsqueeze(-1)
     if start < tokens * k:
         weighted[start:] = 0
@@ -223,16 +223,18 @@ def _one_expert(module: Any, expert: int, x: Tensor) -> Tensor:
     else:
         inner = module.act_fn(_project(module, "up_proj", expert, x))
     result = _project(module, "down_proj", expert, inner)
-    return module.post_expert_norm(result) if getattr(module, "has_post_expert_norm", False) else result
+    if getattr(module, "has_post_expert_norm", False):
+        result = module.post_expert_norm(result.to(x.dtype))
+    return result.to(torch.float32)
 
 
 def _project(module: Any, name: str, expert: int, x: Tensor) -> Tensor:
     stack = getattr(module, name)
     if isinstance(stack, Int4Experts):
-        result: Tensor = stack.experts[expert](x)
+        result: Tensor = stack.experts[expert](x.to(torch.float32))
     else:
         weight = stack[expert]
-        result = functional.linear(x, weight.t() if module.is_transposed else weight)
+        result = functional.linear(x.to(weight.dtype), weight.t() if module.is_transposed else weight)
     return result + getattr(module, f"{name}_bias")[expert] if module.has_bias else result
 
 
