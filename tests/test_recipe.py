@@ -135,7 +135,7 @@ def test_a_plain_choice_is_a_short_json():
         ({"format_version": 1, "rules": [{"pattern": "a", "dense": True, "group_size": 64}]}, "is dense and has"),
         (
             {"format_version": 1, "rules": [{"pattern": "a", "group_sise": 64}]},
-            r"rules\[0\].group_sise: Unknown setting 'group_sise'.*did you mean 'group_size'",
+            r"rules\[0\].group_sise: Unknown setting 'group_sise'.*write 'group_size'",
         ),
         ({"format_version": 1, "default": {"group_size": 48}}, "group_size=48"),
         ({"format_version": 1, "default": {"zero_point_domain": "float"}}, "zero_point_domain='float'"),
@@ -144,7 +144,7 @@ def test_a_plain_choice_is_a_short_json():
         ({"format_version": 1, "default": {"solver_options": {"norm": 1}}}, "with solver='rtn'"),
         (
             {"format_version": 1, "default": {"solver": "refined", "solver_options": {"nrom": 1}}},
-            r"recipe.default.solver_options.nrom: Unknown option 'nrom' of the solver 'refined'.*did you mean 'norm'",
+            r"recipe.default.solver_options.nrom: Unknown option 'nrom' of the solver 'refined'.*write 'norm'",
         ),
         ({"format_version": 1, "default": {"solver": "calibrated", "solver_options": {"sweeps": -1}}}, "sweeps=-1"),
     ],

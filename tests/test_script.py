@@ -1,13 +1,22 @@
 """Python that does the same: run, it makes the very recipe it was made from."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import workbench as wb
 from workbench.hf import open_source
+from workbench.options import RefinedOptions
 from workbench.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.script import python_of
 
 INT, TILES = wb.ZeroPointDomain.INT, wb.TensorCoreTiledLayout(4)
+ROOT = Path(__file__).parents[1]
 RECIPES = [
     Recipe(),
     Recipe(Choice(wb.Int4WeightOnlyConfig(group_size=64, use_hqq=True))),
@@ -19,6 +28,17 @@ RECIPES = [
     Recipe(None, (Rule("q_proj", Choice()), Rule("re:.*mlp.*", None))),
     Recipe(output_head=True),
 ]
+
+
+MANY = Recipe(
+    Choice(wb.Int4WeightOnlyConfig(group_size=64), "refined", options=RefinedOptions(norm=1.5)),
+    (
+        Rule("layers.0", None),
+        Rule("k_proj", Choice(wb.Int4WeightOnlyConfig(group_size=32, use_hqq=True))),
+        Rule("re:.*down_proj", Choice(wb.Int4WeightOnlyConfig(256, zero_point_domain=INT, preserve_zero=False))),
+        Rule("fqn:lm_head", Choice(domain="symmetric")),
+    ),
+)
 
 
 class Recorder:
@@ -46,7 +66,7 @@ class Recorder:
         self.directory = directory
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, MANY])
 def test_it_makes_the_recipe_that_it_was_made_from(recipe):
     text = python_of(open_source("demo"), recipe, "out dir/it's")
     head, _, body = text.partition("\n\n")
@@ -55,6 +75,23 @@ def test_it_makes_the_recipe_that_it_was_made_from(recipe):
     exec(body, {"wb": recorder})
     assert recorder.recipe == recipe
     assert recorder.directory == "out dir/it's"
+
+
+def test_run_alone_it_gives_the_same_codes(tmp_path):
+    model, tokenizer = wb.demo_model()
+    wb.quantize_(model, MANY)
+    wb.save_checkpoint(model, tmp_path / "here", tokenizer=tokenizer)
+    script = tmp_path / "copied.py"
+    script.write_text(python_of(open_source("demo"), MANY, tmp_path / "alone"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "weights become int4: " in done.stdout
+    here, alone = (load_file(tmp_path / name / "model.safetensors") for name in ("here", "alone"))
+    assert here.keys() == alone.keys() and len(here) > 100
+    assert all(torch.equal(here[name], alone[name]) for name in here)
+    assert wb.load_checkpoint(tmp_path / "alone")[0].int4_recipe == MANY
 
 
 def test_a_plain_recipe_is_a_plain_configuration():

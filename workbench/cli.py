@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workbench import __version__, commands
 from workbench.errors import Cancelled, WorkbenchError
+from workbench.recipe_presets import PRESETS
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -96,7 +97,8 @@ def _inspect_arguments(one: argparse.ArgumentParser) -> None:
 
 def _settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what becomes int4, and how")
-    group.add_argument("--recipe", type=Path, metavar="FILE", help="a recipe file instead of the settings below")
+    named = ", ".join(PRESETS)
+    group.add_argument("--recipe", metavar="FILE", help=f"a recipe file, or one of {named}, in place of the settings")
     group.add_argument("--group-size", type=int, help="256, 128, 64 or 32 (default 64)")
     group.add_argument("--hqq", action="store_true", help="solve for the zero points with HQQ")
     group.add_argument("--domain", help="float, int or symmetric (default: what the kernel takes first)")

@@ -327,16 +327,18 @@ def lab(arguments: argparse.Namespace) -> None:
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
-    """Make a recipe of a file, or of the settings on the command line."""
+    """Make a recipe of a file, a preset, or the settings on the command line."""
     from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout
-    from workbench.recipe import Recipe, as_recipe
+    from workbench.recipe import as_recipe
 
     if arguments.recipe is not None:
-        given = [name for name in SETTINGS if getattr(arguments, name) not in (None, False)]
+        given = [
+            name for name in SETTINGS if getattr(arguments, name) is not None and getattr(arguments, name) is not False
+        ]
         if given:
             named = ", ".join("--" + name.replace("_", "-") for name in given)
-            raise ConfigError(f"--recipe was given together with {named}.", mend="put them into the recipe file")
-        return Recipe.load(arguments.recipe)
+            raise ConfigError(f"--recipe was given together with {named}.", mend="put them into a recipe file")
+        return _named_recipe(arguments.recipe)
     config = Int4WeightOnlyConfig(
         group_size=_group_size(arguments),
         layout=TensorCoreTiledLayout(8 if arguments.inner_k_tiles is None else arguments.inner_k_tiles),
@@ -350,6 +352,19 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         domain=arguments.domain,
         solver=arguments.solver,
     )
+
+
+def _named_recipe(name: str) -> Recipe:
+    """Return the preset of that name, else read the file: a file called like a preset is ./NAME."""
+    from workbench.recipe import Recipe
+
+    if name not in Recipe.presets() and (Path(name).exists() or Path(name).suffix or Path(name).name != name):
+        return Recipe.load(name)
+    try:
+        return Recipe.preset(name)
+    except ConfigError as error:
+        said = f"--recipe {name!r} is neither a file nor a preset."
+        raise ConfigError(said, allowed=f"a file, or {error.allowed}", mend=error.mend) from None
 
 
 def _group_size(arguments: argparse.Namespace) -> int:

@@ -130,7 +130,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that is not known, with the nearest that is."""
     names = list(known)
     near = _MEANT.get(name) or next(iter(difflib.get_close_matches(name, names, n=1)), None)
-    mend = f"did you mean {near!r}?" if near in names else "take one of them, or delete it"
+    mend = f"write {near!r}" if near in names else "take one of them, or delete it"
     return ConfigError(f"{what}.", allowed=", ".join(names), mend=mend)
 
 
