@@ -25,7 +25,7 @@ from workbench.demo import demo_path
 from workbench.measure.timing import time_interleaved
 from workbench.options import SolverName
 from workbench.solvers import InputMoments, solve
-from workbench.sources import SafetensorsFolder
+from workbench.safetensors_folder import SafetensorsFolder
 
 Call = Callable[[], Any]
 NORMS = (2.0, 1.0, 0.7)

@@ -20,7 +20,8 @@ from workbench.hf import demo_model, load_model, open_source
 from workbench.layers import QUANTIZABLE_KINDS
 from workbench.quantize import iter_quantize
 from workbench.recipe import as_recipe
-from workbench.sources import INDEX_FILE, SINGLE_FILE, ModelSource, SafetensorsFolder
+from workbench.safetensors_folder import INDEX_FILE, SINGLE_FILE, SafetensorsFolder
+from workbench.sources import ModelSource
 
 G32 = as_recipe(wb.Int4WeightOnlyConfig(group_size=32))
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -66,7 +67,7 @@ def test_a_tied_head_reads_the_embedding(tmp_path):
 def test_rows_are_read_alone_and_are_those_of_the_weight(monkeypatch, tmp_path):
     live, stored = both(saved("qwen2", tmp_path))
     whole = {name: stored.weight(name) for name in ("model.layers.0.mlp.up_proj", "lm_head")}
-    monkeypatch.setattr(sources.SafetensorsFolder, "read", None)
+    monkeypatch.setattr(SafetensorsFolder, "read", None)
     for name, weight in whole.items():
         for source in (live, stored):
             assert isinstance(source, sources.RowSource)
@@ -175,17 +176,30 @@ def test_a_folder_of_many_dtypes_says_each(tmp_path):
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_base_model_under_other_names_is_said_for_every_weight(tmp_path):
-    model = make("qwen2")
-    model.model.save_pretrained(tmp_path)
+def test_a_base_model_under_other_names_is_read_as_the_model_loads_it(tmp_path):
+    make("qwen2").model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "architectures": ["Qwen2ForCausalLM"]}))
-    coverage = wb.preflight(tmp_path)
-    linear = [row for row in coverage.rows if row.kind == "linear"]
-    assert coverage.int4_rows == () and len(linear) == 14
-    assert all("under another name" in row.reason and "wb.load_model" in row.reason for row in linear)
-    live, _ = load_model(tmp_path)
-    assert len(wb.quantize_(live).layers) == 14
+    live, stored = both(tmp_path)
+    assert live.records() == stored.records()
+    assert len(preflight_source(stored, G32).int4_rows) == 14
+    for record in stored.records():
+        assert torch.equal(stored.weight(record.name), live.weight(record.name))
+
+
+def test_a_weight_that_is_not_stored_is_said(tmp_path):
+    folder = rewrite(saved("qwen2", tmp_path), lambda tensors: tensors.pop("model.layers.0.mlp.up_proj.weight"))
+    row = wb.preflight(folder).row("model.layers.0.mlp.up_proj")
+    assert (row.decision, row.reason) == ("dense", "not stored in the folder")
+
+
+def test_a_tied_weight_may_be_stored_under_any_of_its_names(tmp_path):
+    def rename(tensors):
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+
+    live, stored = both(rewrite(saved("qwen2", tmp_path), rename))
+    for name in ("model.embed_tokens", "lm_head"):
+        assert torch.equal(stored.weight(name), live.weight(name))
 
 
 def test_a_config_that_does_not_belong_is_refused(tmp_path):

@@ -18,7 +18,7 @@ from workbench.checkpoint.writer import MAX_SHARD_BYTES
 from workbench.coverage import size
 from workbench.demo import demo_path, notebooks_path
 from workbench.errors import EnvironmentProblem
-from workbench.sources import SafetensorsFolder
+from workbench.safetensors_folder import SafetensorsFolder
 
 FIRST_NOTEBOOK = "01_workbench.ipynb"
 MODEL_VARIABLE = "INT4_WORKBENCH_MODEL"

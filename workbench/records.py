@@ -78,6 +78,7 @@ class LayerRecord(Record):
         dtype: Name of the stored dtype, for instance "bfloat16".
         size_bytes: Bytes of the stored weight; 0 for a weight tied to one that is counted already.
         tied_to: Name of the weight that shares this storage, or None.
+        stored_format: What the weight is dequantized from on its way from disk, for instance "MXFP4"; else "".
     """
 
     name: str
@@ -86,6 +87,7 @@ class LayerRecord(Record):
     dtype: str
     size_bytes: int
     tied_to: str | None = None
+    stored_format: str = ""
 
     @property
     def parameters(self) -> int:

@@ -18,7 +18,7 @@ from workbench.checkpoint.save import save_checkpoint
 from workbench.checkpoint.writer import MANIFEST_FILE
 from workbench.errors import CheckpointError
 from workbench.hf import load_checkpoint
-from workbench.sources import INDEX_FILE
+from workbench.safetensors_folder import INDEX_FILE
 
 CONFIG = "config.json"
 

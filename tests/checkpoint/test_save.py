@@ -27,7 +27,8 @@ from workbench.demo import demo_path
 from workbench.errors import Cancelled, CheckpointError, WeightError
 from workbench.hf import load_checkpoint, load_model, open_source
 from workbench.recipe import Choice, Recipe, Rule, as_recipe
-from workbench.sources import INDEX_FILE, ModelSource, SafetensorsFolder
+from workbench.safetensors_folder import INDEX_FILE, SafetensorsFolder
+from workbench.sources import ModelSource
 
 ROOT = Path(__file__).parents[2]
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

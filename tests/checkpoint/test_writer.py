@@ -18,7 +18,7 @@ from workbench.checkpoint.writer import (
     write_manifest,
 )
 from workbench.errors import CheckpointError
-from workbench.sources import INDEX_FILE, SINGLE_FILE, SafetensorsFolder
+from workbench.safetensors_folder import INDEX_FILE, SINGLE_FILE, SafetensorsFolder
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn]
 

@@ -14,7 +14,7 @@ import torch
 from workbench.checkpoint.native import ModuleFormat, parse
 from workbench.checkpoint.writer import MANIFEST_FILE, MANIFEST_VERSION, file_sha256, tensor_sha256
 from workbench.errors import CheckpointError, ModelError
-from workbench.sources import SafetensorsFolder, unique_keys
+from workbench.safetensors_folder import SafetensorsFolder, unique_keys
 
 _NAMES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32}
 _NEEDED_FILES = {"config.json"}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.errors import CheckpointError
-from workbench.sources import INDEX_FILE, SINGLE_FILE
+from workbench.safetensors_folder import INDEX_FILE, SINGLE_FILE
 
 MANIFEST_FILE = "int4_manifest.json"
 MANIFEST_VERSION = "1.0"

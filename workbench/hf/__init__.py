@@ -20,9 +20,11 @@ from workbench.checkpoint.native import parse
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.hf import quantizer as quantizer  # which registers it
+from workbench.hf.dequantized import dense_tensors, load_dequantized, stored_format
 from workbench.hf.late import after_import
-from workbench.layers import layer_records
-from workbench.sources import FolderSource, SafetensorsFolder
+from workbench.hf.stored_names import StoredNames
+from workbench.safetensors_folder import SafetensorsFolder
+from workbench.sources import FolderSource
 
 DEMO = "demo"
 
@@ -79,20 +81,23 @@ def open_source(path_or_name: str | Path) -> FolderSource:
         ModelError: when the folder is missing, damaged, of an unknown architecture, or holds int4 weights already.
     """
     folder = dense_folder(path_or_name)
-    stored = SafetensorsFolder(folder)
-    return FolderSource(folder, layer_records(skeleton(folder)), stored, name=str(path_or_name))
+    model: Any = skeleton(folder)
+    tensors = dense_tensors(folder, stored_format(read_config(folder)), model.config.dtype)
+    return FolderSource(StoredNames(tensors, model), model, name=str(path_or_name))
 
 
 def dense_folder(path_or_name: str | Path) -> Path:
-    """Return the folder of a model that is not quantized yet.
+    """Return the folder of a model that is not quantized yet, or is stored in a format that is dequantized on the way.
 
     Raises:
-        ModelError: when there is no such model, or it is quantized.
+        ModelError: when there is no such model, or it is quantized otherwise.
     """
     folder = local_folder(path_or_name)
-    if read_config(folder).get("quantization_config"):
+    config = read_config(folder)
+    if config.get("quantization_config") and stored_format(config) is None:
         raise ModelError(
             f"The model {str(path_or_name)!r} is quantized already.",
+            allowed="dense weights, or weights stored in FP8 (by blocks) or MXFP4",
             mend="open the model that it was made from (workbench inspect shows what this one holds)",
         )
     return folder
@@ -183,14 +188,17 @@ def _from_pretrained(folder: Path, *, dtype: str | torch.dtype = "auto", device:
     model_class = _model_class(config)
     SafetensorsFolder(folder)  # a missing, truncated or foreign shard is named here, before anything is built
     try:
-        model, found = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        if stored_format(read_config(folder)) is not None:
+            model, found = load_dequantized(folder, model_class, config, dtype)
+        else:
+            model, found = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
     except WorkbenchError:
         raise
     except Exception as error:  # transformers raises many kinds; the person needs the model and the reason

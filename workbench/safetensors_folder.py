@@ -1,0 +1,223 @@
+"""The tensors of a folder of safetensors: headers first, values on demand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from workbench.errors import ModelError
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+
+
+class StoredTensors(Protocol):
+    """Tensors of a model folder by name; shapes and dtypes are known without reading any."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        ...
+
+    def __contains__(self, name: str) -> bool:
+        """Say whether there is a tensor of that name."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the tensor that `read` returns."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """Dtype of the tensor that `read` returns, as safetensors calls it, for instance "BF16"."""
+        ...
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes on disk."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor."""
+        ...
+
+    def rows(self, name: str, start: int, stop: int, dim: int = 0) -> Tensor:
+        """Read places start..stop of one tensor along one of its dimensions."""
+        ...
+
+    def stored_format(self, name: str) -> str:
+        """Format that a tensor is dequantized from, for instance "MXFP4"; "" for one that is read as it lies."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a person should know of tensors that are not read."""
+        ...
+
+
+class SafetensorsFolder:
+    """The tensors of a folder of safetensors, sharded or not: headers first, values on demand.
+
+    Raises:
+        ModelError: when the folder, an index or a shard is missing or damaged, naming the file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        """Read the headers of every shard in `path`."""
+        self.path = Path(path)
+        self._file_of: dict[str, str] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
+        for file in shard_files(self.path):
+            with self._open(file) as shard:
+                for name in shard.keys():
+                    piece = shard.get_slice(name)
+                    if name in self._file_of:
+                        raise ModelError(f"{name!r} stands in both {self._file_of[name]!r} and {file!r}.")
+                    self._file_of[name] = file
+                    self._shapes[name] = tuple(piece.get_shape())
+                    self._dtypes[name] = piece.get_dtype()
+        self._check_index()
+
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._file_of)
+
+    def __contains__(self, name: str) -> bool:
+        """Say whether a tensor of that name is stored."""
+        return name in self._file_of
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape in the header."""
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> str:
+        """Dtype in the header, for instance "BF16"."""
+        return self._dtypes[name]
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a tensor, from its header."""
+        return math.prod(self._shapes[name]) * _item_bytes(self._dtypes[name])
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor."""
+        with self._open(self._file_of[name]) as shard:
+            tensor: Tensor = shard.get_tensor(name)
+            return tensor
+
+    def rows(self, name: str, start: int, stop: int, dim: int = 0) -> Tensor:
+        """Read places start..stop of one tensor along dimension `dim`, and nothing else of it."""
+        with self._open(self._file_of[name]) as shard:
+            piece: Tensor = shard.get_slice(name)[(slice(None),) * dim + (slice(start, stop),)]
+            return piece
+
+    def stored_format(self, name: str) -> str:
+        """Every tensor is read as it lies."""
+        return ""
+
+    def notes(self) -> list[str]:
+        """Nothing is left aside."""
+        return []
+
+    def _open(self, file: str) -> safe_open:
+        path = self.path / file
+        try:
+            return safe_open(str(path), framework="pt")
+        except FileNotFoundError:
+            raise ModelError(f"The shard {str(path)!r} is missing.", mend="download or copy the folder again") from None
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{str(path)!r} is no readable safetensors file ({error}).",
+                mend="the file is truncated, damaged or of another format: download or copy it again",
+            ) from None
+
+    def _check_index(self) -> None:
+        index = self.path / INDEX_FILE
+        if not index.is_file():
+            return
+        lost = sorted(set(_weight_map(index)) - set(self._file_of))
+        if lost:
+            raise ModelError(
+                f"{str(index)!r} names {len(lost)} tensors that no shard holds, first {lost[0]!r}.",
+                mend="download or copy the folder again",
+            )
+
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def _item_bytes(dtype: str) -> int:
+    return DTYPES[dtype].itemsize if dtype in DTYPES else 1
+
+
+def shard_files(folder: Path) -> list[str]:
+    """Names of the safetensors files that make up the model in `folder`.
+
+    Raises:
+        ModelError: when there are none, or the index is damaged or points outside the folder.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"The model folder {str(folder)!r} does not exist.", mend="check the path")
+    index = folder / INDEX_FILE
+    if index.is_file():
+        files = sorted(set(_weight_map(index).values()))
+        for file in files:
+            if Path(file).name != file:
+                raise ModelError(f"{str(index)!r} points outside its folder: {file!r}.", allowed="plain file names")
+        return files
+    if (folder / SINGLE_FILE).is_file():
+        return [SINGLE_FILE]
+    raise ModelError(
+        f"No safetensors weights in {str(folder)!r}.",
+        allowed=f"{SINGLE_FILE}, or shards with {INDEX_FILE}",
+        mend="save the model with save_pretrained (pickled .bin weights are never read)",
+    )
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object whose keys are all different: of two, a reader would silently take the second.
+
+    Raises:
+        ValueError: naming the key that stands twice.
+    """
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object names the key {twice!r} twice")
+    return data
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)["weight_map"]
+        if not found or not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
+            raise TypeError("weight_map is empty, or holds something other than names")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"The index {str(index)!r} is damaged ({error!r}).", mend="download or copy it again"
+        ) from None
+    return dict(found)
