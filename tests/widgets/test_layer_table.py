@@ -9,7 +9,7 @@ import pytest
 
 from workbench.errors import ConfigError
 from workbench.records import CoverageRow
-from workbench.widgets.layer_table import LayerTable
+from workbench.widgets.layer_table import LayerChoice, LayerTable
 
 
 def rows(count: int = 3) -> list[CoverageRow]:
@@ -144,3 +144,73 @@ def test_repr_counts() -> None:
     table.show(rows(1500))
     table.selected = ["layers.1"]
     assert repr(table) == "LayerTable(1500 layers, 1 selected)"
+
+
+def test_what_stays_dense_is_grouped_and_follows_the_rows(wire) -> None:
+    table = LayerTable()
+    table.show(rows(6))
+    group = {"kind": "linear", "reason": "excluded by pattern *.2", "count": 2, "size_bytes": 512}
+    assert table.left_dense == [group | {"text": "2 linear layers because excluded by pattern *.2"}]
+    table.update(["layers.2"], decision=["int4"], reason=["group 64"])
+    assert [each["count"] for each in table.left_dense] == [1]
+    table.update(["layers.2"], status=["done"])
+    table.show(rows(2))
+    assert table.left_dense == []
+
+
+def test_columns_without_kinds_say_what_stays_dense_too(wire) -> None:
+    columns = {name: ["x"] for name in ("name", "decision", "reason")}
+    columns |= {"shape": [[1]], "parameters": [1], "before_bytes": [8], "after_bytes": [8]}
+    table = LayerTable()
+    table.show(columns)
+    assert [group["count"] for group in table.left_dense] == [1]
+
+
+def test_a_choice_reaches_every_callback_and_is_answered(wire) -> None:
+    table = LayerTable(group_sizes=[64, 32])
+    table.show(rows())
+    made: list[LayerChoice] = []
+    table.on_choose(made.append)
+    table.on_choose(lambda choice: f"{len(choice.names)} done")
+    wire.clear()
+    table._handle_custom_msg(
+        {"type": "choose", "decision": "int4", "group_size": 32, "rows": [0, 2], "glob": "layers.*"}, []
+    )
+    table._handle_custom_msg({"type": "choose", "decision": "dense", "rows": [1]}, [])
+    assert made == [
+        LayerChoice(("layers.0", "layers.2"), "int4", 32, "layers.*"),
+        LayerChoice(("layers.1",), "dense"),
+    ]
+    assert wire.customs == [{"type": "said", "ok": True, "text": text} for text in ("2 done", "1 done")]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"decision": "int4", "rows": [3]},
+        {"decision": "int4", "rows": [-1]},
+        {"decision": "int4", "rows": ["layers.0"]},
+        {"decision": "int4", "rows": None},
+        {"decision": "fp8", "rows": [0]},
+        {"decision": "int4", "rows": [0], "group_size": "64"},
+    ],
+)
+def test_a_choice_that_is_none_is_refused_and_said(wire, message) -> None:
+    errors: list[Exception] = []
+    table = LayerTable(on_error=lambda error, _where: errors.append(error))
+    table.show(rows())
+    made: list[LayerChoice] = []
+    table.on_choose(made.append)
+    wire.clear()
+    table._handle_custom_msg({"type": "choose", **message}, [])
+    assert made == [] and len(errors) == 1
+    assert [content["ok"] for content in wire.customs] == [False]
+
+
+def test_other_messages_change_nothing(wire) -> None:
+    table = LayerTable()
+    table.on_choose(lambda choice: pytest.fail("no choice"))
+    wire.clear()
+    for message in ({"type": "other"}, "text", None):
+        table._handle_custom_msg(message, [])
+    assert wire.customs == []

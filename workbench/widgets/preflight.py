@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class PreflightTable(ipywidgets.VBox):
         *,
         device: str | None = None,
     ) -> None:
+        self._forget: Callable[[], None] = lambda: None
         model = "demo" if model_or_path is None else model_or_path
         self.session: Session = open_session(model, device=device, recipe=as_recipe(recipe))
         self.session.current = ""  # nothing is on show, so that no change solves a layer
