@@ -15,6 +15,7 @@ import torch
 import workbench as wb
 from benchmarks import (
     dequantize,
+    experts,
     import_time,
     int4_linear,
     llama,
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "int4_linear": (int4_linear, ["-n", "64", "-k", "64", "--batch-sizes", "1", "16", "128", "512", "--budget", "0"]),
     "dequantize": (dequantize, ["-n", "128", "-k", "128", "--budget", "0"]),
     "model": (model, [*TINY_MODEL, "--without-peers"]),
+    "experts": (experts, ["--hidden", "64", "--inner", "32", "--experts", "4", "--top-k", "2", "--budget", "0"]),
     "import_time": (import_time, ["--rounds", "1"]),
 }
 TIMES = {"time_ms", "p10_ms", "p90_ms", "runs"}
