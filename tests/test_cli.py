@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 import workbench.checkpoint.writer as writer
@@ -345,8 +346,10 @@ def test_nan_weights_are_named_and_nothing_is_written(fails, model, tmp_path, ca
 
 
 def test_a_model_with_nothing_to_quantize(fails, tmp_path):
-    error = fails("quantize", saved("gpt2", tmp_path / "models"), "--out", tmp_path / "out")
-    assert "Conv1D" in error and "this version leaves dense" in error
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1])
+    with hushed():
+        transformers.ResNetModel(config).save_pretrained(tmp_path / "convolutions")
+    assert "has no linear layer" in fails("quantize", tmp_path / "convolutions", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -426,7 +429,11 @@ def test_a_broken_recipe_file_names_its_line(fails, model, tmp_path, monkeypatch
 
 def test_a_recipe_that_is_neither_a_preset_nor_a_file(fails, model):
     error = fails("quantize", model, "--dry-run", "--recipe", "balancd")
-    assert "--recipe 'balancd' is neither a file nor a preset" in error and "'accurate' (" in error and "take 'balanced'" in error
+    assert (
+        "--recipe 'balancd' is neither a file nor a preset" in error
+        and "'accurate' (" in error
+        and "take 'balanced'" in error
+    )
     assert "'./balanced' cannot be read" in fails("quantize", model, "--dry-run", "--recipe", "./balanced")
 
 

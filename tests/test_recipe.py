@@ -6,7 +6,6 @@ import pytest
 
 from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError, PatternError
-from workbench.options import CalibratedOptions, HqqOptions, RefinedOptions
 from workbench.recipe import Choice, Recipe, Rule, as_recipe, matches
 
 NAMES = [
@@ -76,51 +75,6 @@ def test_json_both_ways(tmp_path):
     recipe.save(tmp_path / "r.json")
     assert Recipe.load(tmp_path / "r.json") == recipe
     assert Recipe.from_json(json.loads(json.dumps(Recipe(None).to_json()))) == Recipe(None)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"group_size": 256},
-        {"layout": TensorCoreTiledLayout(2)},
-        {"use_hqq": True},
-        {"zero_point_domain": ZeroPointDomain.FLOAT},
-        {"zero_point_domain": ZeroPointDomain.INT},
-        {"set_inductor_config": False},
-        {"preserve_zero": True},
-        {"preserve_zero": False},
-    ],
-    ids=str,
-)
-def test_every_field_of_a_configuration_survives_json(changes):
-    choice = Choice(Int4WeightOnlyConfig(**changes))
-    written = json.loads(json.dumps(choice.to_json()))
-    assert Choice.from_json(written) == choice
-    assert len(written) == (1 if "group_size" in changes else 2)
-
-
-@pytest.mark.parametrize(
-    ("choice", "written"),
-    [
-        (Choice(Int4WeightOnlyConfig(use_hqq=True), options=HqqOptions(iters=5)), {"iters": 5}),
-        (Choice(Int4WeightOnlyConfig(), solver="hqq", options=HqqOptions()), {}),
-        (Choice(Int4WeightOnlyConfig(), "refined", "int", RefinedOptions(norm=1.0)), {"norm": 1.0}),
-        (
-            Choice(Int4WeightOnlyConfig(), "calibrated", None, CalibratedOptions(activation_order=False, sweeps=0)),
-            {"activation_order": False, "sweeps": 0},
-        ),
-    ],
-)
-def test_solver_options_survive_json(choice, written):
-    data = json.loads(json.dumps(choice.to_json()))
-    assert data["solver_options"] == written
-    assert Choice.from_json(data) == choice
-    recipe = Recipe(None, (Rule("mlp", choice),))
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
-
-
-def test_a_plain_choice_is_a_short_json():
-    assert Choice(Int4WeightOnlyConfig(group_size=64)).to_json() == {"group_size": 64}
 
 
 @pytest.mark.parametrize(

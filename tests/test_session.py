@@ -337,6 +337,24 @@ def test_a_recipe_that_fails_leaves_recipe_and_undo_alone(demo):
     assert demo.recipe == before
 
 
+def test_a_recipe_file_shows_in_the_session_and_is_saved_back_unchanged(demo, tmp_path):
+    Recipe(
+        Choice(wb.Int4WeightOnlyConfig(group_size=128), "refined"),
+        (Rule("layers.0.self_attn", None), Rule(GATE, Choice(wb.Int4WeightOnlyConfig(group_size=32), domain="int"))),
+    ).save(tmp_path / "first.json")
+    recipe = Recipe.load(tmp_path / "first.json")
+    demo.set_recipe(recipe)
+    demo.select([GATE])
+    assert demo.choice() == recipe.rules[1].choice
+    assert (demo.coverage.configs[GATE].group_size, demo.coverage.configs[GATE].domain) == (32, "int")
+    assert (demo.coverage.configs[UP].group_size, demo.coverage.configs[UP].solver) == (128, "refined")
+    assert demo.row("model.layers.0.self_attn.q_proj").decision == "dense"
+    demo.configure(group_size=256, scope="layer")
+    assert demo.undo()
+    demo.recipe.save(tmp_path / "second.json")
+    assert (tmp_path / "second.json").read_bytes() == (tmp_path / "first.json").read_bytes()
+
+
 def test_the_same_recipe_again_is_no_change(demo):
     heard = Heard(demo)
     demo.set_recipe(Recipe(demo.recipe.default, demo.recipe.rules))

@@ -19,7 +19,7 @@ from tests.tiny_models import make
 from workbench.hf import demo_model
 from workbench.measure.candidates import present_paths
 from workbench.options import OPTIONS_OF
-from workbench.recipe import Choice, Recipe
+from workbench.recipe import Choice, Recipe, Rule
 from workbench.records import ErrorTrace, LayerResult, SpeedPoint
 from workbench.session import Event
 from workbench.widgets.app import Workbench
@@ -195,6 +195,18 @@ def test_traits_drive_the_app(app: Workbench) -> None:
     assert app.session.current == LAYERS[1]
     assert app.configure.form.values["group_size"] == 32
     assert {"selection", "recipe", "view"} <= set(seen)
+
+
+def test_a_recipe_file_drives_the_controls_and_is_saved_back_unchanged(app: Workbench, tmp_path: Path) -> None:
+    choice = Choice(wb.Int4WeightOnlyConfig(group_size=32), "refined", "int")
+    Recipe(Choice(), (Rule(LAYERS[1], choice), Rule("layers.1", None))).save(tmp_path / "first.json")
+    app.recipe = Recipe.load(tmp_path / "first.json")
+    app.selection = [LAYERS[1]]
+    assert app.wait(30)
+    shown = app.configure.form.values
+    assert (shown["group_size"], shown["domain"], shown["solver"]) == (32, "int", "refined")
+    app.recipe.save(tmp_path / "second.json")
+    assert (tmp_path / "second.json").read_bytes() == (tmp_path / "first.json").read_bytes()
 
 
 def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
