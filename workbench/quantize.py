@@ -296,6 +296,9 @@ def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
     if config is not None and hasattr(config, "save_pretrained") and int4_layers(model):
         config.quantization_config = describe_model(model, recipe)
         keep_names(model)
+        for module in model.modules():  # as transformers marks a model that it loads: some forwards ask
+            if hasattr(getattr(module, "config", None), "save_pretrained"):
+                module.config._is_quantized = True
 
 
 def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Layer:
