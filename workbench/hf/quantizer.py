@@ -62,6 +62,7 @@ class PortableLinear(nn.Module):
     def __init__(self, form: ModuleFormat, device: torch.device, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.form = form
+        self.in_features, self.out_features = form.in_features, form.out_features  # some architectures' inits read them
         self.dtype = dtype
         for name, (tensor_dtype, shape) in form.tensors().items():
             self.register_buffer(name, torch.empty(shape, dtype=tensor_dtype, device=device))
