@@ -227,8 +227,7 @@ def _check_version(data: dict[str, Any], cursor: Cursor) -> None:
     version = data.get("format_version")
     if type(version) is int and version == FORMAT_VERSION:
         return
-    missing = "format_version" not in data
-    mend = 'add "format_version": 1' if missing else "save the recipe again with this version of the workbench"
+    mend = "save it again with this version of the workbench" if "format_version" in data else 'add "format_version": 1'
     with cursor.at("format_version"):
         raise ConfigError(f"Recipe of format_version {version!r}.", allowed=str(FORMAT_VERSION), mend=mend)
 
