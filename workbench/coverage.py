@@ -17,7 +17,7 @@ from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS
 from workbench.packed import padding_note
 from workbench.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
-from workbench.sources import Source
+from workbench.sources import FolderSource, Source
 
 _FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
 _NOT_CALIBRATED = Resolution("solver", "calibrated", "refined", "for experts, whose inputs are not recorded one by one")
@@ -144,7 +144,7 @@ def preflight_source(
         config = None
         if not why_not and choice is not None:
             config = _resolved(choice, record, device)
-            if record.tied_to is None and planned_bytes(record, config) >= record.size_bytes:
+            if record.tied_to is None and planned_bytes(record, config) >= record.dense_bytes:
                 why_not = "int4 with its scales would not be smaller"
         if why_not or config is None:
             rows.append(_dense_row(record, why_not))
@@ -155,7 +155,7 @@ def preflight_source(
         if record.tied_to is not None:
             notes[_untied_note(record, configs)] = None
     _refuse_useless_rules(recipe, records)
-    left = _left_stacks(rows)
+    left = [*(source.notes() if isinstance(source, FolderSource) else ()), *_left_stacks(rows)]
     coverage = Coverage(source.name, tuple(rows), configs, (*notes, *left, f"kernel: {device_note(device)}"))
     _hold_minimum(coverage, min_coverage)
     return coverage
@@ -229,8 +229,16 @@ def _untied_note(record: LayerRecord, configs: dict[str, ResolvedConfig]) -> str
     return f"{record.name} is untied: {record.tied_to} keeps its dense weight beside the int4 copy"
 
 
+def _on_the_way(record: LayerRecord, after_bytes: int) -> str:
+    """Say what a weight is dequantized from; its bytes may then grow, for nothing here runs in the stored format."""
+    if not record.stored_format:
+        return ""
+    grows = f", {after_bytes / record.size_bytes:.2f} times its bytes" if after_bytes > record.size_bytes else ""
+    return f"; stored in {record.stored_format}: dequantized to {record.dtype} on the way{grows}"
+
+
 def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:
-    bits = 8.0 * record.size_bytes / max(1, record.parameters)
+    bits = 8.0 * record.dense_bytes / max(1, record.parameters)
     if record.tied_to is not None:
         reason = f"tied to {record.tied_to}"
         bits = 0.0
@@ -240,9 +248,9 @@ def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:
         record.shape,
         record.parameters,
         "dense",
-        reason,
+        reason + _on_the_way(record, record.dense_bytes),
         record.size_bytes,
-        record.size_bytes,
+        record.dense_bytes,
         bits,
     )
 
@@ -256,7 +264,7 @@ def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: 
         record.shape,
         record.parameters,
         "int4",
-        f"{reason}: g{config.group_size} {config.domain} {config.solver}",
+        f"{reason}: g{config.group_size} {config.domain} {config.solver}{_on_the_way(record, after)}",
         record.size_bytes,
         after,
         8.0 * after / record.parameters,

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from workbench.errors import WorkbenchError
 
 Decision = Literal["int4", "dense"]
+_FLOAT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _OBJECTIVE_UNITS = {
     "mean |error|": "weight units",
     "mean squared error": "squared weight units",
@@ -75,7 +76,7 @@ class LayerRecord(Record):
         kind: Kind of weight: "linear", or for all else the class of its module.
         shape: Shape of the weight as used: [out_features, in_features] for a linear layer, [experts, out_features,
             in_features] for a stack of experts.
-        dtype: Name of the stored dtype, for instance "bfloat16".
+        dtype: Name of the dtype, as stored or dequantized, for instance "bfloat16".
         size_bytes: Bytes of the stored weight; 0 for a weight tied to one that is counted already.
         tied_to: Name of the weight that shares this storage, or None.
         stored_format: What the weight is dequantized from on its way from disk, for instance "MXFP4"; else "".
@@ -93,6 +94,11 @@ class LayerRecord(Record):
     def parameters(self) -> int:
         """Number of elements of the weight."""
         return math.prod(self.shape)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the weight where it stays dense: those stored, or more for what is dequantized on its way."""
+        return self.parameters * _FLOAT_BYTES[self.dtype] if self.stored_format else self.size_bytes
 
     @property
     def matrix(self) -> tuple[int, int]:

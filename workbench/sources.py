@@ -6,6 +6,7 @@ on a model in memory and on a checkpoint far larger than memory.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -117,6 +118,17 @@ class FolderSource:
     def notes(self) -> list[str]:
         """Say what the folder holds that is no weight of the model."""
         return self.folder.notes()
+
+    def usual_dtype(self) -> str:
+        """Name of the dtype that most numbers of the model have."""
+        counts: Counter[str] = Counter()
+        for record in self._records:
+            counts[record.dtype] += record.parameters
+        return counts.most_common(1)[0][0]
+
+    def tensor(self, name: str) -> str:
+        """Return the tensor that holds a weight; "" for one that is not stored."""
+        return self._tensors.get(name, "")
 
     def weight(self, name: str) -> Tensor:
         """Read one weight, [N, K] or [E * N, K]; copied only where it lies transposed."""

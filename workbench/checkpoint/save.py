@@ -112,6 +112,7 @@ def iter_write_quantized(
         Cancelled: when `cancel` was set; nothing is left behind.
         WeightError: when a weight holds NaN or infinity; nothing is left behind.
     """
+    _refuse_lost(source)
     formats: dict[str, ModuleFormat] = {}
     with new_directory(directory, overwrite=overwrite, need_bytes=coverage.after_bytes) as folder:
         writer = ShardWriter(folder, max_shard_bytes)
@@ -132,7 +133,7 @@ def iter_write_quantized(
         hashes = writer.finish()
         dense = [row.name for row in coverage.rows if row.kind in QUANTIZABLE_KINDS and row.decision == "dense"]
         if isinstance(source, FolderSource):
-            _copy_model_files(source.path, folder)
+            _copy_model_files(source, folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
         elif isinstance(source, ModelSource):
@@ -173,10 +174,7 @@ def _declared_ties(model: nn.Module) -> set[str]:
 def _dense_tensors(source: Source, int4: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield everything of a source but the weights that become int4, grouped by module where it is one of those."""
     if isinstance(source, FolderSource):
-        for name in source.folder.names():
-            module, _, parameter = name.rpartition(".")
-            if name not in int4 and not (module in int4 and parameter == "weight"):
-                yield module, {name: source.folder.read(name)}
+        yield from _folder_tensors(source, int4)
         return
     if not isinstance(source, ModelSource):
         raise CheckpointError(f"{type(source).__name__} cannot be written.", allowed="a live model or a model folder")
@@ -185,6 +183,26 @@ def _dense_tensors(source: Source, int4: set[str]) -> Iterator[tuple[str, dict[s
         kept = {name: tensor for name, tensor in tensors.items() if name not in solved}
         if kept:
             yield module, kept
+
+
+def _folder_tensors(source: FolderSource, int4: set[str]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    for name in source.folder.names():
+        module, _, parameter = name.rpartition(".")
+        if name not in int4 and not (module in int4 and parameter == "weight"):
+            yield module, {name: source.folder.read(name)}
+    for record in source.records():
+        stored_as = source.tensor(record.name).removesuffix(".weight")
+        if stored_as in int4 and record.name not in int4:  # shares its values with a layer that becomes int4
+            yield record.name, {f"{record.name}.weight": source.weight(record.name)}
+
+
+def _refuse_lost(source: Source) -> None:
+    lost = [record.name for record in source.records() if source.missing(record.tied_to or record.name)]
+    if isinstance(source, FolderSource) and lost:
+        raise CheckpointError(
+            f"{str(source.path)!r} lacks {len(lost)} weights of the model, first {lost[0]!r}.",
+            mend="download or copy the folder again, or name the folder of the whole model",
+        )
 
 
 def _write_model_files(model: nn.Module, tokenizer: Any, folder: Path) -> None:
@@ -208,10 +226,14 @@ def _write_model_files(model: nn.Module, tokenizer: Any, folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
-def _copy_model_files(source: Path, folder: Path) -> None:
+def _copy_model_files(source: FolderSource, folder: Path) -> None:
     for name in (CONFIG_FILE, *_COMPANIONS):
-        if (source / name).is_file():
-            (folder / name).write_bytes((source / name).read_bytes())
+        if (source.path / name).is_file():
+            (folder / name).write_bytes((source.path / name).read_bytes())
+    data = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    if data.get("dtype") is None and data.get("torch_dtype") is None:  # else guessed from a tensor, a scale perhaps
+        data["dtype"] = source.usual_dtype()
+        (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def _patch_config(folder: Path, quantization: dict[str, Any], *, untied: bool) -> None:
