@@ -19,7 +19,7 @@ errors workers options config records demo inductor
 blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
-packed native dequantize choice products kernels linear experts kinds layers
+packed native dequantize choice products kernels linear stand_in kinds experts offload layers
 safetensors_folder stored_formats sources patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
 recipe_edit recipe_nodes coverage_words coverage
 calibration sequential

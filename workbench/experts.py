@@ -18,14 +18,16 @@ from torch.nn import functional
 from workbench.affine import QuantizedWeight
 from workbench.config import Domain
 from workbench.errors import ModelError, WeightError, WorkbenchError
+from workbench.kinds import in_registry
 from workbench.linear import Int4Linear
 from workbench.portable import portable_names, portable_tensors, quantized_from_portable
+from workbench.stand_in import ExpertStandIn, StandIn
 
 IMPLEMENTATION = "int4_workbench"
 _REGISTRY = "transformers.integrations.moe"
 
 
-class Int4Experts(nn.Module):
+class Int4Experts(nn.Module, StandIn):
     """The int4 weights of E experts, W [E, out_features, in_features]; it stands where the dense parameter stood.
 
     Its state dict holds the portable tensors of the stacked weight [E * out_features, in_features]: expert e is rows
@@ -36,6 +38,7 @@ class Int4Experts(nn.Module):
         num_experts: E.
         out_features: N of each expert.
         in_features: K of each expert.
+        transposed: Whether the dense parameter lay [E, K, N].
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Int4Experts(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.bfloat16,
         inner_k_tiles: int = 8,
+        transposed: bool = False,
     ) -> None:
         """Cut the stacked `weight` [E * N, K] into its experts and pack each for `device`.
 
@@ -56,6 +60,7 @@ class Int4Experts(nn.Module):
         if num_experts < 1 or rows % num_experts:
             raise WeightError(f"{rows} rows for {num_experts} experts.", allowed="the same number of rows for each")
         super().__init__()
+        self.transposed = transposed
         self.num_experts, self.out_features, self.in_features = num_experts, rows // num_experts, weight.shape[1]
         settings: dict[str, Any] = {"device": device, "dtype": dtype, "inner_k_tiles": inner_k_tiles}
         self.experts = [
@@ -104,8 +109,19 @@ class Int4Experts(nn.Module):
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the weight that this stands for, [E, N, K]."""
-        return torch.Size((self.num_experts, self.out_features, self.in_features))
+        """Shape of the parameter that this stands for, as it lay."""
+        sides = (self.out_features, self.in_features)
+        return torch.Size((self.num_experts, *(sides[::-1] if self.transposed else sides)))
+
+    def __getitem__(self, expert: int | Tensor) -> ExpertStandIn:
+        """Return what stands for the matrix of one expert in the model's own forward."""
+        return ExpertStandIn(self.experts[int(expert)], self.transposed)
+
+    def product(self, x: Tensor) -> Tensor | None:
+        """Return x[e] @ W[e]^T for x [E, M, K], as torch.bmm multiplies with a transposed stack."""
+        if x.ndim != 3 or x.shape[0] != self.num_experts:
+            return None
+        return torch.stack([expert(part) for expert, part in zip(self.experts, x, strict=True)])
 
     def quantized_weight(self) -> QuantizedWeight:
         """Return the portable weight of all experts, stacked: [E * N, K]."""
@@ -116,8 +132,9 @@ class Int4Experts(nn.Module):
         return QuantizedWeight(codes, scale, zero, first.group_size, first.domain, first.solved_by)
 
     def dequantize(self) -> Tensor:
-        """Return the weights that the kernels multiply with, `dtype` [E, N, K]."""
-        return torch.stack([expert.weight for expert in self.experts])
+        """Return the weights that the kernels multiply with in `dtype`, as the parameter lay."""
+        weight = torch.stack([expert.weight for expert in self.experts])
+        return weight.transpose(1, 2) if self.transposed else weight
 
     def notes(self) -> list[str]:
         """Say how an expert runs where it is."""
@@ -249,7 +266,7 @@ def route_experts(model: nn.Module) -> list[str]:
     """
     routed = []
     for path, module in model.named_modules():
-        if not any(isinstance(child, Int4Experts) for child in module.children()):
+        if not in_registry(module) or not any(isinstance(child, Int4Experts) for child in module.children()):
             continue
         registry, config = sys.modules.get(_REGISTRY), getattr(module, "config", None)  # loaded: the module is of it
         if registry is None or config is None:

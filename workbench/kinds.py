@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-LINEAR, HEAD, CONV1D, EXPERTS = "linear", "output_head", "conv1d", "experts"
-QUANTIZABLE_KINDS = (LINEAR, HEAD, CONV1D, EXPERTS)
+LINEAR, HEAD, CONV1D, EXPERTS, STACK = "linear", "output_head", "conv1d", "experts", "stack"
+QUANTIZABLE_KINDS = (LINEAR, HEAD, CONV1D, EXPERTS, STACK)
 _STACKS = ("gate_up_proj", "up_proj", "down_proj")  # what transformers' registry of expert implementations reads
 
 
@@ -23,8 +23,8 @@ def weight_kind(module: nn.Module, name: str, parameter: Tensor, head: nn.Module
         parameter: The parameter, on any device, "meta" included.
         head: The model's output head.
     """
-    if is_expert_stack(module, name, parameter):
-        return EXPERTS
+    if parameter.ndim == 3 and stack_is_transposed(module, name) is not None:
+        return EXPERTS if in_registry(module) else STACK
     if isinstance(module, ParametrizationList):  # torch makes a weight of it: of a normed convolution, for instance
         return "parametrization"
     if name == "bias":
@@ -60,10 +60,31 @@ def is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and _forward_is_transposed_linear(type(module))  # type: ignore[arg-type]
 
 
-def is_expert_stack(module: nn.Module, name: str, parameter: Tensor) -> bool:
-    """Say whether a parameter holds one matrix for each expert, in a module of transformers' registry of experts."""
-    known = all(hasattr(module, flag) for flag in ("is_transposed", "has_gate", "has_bias"))
-    return known and name in _STACKS and parameter.ndim == 3
+def in_registry(module: nn.Module) -> bool:
+    """Say whether a module runs through transformers' registry of expert implementations."""
+    return all(hasattr(module, flag) for flag in ("is_transposed", "has_gate", "has_bias"))
+
+
+def stack_is_transposed(module: nn.Module, name: str) -> bool | None:
+    """Say whether a stack of matrices lies [E, K, N] instead of [E, N, K]; None for what is no stack, or tells neither.
+
+    Outside the registry the shapes tell: what `down_proj` gives is as wide as what the first projection takes; or a
+    module with one stack names its `input_size` and `output_size`.
+    """
+    if name in _STACKS and in_registry(module):
+        return bool(module.is_transposed)
+    first = getattr(module, "gate_up_proj", getattr(module, "up_proj", None))
+    shapes = [tuple(getattr(stack, "shape", ())) for stack in (first, getattr(module, "down_proj", None))]
+    if name in _STACKS and all(len(shape) == 3 for shape in shapes):
+        (_, rows, columns), (_, down_rows, down_columns) = shapes
+        straight = columns == down_rows and rows % down_columns == 0
+        turned = rows == down_columns and columns % down_rows == 0
+        return turned if straight != turned else None
+    sides = (getattr(module, "output_size", None), getattr(module, "input_size", None))
+    shape = tuple(getattr(getattr(module, "weight", None), "shape", ()))
+    if name == "weight" and len(shape) == 3 and None not in sides and sides[0] != sides[1]:
+        return {sides: False, sides[::-1]: True}.get(shape[1:])
+    return None
 
 
 def shape_as_used(module: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
@@ -76,8 +97,8 @@ def shape_as_used(module: nn.Module, name: str, parameter: Tensor) -> tuple[int,
 
 def stored_transposed(module: nn.Module, name: str, parameter: Tensor) -> bool:
     """Say whether a parameter lies [..., K, N] instead of [..., N, K]."""
-    if is_expert_stack(module, name, parameter):
-        return bool(module.is_transposed)
+    if parameter.ndim == 3:
+        return bool(stack_is_transposed(module, name))
     return name == "weight" and is_conv1d(module)
 
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from workbench.errors import ModelError
 from workbench.experts import Int4Experts
-from workbench.kinds import QUANTIZABLE_KINDS, shape_as_used, stored_transposed, weight_kind
+from workbench.kinds import QUANTIZABLE_KINDS, STACK, shape_as_used, stored_transposed, weight_kind
 from workbench.linear import Int4Linear
+from workbench.offload import execution_device, follow_hook, offloaded_values
 from workbench.records import LayerRecord
 
 Int4Layer = Int4Linear | Int4Experts
@@ -19,8 +20,8 @@ Int4Layer = Int4Linear | Int4Experts
 def layer_records(model: nn.Module) -> list[LayerRecord]:
     """List every parameter of a model (on any device, "meta" included), and every layer that is int4 already.
 
-    A parameter called "weight" is named by its module; any other by its full path. A tied weight appears once for
-    each of its names, with its bytes counted at the first.
+    A parameter called "weight" is named by its module, unless it is a stack; any other by its full path. A tied weight
+    appears once for each of its names, with its bytes counted at the first.
     """
     head = output_head(model)
     seen: dict[int, str] = {}
@@ -33,10 +34,10 @@ def layer_records(model: nn.Module) -> list[LayerRecord]:
             tie, size = _tie(seen, module, path, module.size_bytes)
             records.append(LayerRecord(path, "int4_linear", shape, "int4", size, tie))
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            full = path if name == "weight" else f"{path}.{name}".lstrip(".")
+            kind, shape = weight_kind(module, name, parameter, head), shape_as_used(module, name, parameter)
+            full = path if name == "weight" and kind != STACK else f"{path}.{name}".lstrip(".")
             tie, size = _tie(seen, parameter, full, parameter.numel() * parameter.element_size())
             dtype = str(parameter.dtype).removeprefix("torch.")
-            kind, shape = weight_kind(module, name, parameter, head), shape_as_used(module, name, parameter)
             records.append(LayerRecord(full, kind, shape, dtype, size, tie))
     return records
 
@@ -92,27 +93,45 @@ def is_int4(model: nn.Module, name: str) -> bool:
 def weight_as_used(model: nn.Module, name: str) -> Tensor:
     """Return a weight detached and not copied: [N, K] of a linear layer, [E, N, K] of a stack of experts.
 
+    One that accelerate offloaded is read from where it is kept.
+
     Raises:
         ModelError: when the model has no such weight.
     """
+    weight, transposed = _stored(model, name)
+    return weight.transpose(-1, -2) if transposed else weight
+
+
+def lies_transposed(model: nn.Module, name: str) -> bool:
+    """Say whether a dense weight lies [..., K, N].
+
+    Raises:
+        ModelError: when the model has no such weight.
+    """
+    return _stored(model, name)[1]
+
+
+def _stored(model: nn.Module, name: str) -> tuple[Tensor, bool]:
     parent, _, child = name.rpartition(".")
     for path, parameter in ((name, "weight"), (parent, child)):
         try:
             module = model.get_submodule(path)
         except AttributeError:
             continue
-        found = getattr(module, parameter, None)
-        if isinstance(found, Tensor):
-            weight = found.detach()
-            return weight.transpose(-1, -2) if stored_transposed(module, parameter, found) else weight
+        found = offloaded_values(module, parameter)
+        if found is not None:
+            return found.detach(), stored_transposed(module, parameter, found)
     raise ModelError(f"The model has no weight {name!r}.", mend="list the layers with wb.preflight(model)")
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Device of a model's first parameter, else of its first int4 layer; the CPU for a model with neither."""
-    first = next(model.parameters(), None)
-    if first is not None:
-        return first.device
+    """Device of a model's first parameter, else of its first int4 layer; the CPU for a model with neither.
+
+    A parameter that accelerate offloaded counts as where it runs.
+    """
+    for module in model.modules():
+        if (first := next(module.parameters(recurse=False), None)) is not None:
+            return (execution_device(module) if first.is_meta else None) or first.device
     return next((m.device for m in model.modules() if isinstance(m, Int4Linear | Int4Experts)), torch.device("cpu"))
 
 
@@ -127,6 +146,8 @@ def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> object:
     if isinstance(old, nn.Parameter):
         delattr(owner, child)  # a module is not assigned over a parameter
     setattr(owner, child, layer)
+    if isinstance(old, nn.Module):
+        follow_hook(old, layer)
     return old
 
 
@@ -144,6 +165,7 @@ __all__ = [
     "get_layer",
     "is_int4",
     "layer_records",
+    "lies_transposed",
     "model_device",
     "output_head",
     "swap_layer",

@@ -20,6 +20,8 @@ from workbench.packing import Layout
 from workbench.portable import portable_names, portable_tensors, quantized_from_portable
 from workbench.solvers import solve
 
+_BUFFERS = ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero")
+
 
 class Int4Linear(nn.Module):
     """A linear layer y = x W^T + b whose weight W [out_features, in_features] is int4 in groups along in_features.
@@ -74,7 +76,7 @@ class Int4Linear(nn.Module):
         )
         self.solved_by = weight.solved_by
         self._layout: Layout | None = None
-        for name in ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero"):
+        for name in _BUFFERS:
             self.register_buffer(name, None, persistent=False)
         device = weight.codes.device if device is None else torch.device(device)
         self._land(weight, device)
@@ -131,7 +133,7 @@ class Int4Linear(nn.Module):
     @property
     def size_bytes(self) -> int:
         """Bytes held in memory for the weight: packed codes, scales and zeros."""
-        held = (self.packed, self.scales_and_zeros, self.zero_points, self.stored_scale, self.stored_zero)
+        held = (self._buffers[name] for name in _BUFFERS)
         return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
 
     def quantized_weight(self) -> QuantizedWeight:
@@ -189,7 +191,18 @@ class Int4Linear(nn.Module):
         ):
             ready = self._joined()
             object.__setattr__(self, "_ready", ready)
+            if _kind(self._layout) != _kind(kernel_layout(self.device, self.inner_k_tiles)):
+                return self._landed_here()
         return ready
+
+    def _landed_here(self) -> PackedWeight:
+        """Make the layout anew after tensors were moved one by one and not by `.to()`, as accelerate's hooks do."""
+        if self.device.type != "meta":
+            with torch.inference_mode(False), torch.no_grad():
+                self._land(self.quantized_weight(), self.device)
+            object.__setattr__(self, "_ready", self._joined())
+        assert self._ready is not None
+        return self._ready
 
     def _joined(self) -> PackedWeight:
         shape = (self.out_features, self.in_features)
@@ -208,6 +221,8 @@ class Int4Linear(nn.Module):
         zero = None if weight.zero is None else weight.zero.to(device)
         self.stored_zero = zero if in_full and self.domain == "float" else None
         self.zero_points = zero if self.domain == "int" else None
+        # accelerate moves every buffer of this set, and stumbles over one that is None.
+        self._non_persistent_buffers_set = {name for name in _BUFFERS if self._buffers[name] is not None}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
         """Follow `.to()` and its kin: a new device repacks, a new float dtype changes bias and `.weight` only."""
@@ -272,6 +287,10 @@ class Int4Linear(nn.Module):
         if weight.shape != (self.out_features, self.in_features):
             raise CheckpointError(f"weight has {weight.shape[0]} rows.", allowed=f"{self.out_features} for this layer")
         return weight
+
+
+def _kind(layout: Layout | None) -> str | None:
+    return None if layout is None else layout.kind
 
 
 def _as_parameter(bias: Tensor, device: torch.device) -> nn.Parameter:

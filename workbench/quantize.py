@@ -23,6 +23,7 @@ from workbench.experts import Int4Experts, route_experts
 from workbench.layers import (
     Int4Layer,
     get_layer,
+    lies_transposed,
     model_device,
     swap_layer,
     untie_embeddings,
@@ -30,6 +31,7 @@ from workbench.layers import (
     weight_as_used,
 )
 from workbench.linear import Int4Linear
+from workbench.offload import layer_device, offload_note, offloaded_values
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe import Recipe, as_recipe
 from workbench.records import ErrorTrace, LayerResult, Progress
@@ -50,7 +52,7 @@ class QuantizationReport:
         coverage: What became int4, what did not, and why.
         layers: Errors of each int4 layer.
         seconds: Time that it took, in seconds.
-        notes: How the calibration text was cut.
+        notes: How the calibration text was cut, and which layers were offloaded.
     """
 
     coverage: Coverage
@@ -274,6 +276,7 @@ def quantize_(
         results.append(step.result)
         if progress is not None:
             progress(step.progress)
+    notes = offload_note(model, layers) + (() if text is None else text.notes)
     for name, layer in layers.items():
         swap_layer(model, name, layer)
     route_experts(model)
@@ -281,7 +284,6 @@ def quantize_(
         untie_embeddings(model)
     object.__setattr__(model, RECIPE_ATTRIBUTE, settled)
     _tell_the_config(model, settled)
-    notes = () if text is None else text.notes
     return QuantizationReport(coverage, tuple(results), time.monotonic() - start, notes)
 
 
@@ -303,8 +305,10 @@ def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
 
 def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Layer:
     name = step.result.name
+    device = layer_device(model, name) or step.weight.codes.device
     dtype, tiles = weight_as_used(model, name).dtype, coverage.configs[name].inner_k_tiles
     if experts := experts_of(coverage, name):
-        return Int4Experts(step.weight, experts, dtype=dtype, inner_k_tiles=tiles)
-    bias = getattr(get_layer(model, name), "bias", None)
-    return Int4Linear(step.weight, bias, dtype=dtype, inner_k_tiles=tiles)
+        turned = lies_transposed(model, name)
+        return Int4Experts(step.weight, experts, device=device, dtype=dtype, inner_k_tiles=tiles, transposed=turned)
+    bias = offloaded_values(get_layer(model, name), "bias")
+    return Int4Linear(step.weight, bias, device=device, dtype=dtype, inner_k_tiles=tiles)

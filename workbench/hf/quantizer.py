@@ -17,8 +17,9 @@ from workbench.checkpoint.integrity import check_headers
 from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, parse
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.experts import Int4Experts, route_experts
-from workbench.layers import Int4Layer, get_layer, swap_layer, weight_as_used
+from workbench.layers import Int4Layer, get_layer, lies_transposed, swap_layer, weight_as_used
 from workbench.linear import Int4Linear
+from workbench.offload import offloaded_values
 from workbench.portable import quantized_from_portable
 from workbench.quantize import RECIPE_ATTRIBUTE, keep_names
 from workbench.recipe import Recipe
@@ -57,7 +58,10 @@ class PortableLinear(nn.Module):
         form: How the weight is stored.
         weight: uint8 [N, ceil(K/2)], and beside it the scale and, by domain, the zero point.
         bias: Parameter [N] or None.
+        transposed: Whether the dense weight lay [..., K, N].
     """
+
+    transposed = False
 
     def __init__(self, form: ModuleFormat, device: torch.device, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -88,8 +92,8 @@ class PortableLinear(nn.Module):
         except WorkbenchError as error:
             raise CheckpointError(f"{name}: {error.what}", allowed=error.allowed, mend=error.mend) from None
         if self.form.experts:
-            return Int4Experts(weight, self.form.experts, dtype=self.dtype)
-        return Int4Linear(weight, self.bias, dtype=self.dtype)
+            return Int4Experts(weight, self.form.experts, dtype=self.dtype, transposed=self.transposed)
+        return Int4Linear(weight, offloaded_values(self, "bias"), dtype=self.dtype)
 
 
 @register_quantizer(QUANT_METHOD)
@@ -113,10 +117,9 @@ class Int4WorkbenchQuantizer(HfQuantizer):
         if files:
             check_headers(Path(os.fspath(files[0])).parent, modules)
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
-        for name, form in modules.items():
-            dense = _dense_weight(model, name, form)
-            bias = None if form.experts else getattr(get_layer(model, name), "bias", None)
-            swap_layer(model, name, PortableLinear(form, dense.device, bias, _layer_dtype(model, name, dtype)))
+        waiting = {name: _portable(model, name, form, dtype) for name, form in modules.items()}
+        for name, layer in waiting.items():  # when all of them were looked at: a stack's shape tells of another's
+            swap_layer(model, name, layer)
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -129,6 +132,14 @@ class Int4WorkbenchQuantizer(HfQuantizer):
         if recipe is not None:
             object.__setattr__(model, RECIPE_ATTRIBUTE, _recipe(recipe))
         return model
+
+
+def _portable(model: Any, name: str, form: ModuleFormat, dtype: torch.dtype) -> PortableLinear:
+    dense = _dense_weight(model, name, form)
+    bias = None if form.experts else getattr(get_layer(model, name), "bias", None)
+    layer = PortableLinear(form, dense.device, bias, _layer_dtype(model, name, dtype))
+    layer.transposed = lies_transposed(model, name)
+    return layer
 
 
 def _recipe(data: Any) -> Recipe:
