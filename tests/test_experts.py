@@ -73,7 +73,7 @@ def quantized(module):
     with torch.no_grad():
         for name in ("gate_up_proj", "up_proj", "down_proj"):
             if isinstance(stack := getattr(module, name, None), Int4Experts):
-                weight = stack.quantized_weight().dequantize(torch.float32).view(stack.shape)
+                weight = stack.quantized_weight().dequantize(torch.float32).view(E, stack.out_features, -1)
                 getattr(dense, name).copy_(weight.transpose(1, 2) if module.is_transposed else weight)
     assert module.config is config
     dense.config._experts_implementation_internal = "eager"
