@@ -112,7 +112,9 @@ def _error(dense: Any, int4: Any, args: Any) -> float:
         for name, module in int4.named_modules():
             if isinstance(module, Int4Experts):
                 weight_as_used(exact, name).copy_(
-                    module.quantized_weight().dequantize(torch.float32).view(module.shape)
+                    module.quantized_weight()
+                    .dequantize(torch.float32)
+                    .view(module.num_experts, module.out_features, -1)
                 )
         exact.mlp.experts.config._experts_implementation_internal = "eager"
         x = torch.randn(16, args.hidden, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
