@@ -25,7 +25,7 @@ class ChoiceBar {
     const { rows, item } = this.target();
     const shown = rows.length ? rows : view.focusRow() >= 0 ? [view.focusRow()] : [];
     this.root.hidden = !view.names.length;
-    this.about.replaceChildren(...(shown.length ? aboutRows(view, shown, item) : [make("span", { text: "Select layers to see why, and to choose for them." })]));
+    this.about.replaceChildren(...(shown.length ? aboutRows(view, shown, item) : [make("span", { text: view.model.get("group_sizes").length ? "Select layers to see why, and to choose for them (F2 goes to the choices)." : "Select layers to see why." })]));
     this.drawButtons(rows);
   }
 
@@ -64,8 +64,13 @@ class ChoiceBar {
     now?.focus({ preventScroll: true });
   }
 
+  focus() {
+    this.buttons.querySelector("button:not(:disabled)[tabindex='0']")?.focus();
+  }
+
   /** A toolbar is one stop of the tab key; arrows move inside it. */
   onKey(event) {
+    if (event.key === "Escape") this.view.grid.focus({ preventScroll: true });
     const list = [...this.buttons.querySelectorAll("button:not(:disabled)")];
     const at = list.indexOf(event.target);
     const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: list.length - 1 }[event.key];

@@ -64,7 +64,7 @@ class TableView extends TableRows {
     this.empty = make("div", { class: "wb-empty" });
     this.grid = make(
       "div",
-      { class: "wb-grid", role: "grid", tabindex: 0, "aria-label": "Layers", "aria-multiselectable": "true" },
+      { class: "wb-grid", role: "grid", tabindex: 0, "aria-label": "Layers", "aria-multiselectable": "true", "aria-keyshortcuts": "F2 /" },
       make("div", { role: "rowgroup", class: "wb-top" }, this.header),
       this.body,
       this.empty,
@@ -75,7 +75,6 @@ class TableView extends TableRows {
     this.live = make("div", { class: "wb-hidden", "aria-live": "polite" });
     this.grid.addEventListener("keydown", (event) => this.onKey(event));
     this.rows.addEventListener("mousedown", (event) => this.onClick(event));
-    this.rows.addEventListener("dblclick", (event) => this.toggle(this.itemAt(event)));
     const head = make("div", { class: "wb-head" }, this.input, this.treeButton, this.foldButton, this.copy);
     this.root.append(head, this.problem, this.chips, this.grid, this.bar.root, this.totals, this.dense, this.live);
   }
@@ -117,6 +116,7 @@ class TableView extends TableRows {
 
   /** Take over a selection that Python made. */
   adopt() {
+    if (this.choosing) return;
     const before = this.focus;
     this.readSelection();
     if (this.focus && !this.place.has(this.focus)) this.focus = this.nearest(this.indexOf.get(this.focus));
@@ -223,12 +223,14 @@ class TableView extends TableRows {
     this.selection = new Set(rows);
     this.focus = focus;
     const inOrder = [...this.selection].sort((a, b) => a - b);
+    this.choosing = true;
     this.model.set("selected", inOrder.map((i) => this.names[i]));
     const item = this.items[this.place.get(focus)];
     if (item && !item.rows.includes(this.indexOf.get(this.model.get("current")))) {
       const row = item.row >= 0 ? item.row : (item.rows.find((i) => this.data.decision[i] === "int4") ?? item.rows[0]);
       this.model.set("current", this.names[row]);
     }
+    this.choosing = false;
     this.saveLater();
     this.drawAll();
   }
@@ -259,7 +261,8 @@ class TableView extends TableRows {
     if (!item || event.button !== 0) return;
     event.preventDefault();
     this.grid.focus({ preventScroll: true });
-    if (event.target.closest("[data-twisty]")) this.toggle(item);
+    const second = event.detail === 2 && !event.shiftKey && !event.ctrlKey && !event.metaKey; // a click redraws its row
+    if (event.target.closest("[data-twisty]") || (second && item.node?.kids)) this.toggle(item);
     else this.move(item, event.shiftKey ? "range" : event.ctrlKey || event.metaKey ? "toggle" : "only");
   }
 
@@ -308,12 +311,10 @@ class TableView extends TableRows {
 
   /** What the arrows to the sides do in the tree: open and go in, close and go out. */
   onSide(item, inward) {
-    if (inward === item.open || !item.node.kids) {
-      const next = inward ? (item.node.kids ? this.items[this.place.get(item.key) + 1] : null) : item.open ? null : item.parent;
-      if (next) this.move(next, "only");
-      else this.toggle(item, inward);
-    } else if (inward) this.toggle(item, true);
-    else if (item.parent) this.move(item.parent, "only");
+    const opens = inward !== item.open;
+    if (item.node.kids && opens) this.toggle(item, inward);
+    else if (!inward && item.parent) this.move(item.parent, "only");
+    else if (inward && item.node.kids) this.move(this.items[this.place.get(item.key) + 1], "only");
   }
 
   onKey(event) {
@@ -333,6 +334,7 @@ class TableView extends TableRows {
     else if (control && event.key.toLowerCase() === "c") this.copyPaths();
     else if (event.key === "Escape") this.choose([]);
     else if (event.key === "/") this.input.focus();
+    else if (event.key === "F2") this.bar.focus();
     else return;
     event.preventDefault();
     event.stopPropagation();
