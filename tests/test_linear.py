@@ -339,6 +339,24 @@ def test_a_layer_pickled_under_another_cpu_is_packed_anew():
     assert_same_layer(pickle.loads(pickle.dumps(foreign)), layer)
 
 
+@pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", ["cuda", None])
+def test_a_layer_whose_tensors_were_moved_one_by_one_is_packed_anew(kind, scale_dtype):
+    """As accelerate moves them: nobody calls the layer's own `.to`."""
+    layer = make_layer(64, 128, scale_dtype=scale_dtype)
+    moved = copy.deepcopy(layer)
+    weight = layer.quantized_weight()
+    moved._layout = kind and Layout(kind, 8)
+    moved.packed = weight.packed_codes() if kind is None else pack(weight.codes, moved._layout)
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(moved(x), layer(x))
+    assert_same_layer(moved, layer)
+    x.requires_grad_()
+    moved(x).sum().backward()
+    assert x.grad is not None
+
+
 @pytest.mark.parametrize(("domain", "zero"), [("float", "weight_zero"), ("int", "weight_zp"), ("symmetric", None)])
 @pytest.mark.parametrize("scale_dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_the_state_dict_is_portable(domain, zero, scale_dtype):

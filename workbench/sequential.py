@@ -23,6 +23,7 @@ from torch.nn import functional
 from workbench.affine import QuantizedWeight
 from workbench.calibration import Calibration, InputTap, Reached, evaluating, hooked, in_features, look, run_model
 from workbench.layers import get_layer, model_device
+from workbench.offload import offloaded_values
 from workbench.solvers import InputMoments
 
 Solve = Callable[[str, InputMoments | None], QuantizedWeight]
@@ -220,7 +221,8 @@ class _StandIns:
             dense = self._dense.get(name)
             if dense is None:
                 dense = self._dense[name] = self._weights[name].dequantize(layer.weight.dtype).to(inputs.device)  # type: ignore[arg-type]
-            return functional.linear(inputs, dense, layer.bias)  # type: ignore[arg-type]
+            bias = offloaded_values(layer, "bias")
+            return functional.linear(inputs, dense, None if bias is None else bias.to(inputs.device))
 
         vars(layer)["forward"] = forward
 

@@ -20,6 +20,7 @@ from workbench.experts import Int4Experts
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.layers import unties_head
 from workbench.linear import Int4Linear
+from workbench.offload import execution_device, offloaded_values
 from workbench.portable import portable_tensors
 from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, experts_of, iter_quantize
 from workbench.recipe import Recipe
@@ -74,7 +75,7 @@ def save_checkpoint(
     if not int4:
         raise CheckpointError("The model has no int4 layer.", mend="quantize it first: wb.quantize_(model, cfg)")
     _refuse_empty(model)
-    need_bytes = sum(tensor.nbytes for _, tensors in _model_tensors(model) for tensor in tensors.values())
+    need_bytes = sum(tensor.nbytes for _, tensors in _model_tensors(model, read=False) for tensor in tensors.values())
     need_bytes += sum(ModuleFormat.of(layer).size_bytes for layer in int4.values())
     with new_directory(directory, overwrite=overwrite, need_bytes=need_bytes) as folder:
         writer = ShardWriter(folder, max_shard_bytes)
@@ -143,7 +144,13 @@ def iter_write_quantized(
 
 
 def _refuse_empty(model: nn.Module) -> None:
-    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    empty = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if execution_device(module) is None  # else accelerate has the values
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.is_meta
+    ]
     if empty:
         raise CheckpointError(
             f"{len(empty)} weights are on the meta device and have no values, first {empty[0]!r}.",
@@ -151,15 +158,21 @@ def _refuse_empty(model: nn.Module) -> None:
         )
 
 
-def _model_tensors(model: nn.Module) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield (module path, its own parameters and persistent buffers), declared ties once."""
+def _model_tensors(model: nn.Module, *, read: bool = True) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield (module path, its own parameters and persistent buffers), declared ties once.
+
+    Offloaded ones are read from where accelerate keeps them; without `read` they stay on the meta device.
+    """
     declared = _declared_ties(model)
     for path, module in model.named_modules(remove_duplicate=False):
         own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
         transient = module._non_persistent_buffers_set
         own |= {name: buffer for name, buffer in module.named_buffers(recurse=False) if name not in transient}
         prefix = f"{path}." if path else ""
-        tensors = {prefix + name: tensor.detach() for name, tensor in own.items() if prefix + name not in declared}
+        own = {name: tensor for name, tensor in own.items() if prefix + name not in declared}
+        if read:
+            own |= {name: found for name in own if (found := offloaded_values(module, name)) is not None}
+        tensors = {prefix + name: tensor.detach() for name, tensor in own.items()}
         if tensors or isinstance(module, Int4Linear | Int4Experts):
             yield path, tensors
 

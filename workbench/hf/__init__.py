@@ -7,7 +7,7 @@ checkpoint. There is one loader: `load_checkpoint` calls the same `from_pretrain
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.hf import quantizer as quantizer  # which registers it
 from workbench.hf.dequantized import dense_tensors, load_dequantized, stored_format
+from workbench.hf.hub import snapshot as _snapshot
 from workbench.hf.late import after_import
+from workbench.hf.placement import DeviceMap, loading_dtype, placement
 from workbench.hf.stored_names import StoredNames
 from workbench.safetensors_folder import SafetensorsFolder
 from workbench.sources import FolderSource
@@ -39,20 +41,33 @@ after_import("peft.tuners.lora.model", _teach_peft)
 
 
 def load_model(
-    path_or_name: str | Path, *, dtype: str | torch.dtype = "auto", device: str | torch.device | None = None
+    path_or_name: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
+    torch_dtype: str | torch.dtype | None = None,
 ) -> tuple[Any, Any]:
     """Load a transformers model and its tokenizer (None when it has none); safetensors only, no remote code.
 
     Args:
         path_or_name: A model folder, a hub name, or "demo".
-        dtype: dtype of the weights; "auto" is what the checkpoint says.
+        dtype: dtype of the weights, or its name; "auto" is what the checkpoint says.
         device: Where to put the model.
+        device_map: As in transformers: "auto", a device, or a dictionary from module to device or "disk".
+        max_memory: For device_map="auto": most bytes for each device, as numbers or as "10GiB".
+        offload_folder: Where weights go that device_map puts on disk, if the checkpoint does not hold them as they are.
+        torch_dtype: The older name of dtype.
 
     Raises:
         ModelError: when the model cannot be found, read or built.
+        ConfigError: for arguments that contradict each other, or an unknown dtype or device.
     """
+    wanted, places = loading_dtype(dtype, torch_dtype), placement(device, device_map, max_memory, offload_folder)
     folder = local_folder(path_or_name)
-    model = _from_pretrained(folder, dtype=dtype, device=device)
+    model = _from_pretrained(folder, dtype=wanted, device=device, places=places)
     return model, _tokenizer(folder)
 
 
@@ -134,7 +149,11 @@ def local_folder(path_or_name: str | Path) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ModelError(f"{str(path)!r} is a file.", allowed="a folder with config.json and safetensors")
+        raise ModelError(
+            f"{str(path)!r} is a file.",
+            allowed="a folder with config.json and safetensors",
+            mend=f"name its folder, {str(path.parent)!r}",
+        )
     name = str(path_or_name)
     if isinstance(path_or_name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ModelError(
@@ -182,14 +201,16 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _from_pretrained(folder: Path, *, dtype: str | torch.dtype = "auto", device: Any = None) -> Any:
+def _from_pretrained(
+    folder: Path, *, dtype: str | torch.dtype = "auto", device: Any = None, places: dict[str, Any] | None = None
+) -> Any:
     read_config(folder)
     config = _config(folder)
     model_class = _model_class(config)
     SafetensorsFolder(folder)  # a missing, truncated or foreign shard is named here, before anything is built
     try:
         if stored_format(read_config(folder)) is not None:
-            model, found = load_dequantized(folder, model_class, config, dtype)
+            model, found = load_dequantized(folder, model_class, config, dtype, places)
         else:
             model, found = model_class.from_pretrained(
                 folder,
@@ -198,11 +219,13 @@ def _from_pretrained(folder: Path, *, dtype: str | torch.dtype = "auto", device:
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                **(places or {}),
             )
     except WorkbenchError:
         raise
     except Exception as error:  # transformers raises many kinds; the person needs the model and the reason
-        raise ModelError(f"The model {str(folder)!r} cannot be loaded: {error}", mend="check its files") from error
+        mend = "check device_map, and the model's files" if places else "check its files"
+        raise ModelError(f"The model {str(folder)!r} cannot be loaded: {error}", mend=mend) from error
     _refuse_missing(folder, sorted(found["missing_keys"]))
     return model if device is None else model.to(device)
 
@@ -247,22 +270,12 @@ def _tokenizer(folder: Path) -> Any:
         raise ModelError(f"The tokenizer in {str(folder)!r} cannot be loaded: {error}.") from error
 
 
-def _snapshot(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:
-        raise ModelError(
-            f"The model {name!r} is no folder here, and the hub did not give it ({type(error).__name__}).",
-            allowed="a model folder, a hub name such as 'org/name', or 'demo'",
-            mend="check the name and the network, or download the model and name its folder",
-        ) from None
-
-
 def load_checkpoint(
-    directory: str | Path, *, verify: bool = False, device: str | torch.device | None = None
+    directory: str | Path,
+    *,
+    verify: bool = False,
+    device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
 ) -> tuple[Any, Any]:
     """Load a native checkpoint; returns (model, tokenizer or None).
 
@@ -270,16 +283,18 @@ def load_checkpoint(
         directory: A folder that `save_checkpoint` or `workbench quantize` made.
         verify: Check every hash first.
         device: Where to put the model; its layout is made there.
+        device_map: As in transformers: "auto", a device, or a dictionary from module to device or "disk".
 
     Raises:
+        ConfigError: for an unknown device, or both ways to name one.
         CheckpointError: when the checkpoint is damaged, of another format, or of a newer version.
     """
-    folder = Path(directory)
+    folder, places = Path(directory), placement(device, device_map)
     parse(read_quantization(folder))
     if verify:
         verify_checkpoint(folder)
     try:
-        model = _from_pretrained(folder, device=device)
+        model = _from_pretrained(folder, device=device, places=places)
         return model, _tokenizer(folder)
     except ModelError as error:
         raise CheckpointError(error.what, allowed=error.allowed, mend=error.mend) from error
