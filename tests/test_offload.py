@@ -96,6 +96,14 @@ def test_a_stack_of_experts_is_where_its_module_is(tmp_path):
     assert torch.equal(weight_as_used(model, "model.layers.1.mlp.experts.gate_up_proj"), dense)
 
 
+def test_a_look_at_an_offloaded_model_reads_nothing(tmp_path, monkeypatch):
+    model = offloaded(tmp_path, "model.layers.0", family="mixtral")
+    monkeypatch.setattr(accelerate.utils.OffloadedWeightsLoader, "__getitem__", lambda *_: pytest.fail("read"))
+    coverage = wb.preflight(model, G32)
+    assert [row.decision for row in coverage.rows] == [row.decision for row in wb.preflight(make("mixtral"), G32).rows]
+    assert weight_as_used(model, Q, read=False).is_meta
+
+
 def test_a_model_whose_first_weight_is_offloaded_runs_where_accelerate_runs_it(tmp_path):
     assert model_device(offloaded(tmp_path, "model.embed_tokens", "lm_head")) == torch.device("cpu")
     assert model_device(make("qwen2").to("meta")) == torch.device("meta")

@@ -90,15 +90,18 @@ def is_int4(model: nn.Module, name: str) -> bool:
         return False
 
 
-def weight_as_used(model: nn.Module, name: str) -> Tensor:
+def weight_as_used(model: nn.Module, name: str, *, read: bool = True) -> Tensor:
     """Return a weight detached and not copied: [N, K] of a linear layer, [E, N, K] of a stack of experts.
 
-    One that accelerate offloaded is read from where it is kept.
+    Args:
+        model: A live model.
+        name: The weight's name.
+        read: Read one that accelerate offloaded from where it is kept; without, it is on the meta device.
 
     Raises:
         ModelError: when the model has no such weight.
     """
-    weight, transposed = _stored(model, name)
+    weight, transposed = _stored(model, name, read)
     return weight.transpose(-1, -2) if transposed else weight
 
 
@@ -108,18 +111,18 @@ def lies_transposed(model: nn.Module, name: str) -> bool:
     Raises:
         ModelError: when the model has no such weight.
     """
-    return _stored(model, name)[1]
+    return _stored(model, name, read=False)[1]
 
 
-def _stored(model: nn.Module, name: str) -> tuple[Tensor, bool]:
+def _stored(model: nn.Module, name: str, read: bool) -> tuple[Tensor, bool]:
     parent, _, child = name.rpartition(".")
     for path, parameter in ((name, "weight"), (parent, child)):
         try:
             module = model.get_submodule(path)
         except AttributeError:
             continue
-        found = offloaded_values(module, parameter)
-        if found is not None:
+        found = offloaded_values(module, parameter) if read else getattr(module, parameter, None)
+        if isinstance(found, Tensor):
             return found.detach(), stored_transposed(module, parameter, found)
     raise ModelError(f"The model has no weight {name!r}.", mend="list the layers with wb.preflight(model)")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from workbench.errors import ModelError
 from workbench.kinds import QUANTIZABLE_KINDS, stored_transposed
 from workbench.layers import layer_records, weight_as_used
+from workbench.offload import layer_device
 from workbench.records import LayerRecord
 from workbench.safetensors_folder import DTYPES, StoredTensors
 
@@ -80,8 +81,9 @@ class ModelSource:
         return weight[start:stop] if weight.ndim <= 2 else rows_of_stack(weight, start, stop)
 
     def missing(self, name: str) -> str:
-        """Weights on the meta device have no values."""
-        return "on the meta device: no values" if weight_as_used(self.model, name).is_meta else ""
+        """Weights on the meta device have no values, unless accelerate offloaded them."""
+        empty = weight_as_used(self.model, name, read=False).is_meta and layer_device(self.model, name) is None
+        return "on the meta device: no values" if empty else ""
 
 
 class FolderSource:
