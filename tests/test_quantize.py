@@ -18,7 +18,7 @@ from workbench.demo import demo_path
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.hf import open_source
 from workbench.quantize import iter_quantize, model_device
-from workbench.recipe import as_recipe
+from workbench.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
@@ -179,6 +179,23 @@ def test_a_second_pass_takes_what_the_first_left():
     assert torch.equal(model.model.layers[0].mlp.up_proj.quantized_weight().codes, want)
     assert len(model.config.quantization_config["modules"]) == 14
     assert len(wb.quantize_(model, G32).layers) == 0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_head_is_a_choice_of_its_own(tied):
+    model = make("qwen2", tied=tied)
+    assert "lm_head" not in [row.name for row in wb.quantize_(make("qwen2", tied=tied), G32).coverage.int4_rows]
+    report = wb.quantize_(model, G32, output_head=True)
+    assert isinstance(model.lm_head, wb.Int4Linear)
+    assert isinstance(model.get_input_embeddings().weight, nn.Parameter)
+    assert any("lm_head is untied" in note for note in report.coverage.notes) == tied
+    assert not model.config.tie_word_embeddings
+
+
+def test_the_output_head_is_not_asked_for_twice():
+    for given in ({"include": "mlp"}, {"recipe": Recipe()}):
+        with pytest.raises(ConfigError, match="output"):
+            wb.quantize_(make("qwen2"), given.pop("recipe", G32), output_head=True, **given)
 
 
 def test_least_coverage_stops_before_any_work(monkeypatch):

@@ -107,6 +107,7 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--inner-k-tiles", type=int, help="2, 4 or 8: tiles of the CUDA layout (default 8)")
     group.add_argument("--include", action="append", metavar="PATTERN", help="layers to quantize; may be given again")
     group.add_argument("--exclude", action="append", metavar="PATTERN", help="layers to keep dense; may be given again")
+    group.add_argument("--output-head", action="store_true", help="make the output head int4 too: faster decoding")
 
 
 def _bench_arguments(one: argparse.ArgumentParser) -> None:

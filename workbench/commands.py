@@ -349,6 +349,7 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
         config,
         include=arguments.include,
         exclude=arguments.exclude,
+        output_head=arguments.output_head,
         domain=arguments.domain,
         solver=arguments.solver,
     )
@@ -371,7 +372,10 @@ def _group_size(arguments: argparse.Namespace) -> int:
     return DEFAULT_GROUP_SIZE if arguments.group_size is None else int(arguments.group_size)
 
 
-SETTINGS = ("group_size", "hqq", "domain", "solver", "preserve_zero", "inner_k_tiles", "include", "exclude")
+SETTINGS = (
+    *("group_size", "hqq", "domain", "solver", "preserve_zero", "inner_k_tiles"),
+    *("include", "exclude", "output_head"),
+)
 
 
 class _ProgressLine:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from workbench.affine import QuantizedWeight
 from workbench.calibration import Calibration, as_calibration
 from workbench.checkpoint.native import describe_model, int4_layers
-from workbench.config import Domain, Int4WeightOnlyConfig
+from workbench.config import Domain
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
 from workbench.experts import Int4Experts, route_experts
@@ -33,7 +33,7 @@ from workbench.layers import (
 from workbench.linear import Int4Linear
 from workbench.offload import layer_device, offload_note, offloaded_values
 from workbench.options import SolverName, SolverOptions
-from workbench.recipe import Recipe, as_recipe
+from workbench.recipe import Recipe, RecipeLike, as_recipe
 from workbench.records import ErrorTrace, LayerResult, Progress
 from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments, SolveResult, solve
@@ -221,13 +221,14 @@ class _Solver:
 
 def quantize_(
     model: nn.Module,
-    recipe: Recipe | Int4WeightOnlyConfig | None = None,
+    recipe: RecipeLike | None = None,
     *,
     include: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     solver: SolverName | None = None,
     domain: Domain | None = None,
     options: SolverOptions | None = None,
+    output_head: bool = False,
     calibration: Calibration | str | Sequence[str] | Tensor | None = None,
     tokenizer: Any = None,
     min_coverage: float = 0.0,
@@ -238,12 +239,15 @@ def quantize_(
 
     Args:
         model: A transformers model, or any module with `nn.Linear` layers.
-        recipe: A configuration for all linear layers but the output head, or a recipe.
+        recipe: A configuration for all linear layers but the output head, a recipe, or torchao's dictionary of names to
+            configurations (`FqnToConfig`).
         include: Patterns of the layers to quantize (all linear ones when not given).
         exclude: Patterns of layers to leave dense.
         solver: "rtn", "hqq", "refined" or "calibrated"; None follows the configuration.
         domain: "float", "int" or "symmetric"; None follows the configuration.
         options: Settings of the solver (`HqqOptions`, ...); None takes its defaults.
+        output_head: Whether the output head becomes int4 too. Decoding reads all of it for each token; where it shares
+            the embedding's weight, the tie is ended, said, and the embedding stays dense.
         calibration: For solver="calibrated": a text (or several) like what the model will see, token ids int64 [S, T],
             or a `Calibration`, which says how the text is cut.
         tokenizer: The model's own, when the calibration is a text.
@@ -259,7 +263,15 @@ def quantize_(
         WeightError: when a weight holds NaN or infinity; the model is unchanged.
         Cancelled: when `cancel` was set; the model is unchanged.
     """
-    settled = as_recipe(recipe, include=include, exclude=exclude, solver=solver, domain=domain, options=options)
+    settled = as_recipe(
+        recipe,
+        include=include,
+        exclude=exclude,
+        solver=solver,
+        domain=domain,
+        options=options,
+        output_head=output_head,
+    )
     source = ModelSource(model)
     coverage = preflight_source(source, settled, device=model_device(model), min_coverage=min_coverage)
     text = as_calibration(calibration, tokenizer)
@@ -300,13 +312,13 @@ def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
         keep_names(model)
         for module in model.modules():  # as transformers marks a model that it loads: some forwards ask
             if hasattr(getattr(module, "config", None), "save_pretrained"):
-                module.config._is_quantized = True
+                module.config._is_quantized = True  # type: ignore[union-attr]
 
 
 def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Layer:
     name = step.result.name
     device = layer_device(model, name) or step.weight.codes.device
-    dtype, tiles = weight_as_used(model, name).dtype, coverage.configs[name].inner_k_tiles
+    dtype, tiles = weight_as_used(model, name, read=False).dtype, coverage.configs[name].inner_k_tiles
     if experts := experts_of(coverage, name):
         turned = lies_transposed(model, name)
         return Int4Experts(step.weight, experts, device=device, dtype=dtype, inner_k_tiles=tiles, transposed=turned)

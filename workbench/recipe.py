@@ -164,6 +164,7 @@ def as_recipe(
     solver: SolverName | None = None,
     domain: Domain | None = None,
     options: SolverOptions | None = None,
+    output_head: bool = False,
 ) -> Recipe:
     """Make a recipe of a configuration and include/exclude patterns (exclude decides first).
 
@@ -176,9 +177,9 @@ def as_recipe(
     included, excluded = _patterns(include), _patterns(exclude)
     names = None if isinstance(recipe, Recipe) else fqn_dictionary(recipe)
     if isinstance(recipe, Recipe) or names is not None:
-        if solver is not None or domain is not None or options is not None or included or excluded:
+        if solver is not None or domain is not None or options is not None or included or excluded or output_head:
             raise ConfigError(
-                "A Recipe (or a dictionary of names) holds its own patterns, solver, options and domain.",
+                "A Recipe (or a dictionary of names) holds its own patterns, solver, options, domain and output head.",
                 mend="put them into the recipe, or pass an Int4WeightOnlyConfig instead",
             )
         return recipe if isinstance(recipe, Recipe) else _from_names(names or {})
@@ -190,7 +191,9 @@ def as_recipe(
         )
     choice = Choice(config, solver, domain, options)
     rules = [Rule(pattern, None) for pattern in excluded] + [Rule(pattern, choice) for pattern in included]
-    return Recipe(None if included else choice, tuple(rules))
+    if output_head and included:
+        raise ConfigError("include= and output_head=True.", mend="name the head in include, for instance 'lm_head'")
+    return Recipe(None if included else choice, tuple(rules), output_head)
 
 
 def _patterns(given: str | Iterable[str] | None) -> list[str]:
