@@ -38,12 +38,14 @@ function decisionCell(data, i, view) {
 
 /** "int4", "dense", or how many of the weights that can become int4 do. */
 function decisionOf(sum, view) {
-  if (sum.int4Count === 0) return make("span", { class: "wb-reason", text: "dense" });
+  if (sum.int4Count === 0) return view.has("reason") || sum.reasons.size > 1 ? make("span", { class: "wb-reason", text: "dense" }) : reasonsOf(sum);
   const able = view.ableIn(sum);
   if (sum.int4Count === sum.count || sum.int4Count === able) {
     return make("span", { class: "wb-badge", "data-kind": "good", title: `${formatCount(sum.int4Count)} of ${plural(sum.count, "weight")}`, text: "int4" });
   }
-  return make("span", { class: "wb-badge", "data-kind": "warn", title: `${formatCount(sum.int4Count)} of ${plural(able, "layer")} that can`, text: `${formatCount(sum.int4Count)} of ${formatCount(able)}` });
+  const left = able - sum.int4Count;
+  const text = left < sum.int4Count ? `all but ${formatCount(left)}` : `${formatCount(sum.int4Count)} of ${formatCount(able)}`;
+  return make("span", { class: "wb-badge", "data-kind": "warn", title: `${formatCount(sum.int4Count)} of ${plural(able, "layer")} that can`, text });
 }
 
 /** The reason that all weights below share, or how many reasons there are, the most frequent first. */
@@ -110,7 +112,7 @@ const LAYER_COLUMNS = [
 
 const NARROW = 620;
 const DECISION = LAYER_COLUMNS.find((column) => column.id === "decision");
-const DECISION_ALONE = 84;
+const DECISION_ALONE = 108;
 const ALWAYS = ["name", "shape", "parameters", "before_bytes", "after_bytes", "decision", "reason"];
 
 /** The columns that have data and fit into `width`, in their order, with the width of each. */
@@ -133,7 +135,7 @@ function fittingColumns(data, width, tree) {
   return known.filter((column) => chosen.has(column)).map(fit);
 }
 
-const isUsed = (data, id) => ALWAYS.includes(id) || (data[id] ?? []).some((value) => value !== null && value !== undefined && value !== "");
+const isUsed = (data, id) => ALWAYS.includes(id) || (id === "group_size" && Boolean(data[id])) || (data[id] ?? []).some((value) => value !== null && value !== undefined && value !== "");
 
 const collator = new Intl.Collator("en", { numeric: true });
 const isMissing = (value) => value === null || value === undefined || value === "";

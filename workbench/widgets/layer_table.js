@@ -92,6 +92,7 @@ class TableView extends TableRows {
       this.focus = this.anchor = "";
       this.open = { all: null, filtered: null };
     }
+    this.bar.say("", ""); // what was said is of the rows before
     this.readSelection();
     this.refresh();
     if (this.focus === focus && focus && !this.place.has(focus)) this.find(rows);

@@ -103,9 +103,18 @@ function named(node, path, glob, data) {
   node.key = node.kids ? `${node.path}/` : node.row >= 0 ? data.name[node.row] : `${node.path}*`;
   if (node.kids) node.kids.forEach((kid) => named(kid, `${node.path}.`, `${star}.`, data));
   else if (node.rows.length > 1) {
-    node.kids = node.rows.map((i) => treeNode(data.name[i], { rows: [i], row: i, path: data.name[i], glob: data.name[i], key: data.name[i] }));
+    const labels = differing(node.rows.map((i) => data.name[i]));
+    node.kids = node.rows.map((i, k) => treeNode(labels[k], { rows: [i], row: i, path: data.name[i], glob: data.name[i], key: data.name[i] }));
   }
   return node;
+}
+
+/** Of names of equal length the part in which they differ, with the component before it: "layers.3". */
+function differing(names) {
+  const parts = names.map((name) => name.split("."));
+  const differs = parts[0].map((part, at) => parts.some((other) => other[at] !== part));
+  const first = Math.max(0, differs.indexOf(true) - 1);
+  return parts.map((own) => own.slice(first, differs.lastIndexOf(true) + 1).join("."));
 }
 
 /** The nodes in view, in order, as items of the table; `compare` (or null) orders siblings, `open` has keys. */
