@@ -79,6 +79,21 @@ class Stacked(nn.Module):
         self.weight = nn.Parameter(torch.randn(4, 64, 64))
 
 
+class Parallel(nn.Module):
+    """One stack, whose sides it names."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 96, 64))
+        self.output_size, self.input_size = 96, 64
+
+
+def test_a_stack_outside_the_registry_says_how_it_is_multiplied():
+    row = row_of(wb.preflight(nn.Sequential(Parallel()), G32), "0.weight")
+    assert (row.kind, row.shape, row.decision) == ("stack", (4, 96, 64), "int4")
+    assert "a stand-in for the parameter" in row.reason
+
+
 def test_stacked_matrices_that_no_registry_knows_stay_and_are_said():
     coverage = wb.preflight(nn.Sequential(nn.Linear(64, 64), Stacked()), G32)
     assert "outside transformers' registry" in row_of(coverage, "1").reason

@@ -13,7 +13,7 @@ from workbench.choice import device_note
 from workbench.config import Resolution, ResolvedConfig
 from workbench.coverage_words import coverage_html
 from workbench.errors import ConfigError, PatternError
-from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS
+from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
 from workbench.packed import padding_note
 from workbench.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
@@ -164,7 +164,7 @@ def preflight_source(
 def _resolved(choice: Choice, record: LayerRecord, device: torch.device | str) -> ResolvedConfig:
     """Decide a layer's settings; a stack of experts has no input of its own that calibrating could look at."""
     config = choice.resolved(device)
-    if record.kind != EXPERTS or config.solver != "calibrated":
+    if record.kind not in (EXPERTS, STACK) or config.solver != "calibrated":
         return config
     config = replace(choice, solver="refined", options=None).resolved(device)
     return replace(config, notes=(*config.notes, _NOT_CALIBRATED))
@@ -212,14 +212,14 @@ def _no_linear_layer(record: LayerRecord) -> str:
 
 
 def _counts_as_linear(row: CoverageRow) -> bool:
-    return row.kind in QUANTIZABLE_KINDS or row.reason.endswith(_STACKED)
+    return row.kind in QUANTIZABLE_KINDS or _STACKED in row.reason
 
 
 def _left_stacks(rows: list[CoverageRow]) -> list[str]:
     """Say how much stays dense only because nobody can tell how its module multiplies with it."""
-    found = [row for row in rows if row.reason.endswith(_STACKED)]
+    found = [row for row in rows if _STACKED in row.reason]
     whole = sum(row.before_bytes for row in found)
-    kinds = ", ".join(sorted({row.reason for row in found}))
+    kinds = ", ".join(sorted({row.reason.partition(";")[0] for row in found}))
     return [f"{len(found)} weights with {size(whole)} stay dense: {kinds}"] if found else []
 
 
@@ -264,12 +264,16 @@ def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: 
         record.shape,
         record.parameters,
         "int4",
-        f"{reason}: g{config.group_size} {config.domain} {config.solver}{_on_the_way(record, after)}",
+        f"{reason}: g{config.group_size} {config.domain} {config.solver}{_on_the_way(record, after)}{_adapted(record)}",
         record.size_bytes,
         after,
         8.0 * after / record.parameters,
         padding_note(n, k, config.group_size, device, config.inner_k_tiles),
     )
+
+
+def _adapted(record: LayerRecord) -> str:
+    return "; its module's own forward multiplies with a stand-in for the parameter" if record.kind == STACK else ""
 
 
 def _refuse_useless_rules(recipe: Recipe, records: list[LayerRecord]) -> None:
