@@ -224,7 +224,7 @@ def _from_pretrained(
     except WorkbenchError:
         raise
     except Exception as error:  # transformers raises many kinds; the person needs the model and the reason
-        mend = "check device_map, and the model's files" if places else "check its files"
+        mend = "check device_map and offload_folder, and the model's files" if places else "check its files"
         raise ModelError(f"The model {str(folder)!r} cannot be loaded: {error}", mend=mend) from error
     _refuse_missing(folder, sorted(found["missing_keys"]))
     return model if device is None else model.to(device)
@@ -276,6 +276,8 @@ def load_checkpoint(
     verify: bool = False,
     device: str | torch.device | None = None,
     device_map: DeviceMap | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    offload_folder: str | Path | None = None,
 ) -> tuple[Any, Any]:
     """Load a native checkpoint; returns (model, tokenizer or None).
 
@@ -283,13 +285,16 @@ def load_checkpoint(
         directory: A folder that `save_checkpoint` or `workbench quantize` made.
         verify: Check every hash first.
         device: Where to put the model; its layout is made there.
-        device_map: As in transformers: "auto", a device, or a dictionary from module to device or "disk".
+        device_map: As in transformers: "auto", a device, or a dictionary from module to device or "disk"; int4 layers
+            are never left on disk.
+        max_memory: As in `load_model`.
+        offload_folder: As in `load_model`.
 
     Raises:
         ConfigError: for an unknown device, or both ways to name one.
         CheckpointError: when the checkpoint is damaged, of another format, or of a newer version.
     """
-    folder, places = Path(directory), placement(device, device_map)
+    folder, places = Path(directory), placement(device, device_map, max_memory, offload_folder)
     parse(read_quantization(folder))
     if verify:
         verify_checkpoint(folder)
