@@ -73,8 +73,8 @@ class SafetensorsFolder:
         """Read the headers of every shard in `path`."""
         self.path = Path(path)
         self._file_of: dict[str, str] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._dtypes: dict[str, str] = {}
+        self._headers: dict[str, tuple[tuple[int, ...], str]] = {}
+        same: dict[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str]] = {}  # thousands have the same
         for file in shard_files(self.path):
             with self._open(file) as shard:
                 for name in shard.keys():
@@ -82,8 +82,8 @@ class SafetensorsFolder:
                     if name in self._file_of:
                         raise ModelError(f"{name!r} stands in both {self._file_of[name]!r} and {file!r}.")
                     self._file_of[name] = file
-                    self._shapes[name] = tuple(piece.get_shape())
-                    self._dtypes[name] = piece.get_dtype()
+                    header = tuple(piece.get_shape()), piece.get_dtype()
+                    self._headers[name] = same.setdefault(header, header)
         self._check_index()
 
     def names(self) -> list[str]:
@@ -96,15 +96,16 @@ class SafetensorsFolder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape in the header."""
-        return self._shapes[name]
+        return self._headers[name][0]
 
     def dtype(self, name: str) -> str:
         """Dtype in the header, for instance "BF16"."""
-        return self._dtypes[name]
+        return self._headers[name][1]
 
     def size_bytes(self, name: str) -> int:
         """Bytes of a tensor, from its header."""
-        return math.prod(self._shapes[name]) * _item_bytes(self._dtypes[name])
+        shape, dtype = self._headers[name]
+        return math.prod(shape) * _item_bytes(dtype)
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
@@ -132,7 +133,7 @@ class SafetensorsFolder:
             return safe_open(str(path), framework="pt")
         except FileNotFoundError:
             raise ModelError(f"The shard {str(path)!r} is missing.", mend="download or copy the folder again") from None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: it cannot be mapped into memory
             raise ModelError(
                 f"{str(path)!r} is no readable safetensors file ({error}).",
                 mend="the file is truncated, damaged or of another format: download or copy it again",

@@ -23,6 +23,7 @@ from workbench.hf import quantizer as quantizer  # which registers it
 from workbench.hf.dequantized import dense_tensors, load_dequantized, stored_format
 from workbench.hf.hub import snapshot as _snapshot
 from workbench.hf.late import after_import
+from workbench.hf.meta import no_values
 from workbench.hf.placement import DeviceMap, loading_dtype, placement
 from workbench.hf.stored_names import StoredNames
 from workbench.safetensors_folder import SafetensorsFolder
@@ -127,7 +128,7 @@ def skeleton(folder: Path) -> nn.Module:
     config = _config(folder)
     model_class = _model_class(config)
     try:
-        with torch.device("meta"):
+        with no_values():
             return model_class._from_config(config)  # type: ignore[no-any-return]
     except WorkbenchError:
         raise

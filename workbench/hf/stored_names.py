@@ -181,7 +181,8 @@ class StoredNames:
         converter_of = {pattern: rule for rule in converters for pattern in rule.source_patterns}
         prefix = self._model.base_model_prefix
         merges: dict[str, _Merge] = {}
-        for stored in sorted(self.folder.names(), key=dot_natural_key):
+        part = functools.cache(dot_natural_key)  # a key is a list with one entry for each part
+        for stored in sorted(self.folder.names(), key=lambda name: [part(one) for one in name.split(".")]):
             name, pattern = rename_source_key(stored, renamings, converters, prefix, places)
             if name not in places and stored in places:
                 name, pattern = rename_source_key(stored, [], [], base_model_prefix=prefix, meta_state_dict=places)
@@ -192,18 +193,30 @@ class StoredNames:
             else:
                 merge = merges.setdefault(name, _Merge(converter_of[pattern], name))
                 merge.sources.setdefault(pattern, []).append(stored)
+        known: dict[object, Tensor] = {}
         for merge in merges.values():
-            self._add(merge, places)
+            self._add(merge, places, known)
 
-    def _add(self, merge: _Merge, places: dict[str, Tensor]) -> None:
-        """Learn the names and shapes that a conversion gives, without reading."""
-        for name, tensor in merge.convert(self._model, self._on_meta).items():
+    def _add(self, merge: _Merge, places: dict[str, Tensor], known: dict[object, Tensor]) -> None:
+        """Learn the names and shapes that a conversion gives, without reading; experts of the same shapes give one."""
+        shapes = tuple((name, tuple(map(self._header, names))) for name, names in merge.sources.items())
+        key = id(merge.converter), shapes
+        if key in known:
+            found = {merge.first: known[key]}
+        else:
+            found = merge.convert(self._model, self._on_meta)
+            if merge.by_expert and list(found) == [merge.first]:
+                known[key] = found[merge.first]
+        for name, tensor in found.items():
             if name in places:
                 self._merges[name], self._meta[name] = merge, tensor
                 self._siblings[id(merge)] += 1
                 self._elements[id(merge)] += tensor.numel()
             else:
                 self._left.append(name)
+
+    def _header(self, stored: str) -> tuple[tuple[int, ...], str]:
+        return self.folder.shape(stored), self.folder.dtype(stored)
 
     def _on_meta(self, stored: str) -> Tensor:
         return torch.empty(self.folder.shape(stored), dtype=DTYPES[self.folder.dtype(stored)], device="meta")
