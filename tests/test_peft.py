@@ -285,6 +285,18 @@ def test_merging_is_refused_before_anything_is_merged(merge):
         next(iter(lora_layers(found).values())).merge()
 
 
+def test_a_model_with_adapters_is_neither_quantized_nor_saved_as_if_it_had_none(tmp_path):
+    dense = adapted(make("qwen2"))
+    with pytest.raises(ModelError, match=r"has adapters of PEFT, first over .*q_proj.*quantize first"):
+        wb.quantize_(dense, G32)
+    found = adapted(int4())
+    for model in (found, found.base_model.model):
+        with pytest.raises(ModelError, match=r"has adapters of PEFT.*save the adapters with model\.save_pretrained"):
+            wb.save_checkpoint(model, tmp_path / "int4")
+    wb.save_checkpoint(found.unload(), tmp_path / "int4")
+    assert len(int4_names(wb.load_checkpoint(tmp_path / "int4")[0])) == 14
+
+
 def test_merging_beside_int4_layers_is_not_refused():
     model = make("qwen2", tie_word_embeddings=False)
     wb.quantize_(model, G32)

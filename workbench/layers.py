@@ -154,6 +154,17 @@ def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> object:
     return old
 
 
+def refuse_adapters(model: nn.Module, mend: str) -> None:
+    """Refuse a model with PEFT's adapters in it, which stand where its layers should.
+
+    Raises:
+        ModelError: naming the first, with `mend`.
+    """
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and any(kind.__module__.startswith("peft.") for kind in type(module).__mro__):
+            raise ModelError(f"The model has adapters of PEFT, first over {name!r}.", mend=mend)
+
+
 def untie_embeddings(model: nn.Module) -> None:
     """Record that the output head no longer shares the embedding's storage, so that nothing ties it again."""
     config = getattr(model, "config", None)
@@ -171,6 +182,7 @@ __all__ = [
     "lies_transposed",
     "model_device",
     "output_head",
+    "refuse_adapters",
     "swap_layer",
     "untie_embeddings",
     "unties_head",

@@ -25,6 +25,7 @@ from workbench.layers import (
     get_layer,
     lies_transposed,
     model_device,
+    refuse_adapters,
     swap_layer,
     untie_embeddings,
     unties_head,
@@ -262,6 +263,7 @@ def quantize_(
         PatternError: for a pattern that matches nothing.
         WeightError: when a weight holds NaN or infinity; the model is unchanged.
         Cancelled: when `cancel` was set; the model is unchanged.
+        ModelError: when the model has adapters of PEFT.
     """
     settled = as_recipe(
         recipe,
@@ -272,6 +274,7 @@ def quantize_(
         options=options,
         output_head=output_head,
     )
+    refuse_adapters(model, "quantize first and put adapters on it afterwards; model.unload() takes them off")
     source = ModelSource(model)
     coverage = preflight_source(source, settled, device=model_device(model), min_coverage=min_coverage)
     text = as_calibration(calibration, tokenizer)

@@ -18,7 +18,7 @@ from workbench.coverage import Coverage
 from workbench.errors import Cancelled, CheckpointError
 from workbench.experts import Int4Experts
 from workbench.kinds import QUANTIZABLE_KINDS
-from workbench.layers import unties_head
+from workbench.layers import refuse_adapters, unties_head
 from workbench.linear import Int4Linear
 from workbench.offload import execution_device, offloaded_values
 from workbench.portable import portable_tensors
@@ -70,10 +70,12 @@ def save_checkpoint(
 
     Raises:
         CheckpointError: when the model has no int4 layer, or the folder exists or cannot be written.
+        ModelError: when the model has adapters of PEFT.
     """
     int4 = int4_layers(model)
     if not int4:
         raise CheckpointError("The model has no int4 layer.", mend="quantize it first: wb.quantize_(model, cfg)")
+    refuse_adapters(model, "save the adapters with model.save_pretrained, then take them off: model.unload()")
     _refuse_empty(model)
     need_bytes = sum(tensor.nbytes for _, tensors in _model_tensors(model, read=False) for tensor in tensors.values())
     need_bytes += sum(ModuleFormat.of(layer).size_bytes for layer in int4.values())
