@@ -7,7 +7,14 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tests.tiny_models import make
-from workbench.kinds import computes_linear, is_conv1d, shape_as_used, stored_transposed, weight_kind
+from workbench.kinds import (
+    computes_linear,
+    is_conv1d,
+    shape_as_used,
+    stack_is_transposed,
+    stored_transposed,
+    weight_kind,
+)
 
 
 class OwnForward(nn.Linear):
@@ -104,3 +111,35 @@ def test_experts_in_both_orientations():
     assert tuple(experts.gate_up_proj.shape) == (4, 64, 64) and experts.is_transposed
     assert shape_as_used(experts, "down_proj", experts.down_proj) == (4, 64, 32)
     assert weight_kind(experts, "gate_up_proj_bias", experts.gate_up_proj_bias) == "parameter"
+
+
+class Straight(nn.Module):
+    """One stack [E, N, K], as in JetMoe."""
+
+    def __init__(self, num_experts, input_size, output_size):
+        super().__init__()
+        self.input_size, self.output_size = input_size, output_size
+        self.weight = nn.Parameter(torch.empty(num_experts, output_size, input_size))
+
+
+class Turned(Straight):
+    """One stack [E, K, N]."""
+
+    def __init__(self, num_experts, input_size, output_size):
+        super().__init__(num_experts, output_size, input_size)
+        self.input_size, self.output_size = input_size, output_size
+
+
+class Untold(Straight):
+    """Made in another way."""
+
+    def __init__(self, shape):
+        super().__init__(*shape)
+
+
+@pytest.mark.parametrize("width", [6, 8])
+def test_a_square_stack_lies_as_others_of_its_class(width):
+    for module, turned in ((Straight(4, 8, width), False), (Turned(4, 8, width), True)):
+        assert stack_is_transposed(module, "weight") is turned
+        assert shape_as_used(module, "weight", module.weight) == (4, width, 8)
+    assert stack_is_transposed(Untold((4, 8, width)), "weight") is (None if width == 8 else False)

@@ -69,7 +69,8 @@ def stack_is_transposed(module: nn.Module, name: str) -> bool | None:
     """Say whether a stack of matrices lies [E, K, N] instead of [E, N, K]; None for what is no stack, or tells neither.
 
     Outside the registry the shapes tell: what `down_proj` gives is as wide as what the first projection takes; or a
-    module with one stack names its `input_size` and `output_size`.
+    module with one stack names its `input_size` and `output_size` (where these are equal, a small one of its class
+    tells).
     """
     if name in _STACKS and in_registry(module):
         return bool(module.is_transposed)
@@ -82,9 +83,11 @@ def stack_is_transposed(module: nn.Module, name: str) -> bool | None:
         return turned if straight != turned else None
     sides = (getattr(module, "output_size", None), getattr(module, "input_size", None))
     shape = tuple(getattr(getattr(module, "weight", None), "shape", ()))
-    if name == "weight" and len(shape) == 3 and None not in sides and sides[0] != sides[1]:
-        return {sides: False, sides[::-1]: True}.get(shape[1:])
-    return None
+    if name != "weight" or len(shape) != 3 or None in sides:
+        return None
+    if sides[0] == sides[1]:
+        return _class_is_transposed(type(module)) if sides == shape[1:] else None  # type: ignore[arg-type]
+    return {sides: False, sides[::-1]: True}.get(shape[1:])
 
 
 def shape_as_used(module: nn.Module, name: str, parameter: Tensor) -> tuple[int, ...]:
@@ -100,6 +103,16 @@ def stored_transposed(module: nn.Module, name: str, parameter: Tensor) -> bool:
     if parameter.ndim == 3:
         return bool(stack_is_transposed(module, name))
     return name == "weight" and is_conv1d(module)
+
+
+@functools.cache
+def _class_is_transposed(kind: Any) -> bool | None:
+    try:
+        with torch.device("cpu"):
+            probe = kind(num_experts=2, input_size=3, output_size=5)
+        return {(2, 5, 3): False, (2, 3, 5): True}.get(tuple(probe.weight.shape))
+    except Exception:  # a class that is made in another way does not tell
+        return None
 
 
 @functools.cache
