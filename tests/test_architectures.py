@@ -1,0 +1,153 @@
+"""Every architecture: how much becomes int4, what the int4 model computes, and that it survives saving."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import workbench as wb
+import workbench.hf
+from scripts.architecture_table import END, README, START, numberless, share, table, watched
+from tests.architectures import MATRIX
+from tests.more_architectures import ALL
+from tests.routing import picks
+from tests.tiny_models import hushed
+from workbench.experts import Int4Experts
+from workbench.layers import weight_as_used
+from workbench.linear import Int4Linear
+
+G32 = wb.Int4WeightOnlyConfig(group_size=32)
+ROUTER_OR_ATTENTION = "a matrix whose module is no linear layer"
+# Shares below 99 %: a pooling attention of torch's own, which reads its weights itself.
+BELOW = {"SigLIP": (0.98, "vision_model.head.attention.in_proj_weight")}
+
+
+@pytest.fixture(scope="module", params=ALL)
+def made(request):
+    """One architecture: dense, int4, and its inputs; in bfloat16, as `from_pretrained` makes it."""
+    architecture = ALL[request.param]
+    dense = architecture.build(torch.bfloat16)
+    inputs = in_dtype(architecture.inputs(), torch.bfloat16)
+    model = copy.deepcopy(dense)
+    coverage = wb.preflight(model, G32)
+    wb.quantize_(model, G32)
+    yield SimpleNamespace(architecture=architecture, dense=dense, inputs=inputs, model=model, coverage=coverage)
+
+
+def in_dtype(inputs, dtype):
+    """The inputs with floating ones in a dtype."""
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+
+
+def outputs(model, inputs):
+    """Every tensor that a forward returns, in one row."""
+    with torch.no_grad():
+        found = model(**inputs).to_tuple()
+    return torch.cat([value.double().flatten() for value in found if isinstance(value, Tensor)])
+
+
+def dequantized(made):
+    """The dense model with the weights that the int4 model stands for."""
+    model = copy.deepcopy(made.dense)
+    for name, layer in made.model.named_modules():
+        if isinstance(layer, Int4Experts):
+            model.get_parameter(name).data.copy_(layer.dequantize())
+        elif isinstance(layer, Int4Linear):
+            weight_as_used(model, name).copy_(layer.weight)
+    return model
+
+
+def distance(left, right):
+    return float((left - right).norm() / right.norm())
+
+
+# --- coverage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_share_of_the_public_shape(name):
+    found = share(name)
+    if name not in BELOW:
+        assert found.value >= 0.99
+        return
+    least, stays = BELOW[name]
+    assert least <= found.value < 0.99
+    assert found.left[stays][1] == f"parameter: {ROUTER_OR_ATTENTION}"
+
+
+def test_only_architectures_outside_the_matrix_may_be_below():
+    assert not {architecture.name for architecture in MATRIX} & set(BELOW)
+
+
+def test_nothing_that_is_multiplied_stays_without_its_reason(made):
+    rows = {row.name: row for row in made.coverage.rows}
+    parameters = dict(made.dense.named_parameters(remove_duplicate=False))
+    assert len(rows) == len(parameters)
+    assert all(row.reason for row in rows.values())
+    head = getattr(made.dense.get_output_embeddings(), "weight", None) if hasattr(made.dense, "lm_head") else None
+    for name in watched(made.architecture.name):
+        row = rows.get(name) or rows[name.removesuffix(".weight")]
+        apart = row.kind in ("output_head", "embedding") or parameters[name] is head
+        assert row.decision == "int4" or apart or row.reason.endswith(ROUTER_OR_ATTENTION), name
+
+
+def test_nothing_becomes_int4_that_is_not_multiplied(made):
+    linear_like = {numberless(name) for name in watched(made.architecture.name)}
+    names = set(dict(made.dense.named_parameters(remove_duplicate=False)))
+    for row in made.coverage.int4_rows:
+        name = row.name if row.name in names else f"{row.name}.weight"
+        assert numberless(name) in linear_like
+
+
+# --- forward --------------------------------------------------------------------------------------------------------
+
+
+def test_the_forward_agrees_with_the_dequantized_model(made):
+    reference = dequantized(made)
+    with picks() as chosen:
+        got = outputs(made.model, made.inputs)
+    with picks(chosen):
+        wanted = outputs(reference, made.inputs)
+    with picks(chosen):
+        exact = outputs(reference.float(), in_dtype(made.inputs, torch.float32))
+    # All three multiply the same weights. The dense model rounds its steps to bfloat16, and so does the int4 one, at
+    # other places: its distance from the computation in float32 is of the same size.
+    assert distance(got, exact) < 2.5 * distance(wanted, exact)
+    assert distance(got, wanted) < distance(got, outputs(made.dense, made.inputs)) / 3
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_it_is_the_same_model(made, tmp_path):
+    wanted = outputs(made.model, made.inputs)
+    auto = getattr(transformers, made.architecture.auto)
+    wb.save_checkpoint(made.model, tmp_path / "native")
+    with hushed():
+        loaded, tokenizer = wb.load_checkpoint(tmp_path / "native")
+        assert (type(loaded), tokenizer) == (type(made.dense), None)
+        assert torch.equal(outputs(loaded, made.inputs), wanted)
+        by_auto = auto.from_pretrained(tmp_path / "native")
+        assert type(by_auto) is type(made.dense)
+        assert torch.equal(outputs(by_auto, made.inputs), wanted)
+        loaded.save_pretrained(tmp_path / "again")
+        again = auto.from_pretrained(tmp_path / "again")
+    assert torch.equal(outputs(again, made.inputs), wanted)
+    assert [row.reason for row in wb.preflight(again, G32).rows].count("int4 already") == len(made.coverage.int4_rows)
+    if made.architecture.generates:
+        given = {name: value for name, value in made.inputs.items() if name != "decoder_input_ids"}
+        texts = [model.generate(**given, max_new_tokens=4, do_sample=False) for model in (made.model, again)]
+        assert torch.equal(*texts)
+
+
+# --- README ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_shows_the_table():
+    shown = README.read_text(encoding="utf-8").split(START)[1].split(END)[0]
+    assert shown == table()
