@@ -279,6 +279,11 @@ class NotebookPage:
         return path
 
 
+def show_tab(page: Page, label: str) -> None:
+    """Show a part of the app."""
+    page.get_by_role("tab", name=label).click()
+
+
 @contextlib.contextmanager
 def open_lab(width: int, height: int) -> Iterator[NotebookPage]:
     """A browser with one page of that size and a server of its own, for programs; no error may be left in the page."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
+from notebook_page import LabServer, NotebookPage, show_tab
 from playwright.sync_api import Locator, Page, expect
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
@@ -165,10 +165,12 @@ def test_a_file_is_read_or_said_to_be_missing(lab: NotebookPage) -> None:
     path.press("Enter")
     expect(calibration(lab).locator(".wb-hint")).to_have_text("corpus.txt")
     expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("inputs of the dense model", timeout=60_000)
+    show_tab(lab.page, "Export")
     lab.page.get_by_role("button", name="Copy as Python").click()
     code = lab.page.locator(".wb-code", has_text="import workbench as wb")
     expect(code).to_contain_text("Path('corpus.txt').expanduser().read_bytes()")
     expect(code).to_contain_text("calibration=text, tokenizer=tokenizer")
+    show_tab(lab.page, "Layers and errors")
     lab.page.get_by_role("button", name="Use the demo text").click()
     expect(calibration(lab).locator(".wb-hint")).to_have_text("the demo model's own text")
 
@@ -191,6 +193,7 @@ def test_the_progress_of_an_export_names_layer_and_solver(lab: NotebookPage) -> 
         "labels = []\n"
         "app.session.listen(lambda e: e.kind == 'job' and e.data.progress and labels.append(e.data.progress.label))"
     )
+    show_tab(lab.page, "Export")
     lab.page.get_by_label("Directory").fill("calibrated/int4")
     lab.page.get_by_label("Directory").press("Tab")
     lab.page.get_by_role("button", name="Export checkpoint", exact=True).click()

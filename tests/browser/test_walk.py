@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from notebook_page import PROJECT, LabServer, NotebookPage
+from notebook_page import PROJECT, LabServer, NotebookPage, show_tab
 from playwright.sync_api import Locator, Page, expect
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +25,7 @@ PIXELS = """canvas => {
     for (const value of data) hash = (31 * hash + value) >>> 0;
     return hash;
 }"""
+TAB_OF = {"Measure speed": "Speed", "Export checkpoint": "Export", "Copy as Python": "Export"}
 GENERATE = """
 import json, sys
 import workbench.hf
@@ -58,7 +59,16 @@ def canvas(lab: NotebookPage) -> Locator:
     return lab.page.locator(".wb-heat canvas")
 
 
+@pytest.fixture(autouse=True)
+def first_tab(request: pytest.FixtureRequest) -> None:
+    """Each test of the walk begins where the layers are."""
+    if "lab" in request.fixturenames:
+        show_tab(request.getfixturevalue("lab").page, "Layers and errors")
+
+
 def press(lab: NotebookPage, name: str) -> None:
+    if name in TAB_OF:
+        show_tab(lab.page, TAB_OF[name])
     lab.page.get_by_role("button", name=name, exact=True).click()
 
 
@@ -192,6 +202,7 @@ def test_speed_is_measured_live(lab: NotebookPage) -> None:
 
 
 def test_the_speed_chart_is_read_with_the_keyboard_and_shows_times_and_the_roofline(lab: NotebookPage) -> None:
+    show_tab(lab.page, "Speed")
     plot = speed(lab).locator(".wb-lines")
     plot.focus()
     plot.press("ArrowRight")
@@ -227,6 +238,7 @@ def test_a_measurement_is_cancelled_at_once(lab: NotebookPage) -> None:
 
 def test_an_export_is_written_verified_and_generates_in_a_new_process(lab: NotebookPage, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("export") / "int4"
+    show_tab(lab.page, "Export")
     lab.page.get_by_label("Directory").fill(str(folder))
     lab.page.get_by_label("Directory").press("Tab")
     press(lab, "Export checkpoint")
@@ -315,6 +327,7 @@ class TestBadInput:
         page.locator("[data-name='model.layers.1.mlp.down_proj']").click()
         expect(page.locator(".wb-heat .wb-title")).to_have_text("model.layers.1.mlp.down_proj")
         expect(page.locator(".wb-heat .wb-empty")).to_be_hidden()
+        show_tab(page, "Export")
         page.get_by_role("button", name="Export checkpoint", exact=True).click()
         expect(page.locator(".wb-job")).to_have_text(re.compile(r"Export to exports/int4\s*failed"), timeout=30_000)
         assert not (notebook.server.root / "exports").exists() or not any((notebook.server.root / "exports").iterdir())
@@ -325,6 +338,7 @@ class TestBadInput:
         notebook.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
         notebook.run_all()
         page, place = notebook.page, notebook.server.root / "full"
+        show_tab(page, "Export")
         page.get_by_label("Directory").fill("full/int4")
         page.get_by_label("Directory").press("Tab")
         notebook.run_code(

@@ -25,6 +25,13 @@ from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
+from workbench.widgets.tabs import Tab, Tabs
+
+TABS = (
+    Tab("layers", "Layers and errors", "Which weights become int4, how, and what that does to each group"),
+    Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
+    Tab("export", "Export", "Write a checkpoint, check it and load it again"),
+)
 
 
 class Workbench(ipywidgets.VBox):
@@ -46,6 +53,7 @@ class Workbench(ipywidgets.VBox):
         microscope: The panel with the levels of one group.
         speed: The panel with the speedup chart.
         export: The panel that writes a checkpoint.
+        tabs: Which parts are shown; `tabs.selected` may be set.
         tools: Undo, redo, and the sweep over all layers.
         commands: Cancel.
         status: The running job, and what went wrong.
@@ -91,12 +99,16 @@ class Workbench(ipywidgets.VBox):
         )
         self.tools.on_command(self._on_command)
         self.commands.on_command(self._on_command)
+        self.tabs = Tabs(TABS, on_error=self._on_error)
         header = row(self.layers.verdict, self.tools, grow=self.layers.verdict)
         footer = row(self.status, self.commands, grow=self.status)
-        left = styled(ipywidgets.VBox([self.layers, self.configure, self.calibration]), "wb-app-column")
-        right = styled(ipywidgets.VBox([self.errors, self.convergence]), "wb-app-column")
-        wide = [styled(panel, "wb-across") for panel in (self.microscope, self.speed, self.export)]
-        parts = [styled(header, "wb-panel", "wb-across"), left, right, *wide]
+        left = ipywidgets.VBox([self.layers, self.configure, self.calibration])
+        right = ipywidgets.VBox([self.errors, self.convergence])
+        columns = [styled(column, "wb-app-column", "wb-on-layers") for column in (left, right)]
+        wide = {"layers": self.microscope, "speed": self.speed, "export": self.export}
+        below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide.items()]
+        above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
+        parts = [*above, *columns, *below]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
         super().__init__([grid])
         styled(self, "wb-app")
