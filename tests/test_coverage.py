@@ -200,9 +200,45 @@ def test_what_auto_became_and_the_device_are_noted():
     )
 
 
-def test_padding_is_said():
-    row = row_of(wb.preflight(make("llama_odd"), G32), "model.layers.0.mlp.down_proj")
-    assert row.shape == (56, 77) and row.padding
+def test_padding_and_a_short_last_group_are_said_with_what_they_cost():
+    row = row_of(wb.preflight(make("llama_odd"), G32, domain="float"), "model.layers.0.mlp.down_proj")
+    assert row.shape == (56, 77)
+    stored = (39 * 8 + 3 * 32) / 77  # 39 bytes of codes and 3 groups of two bfloat16 for each row of 77
+    assert row.bits_per_weight == pytest.approx(stored)
+    assert row.reason == f"default: g32 float rtn, last group of 13 (+{stored - 5:.2f} bits)"
+    held = 64 * 96 * (4 + 32 / 32) / (56 * 77)
+    assert row.padding == f"N 56→64, K 77→96 (+{held - (4 + 3 * 32 / 77):.2f} bits in memory)"
+
+
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+@pytest.mark.parametrize("shape", [(16, 256), (17, 256), (10, 77), (33, 300), (1, 511), (512, 40)])
+def test_the_cost_of_padding_is_that_of_the_layer(shape, group_size):
+    model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False))
+    config = wb.Int4WeightOnlyConfig(group_size=group_size)
+    row = row_of(wb.preflight(model, config, domain="float"), "0")
+    wb.quantize_(model, config, domain="float")
+    n, k = shape
+    without = n * k / 2 + n * -(-k // group_size) * 4  # bytes: half a code's, and two bfloat16 for each group
+    extra = 8 * (model[0].size_bytes - without) / (n * k)
+    assert ("bits in memory" in row.padding) == (extra > 0)
+    assert row.padding == "" or row.padding.endswith(f" (+{extra:.2f} bits in memory)")
+
+
+def test_short_groups_cost_nothing_where_k_divides():
+    reasons = [row.reason for row in wb.preflight(make("qwen2"), G32).int4_rows]
+    assert not any("last group" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("shape", "decision"), [((8, 1), "dense"), ((8, 2), "int4"), ((1, 1), "dense"), ((1, 40), "int4"), ((3, 7), "int4")]
+)
+def test_tiny_layers_are_left_only_where_nothing_is_won(shape, decision):
+    model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False).bfloat16())
+    row = row_of(wb.preflight(model, G32, domain="float"), "0")
+    n, k = shape
+    int4_bytes = n * ((k + 1) // 2 + 4)
+    assert ("int4" if int4_bytes < 2 * n * k else "dense") == row.decision
+    assert row.decision == "int4" or row.reason == "int4 with its scales would not be smaller"
 
 
 def test_text_and_json_say_every_row():

@@ -14,7 +14,7 @@ from workbench.config import Resolution, ResolvedConfig
 from workbench.coverage_words import coverage_html
 from workbench.errors import ConfigError, PatternError
 from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
-from workbench.packed import padding_note
+from workbench.packed import padding_bits, padding_note
 from workbench.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
 from workbench.sources import FolderSource, Source
@@ -256,20 +256,37 @@ def _dense_row(record: LayerRecord, reason: str) -> CoverageRow:
 
 
 def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: torch.device | str) -> CoverageRow:
-    n, k = record.shape[-2:]
     after = planned_bytes(record, config)
+    how = f"g{config.group_size} {config.domain} {config.solver}{_short_group(record, config)}"
     return CoverageRow(
         record.name,
         record.kind,
         record.shape,
         record.parameters,
         "int4",
-        f"{reason}: g{config.group_size} {config.domain} {config.solver}{_on_the_way(record, after)}{_adapted(record)}",
+        f"{reason}: {how}{_on_the_way(record, after)}{_adapted(record)}",
         record.size_bytes,
         after,
         8.0 * after / record.parameters,
-        padding_note(n, k, config.group_size, device, config.inner_k_tiles),
+        _padding(record, config, device),
     )
+
+
+def _padding(record: LayerRecord, config: ResolvedConfig, device: torch.device | str) -> str:
+    """Say what the kernel's layout pads, and what that costs in memory; "" for nothing."""
+    shape = (*record.shape[-2:], config.group_size, device, config.inner_k_tiles)
+    note = padding_note(*shape)
+    return note and f"{note} (+{padding_bits(*shape):.2f} bits in memory)"
+
+
+def _short_group(record: LayerRecord, config: ResolvedConfig) -> str:
+    """Say that the last group of a row is short, and what that costs in stored bits; "" where K divides."""
+    k = record.shape[-1]
+    if k % config.group_size == 0:
+        return ""
+    whole = replace(record, shape=(1, config.group_size), size_bytes=0)
+    extra = 8 * planned_bytes(record, config) / record.parameters - 8 * planned_bytes(whole, config) / config.group_size
+    return f", last group of {k % config.group_size} (+{extra:.2f} bits)"
 
 
 def _adapted(record: LayerRecord) -> str:

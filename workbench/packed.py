@@ -118,6 +118,17 @@ def padding_note(n: int, k: int, group_size: int, device: torch.device | str, in
     return ", ".join(parts)
 
 
+def padding_bits(n: int, k: int, group_size: int, device: torch.device | str, inner_k_tiles: int = 8) -> float:
+    """Return what the padding of `device`'s layout costs in memory: bits for each weight of [n, k]."""
+    layout = kernel_layout(device, inner_k_tiles)
+    if layout is None:
+        return 0.0
+    n_padded, k_padded = padded_shape(n, k, group_size, layout)
+    codes = 4 * (n_padded * k_padded - n * k)
+    qparams = 32 * (n_padded * (k_padded // group_size) - n * group_count(k, group_size))  # two bfloat16 a group
+    return (codes + qparams) / (n * k)
+
+
 def pack_weight(weight: QuantizedWeight, device: torch.device | str, inner_k_tiles: int = 8) -> PackedWeight:
     """Make the layout of `device` from a portable weight [N, K]; pads carry code 8 and scale 0.
 
