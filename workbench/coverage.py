@@ -274,9 +274,9 @@ def _int4_row(record: LayerRecord, config: ResolvedConfig, reason: str, device: 
 
 def _padding(record: LayerRecord, config: ResolvedConfig, device: torch.device | str) -> str:
     """Say what the kernel's layout pads, and what that costs in memory; "" for nothing."""
-    shape = (*record.shape[-2:], config.group_size, device, config.inner_k_tiles)
-    note = padding_note(*shape)
-    return note and f"{note} (+{padding_bits(*shape):.2f} bits in memory)"
+    (n, k), g, tiles = record.shape[-2:], config.group_size, config.inner_k_tiles
+    note = padding_note(n, k, g, device, tiles)
+    return note and f"{note} (+{padding_bits(n, k, g, device, tiles):.2f} bits in memory)"
 
 
 def _short_group(record: LayerRecord, config: ResolvedConfig) -> str:
