@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from workbench.errors import ModelError
 from workbench.safetensors_folder import DTYPES, SafetensorsFolder, StoredTensors
 from workbench.stored_formats import DequantizedFolder, StoredFormat
 
@@ -79,6 +80,9 @@ def load_dequantized(
         config: Its configuration, which is not changed.
         dtype: Dtype of the weights; "auto" is what the configuration says.
         places: What `from_pretrained` takes about devices, `device_map` for instance.
+
+    Raises:
+        ModelError: when weights would go to disk.
     """
     wanted = config.dtype if dtype == "auto" else dtype
     wanted = getattr(torch, wanted) if isinstance(wanted, str) else wanted
@@ -97,6 +101,12 @@ def load_dequantized(
         output_loading_info=True,
         **(places or {}),
     )
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        raise ModelError(
+            f"{str(folder)!r} is stored in FP8 or MXFP4 and dequantized on the way: device_map puts weights on disk.",
+            allowed="devices",
+            mend="name devices with room for all of it, or quantize it by path: workbench quantize MODEL --out DIR",
+        )
     model.config._name_or_path = model.name_or_path = str(folder)
     if model.can_generate() and (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
