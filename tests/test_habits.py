@@ -13,6 +13,7 @@ from huggingface_hub import errors
 from transformers import AutoModelForCausalLM
 
 import workbench as wb
+from tests.stored_models import saved_fp8
 from tests.tiny_models import hushed, logits, make, saved
 from workbench.errors import ConfigError, ModelError
 from workbench.hf import load_checkpoint, load_model, local_folder
@@ -174,6 +175,13 @@ def test_a_native_checkpoint_with_dense_experts_under_a_map(tmp_path):
     loaded, _ = load_checkpoint(tmp_path / "int4", **places)
     assert "disk" in loaded.hf_device_map.values()
     assert torch.equal(logits(loaded), logits(model))
+
+
+def test_weights_that_are_dequantized_on_the_way_go_to_devices_and_not_to_disk(tmp_path):
+    folder = saved_fp8(make("qwen2"), tmp_path / "fp8")
+    assert torch.equal(logits(load_model(folder, device_map="auto")[0]), logits(load_model(folder)[0]))
+    with pytest.raises(ModelError, match=r"stored in FP8 or MXFP4.*workbench quantize MODEL"):
+        load_model(folder, device_map={"": "disk"}, offload_folder=tmp_path / "away")
 
 
 def test_a_map_that_leaves_weights_without_a_place_is_named(tmp_path):
