@@ -23,7 +23,7 @@ from workbench.hf import quantizer as quantizer  # which registers it
 from workbench.hf.dequantized import dense_tensors, load_dequantized, stored_format
 from workbench.hf.hub import snapshot as _snapshot
 from workbench.hf.late import after_import
-from workbench.hf.meta import no_values
+from workbench.hf.meta import collector_paused, no_values
 from workbench.hf.placement import DeviceMap, loading_dtype, placement
 from workbench.hf.stored_names import StoredNames
 from workbench.safetensors_folder import SafetensorsFolder
@@ -97,9 +97,10 @@ def open_source(path_or_name: str | Path) -> FolderSource:
         ModelError: when the folder is missing, damaged, of an unknown architecture, or holds int4 weights already.
     """
     folder = dense_folder(path_or_name)
-    model: Any = skeleton(folder)
-    tensors = dense_tensors(folder, stored_format(read_config(folder)), model.config.dtype)
-    return FolderSource(StoredNames(tensors, model), model, name=str(path_or_name))
+    with collector_paused():
+        model: Any = skeleton(folder)
+        tensors = dense_tensors(folder, stored_format(read_config(folder)), model.config.dtype)
+        return FolderSource(StoredNames(tensors, model), model, name=str(path_or_name))
 
 
 def dense_folder(path_or_name: str | Path) -> Path:
