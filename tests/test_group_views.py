@@ -14,7 +14,7 @@ from workbench import group_views
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.group_views import Block, iter_group_views
-from workbench.measure.errors import METRICS, group_errors
+from workbench.measure.errors import GROUP_METRICS, METRICS, group_errors
 from workbench.measure.microscope import microscope
 from workbench.solvers import solve
 from workbench.sources import ModelSource
@@ -85,9 +85,9 @@ def test_the_worst_of_a_block_by_looking_at_each(metric, rows, groups):
     (first, stop), (left, right) = rows or (0, 6), groups or (0, 4)
     inside = [(row, group) for row in range(first, stop) for group in range(left, right)]
     expected = inside[0]
-    if metric in ("rmse", "max", "mean_abs", "relative"):
+    if metric in GROUP_METRICS and metric not in ("scale", "zero"):
         errors = group_errors(weight, solve(weight, CONFIG).weight, metric)
-        expected = max(inside, key=lambda at: float(errors[at]))
+        expected = (min if metric == "sqnr" else max)(inside, key=lambda at: float(errors[at]))
     assert (view.microscope.row, view.microscope.group) == expected
     assert view.microscope == microscope(weight, *expected, CONFIG, name="a")
     assert (view.total_rows, view.total_groups, view.complete) == (6, 4, True)

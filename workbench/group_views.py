@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError
-from workbench.measure.errors import GroupMetric, Metric, group_errors
+from workbench.measure.errors import LOW_IS_WORSE, GroupMetric, Metric, group_errors
 from workbench.measure.microscope import microscope
 from workbench.records import Microscope
 from workbench.solvers import InputMoments, not_finite, solve
@@ -22,9 +22,12 @@ from workbench.views import held_layer
 
 _ERRORS: dict[Metric, tuple[GroupMetric, str]] = {
     "rmse": ("rmse", "RMS error"),
+    "mse": ("mse", "MSE"),
     "max": ("max", "largest |error|"),
     "mean_abs": ("mean_abs", "mean |error|"),
     "relative": ("relative", "relative error"),
+    "relative_max": ("relative_max", "largest relative error"),
+    "sqnr": ("sqnr", "SQNR"),
 }
 
 
@@ -172,5 +175,6 @@ def _worst(weight: Tensor, solved: QuantizedWeight, block: Block, metric: Metric
     """Return the place in the layer of the worst group of a block, whose rows are given."""
     first, stop = block.groups
     errors = group_errors(weight, solved, _ERRORS[metric][0])[:, first:stop]
-    row, group = divmod(int(errors.argmax()), errors.shape[1])
+    worst = errors.argmin() if metric in LOW_IS_WORSE else errors.argmax()
+    row, group = divmod(int(worst), errors.shape[1])
     return block.rows[0] + row, first + group

@@ -135,6 +135,11 @@ class CoverageRow(Record):
     padding: str = ""
 
     @property
+    def stack_rows(self) -> int | None:
+        """Rows of one expert of a stack, or None: a plain weight has none."""
+        return self.shape[-2] if len(self.shape) == 3 else None
+
+    @property
     def matrix(self) -> tuple[int, int]:
         """Shape as a matrix: [N, K], or [E * N, K] with the rows of one expert after those of another."""
         return math.prod(self.shape[:-1]), self.shape[-1]
@@ -273,7 +278,7 @@ class ErrorMap(Record):
         col_span: Original columns (groups, for all but the weights themselves) a cell stands for.
         total_rows: Original rows.
         total_cols: Original columns or groups.
-        reduce: "max", "mean", or "none" where nothing was reduced.
+        reduce: "max", "mean", "min", or "none" where nothing was reduced.
         metric: What is shown.
     """
 

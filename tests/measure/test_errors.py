@@ -28,6 +28,7 @@ from workbench.solvers import quantize_weight
 
 DOMAINS = ["float", "int", "symmetric"]
 SIGNED = ("zero", "original", "dequantized")
+ERRORS = [metric for metric in GROUP_METRICS if metric not in ("scale", "zero")]
 
 
 def quantized(weight, domain="float", group_size=32):
@@ -42,15 +43,19 @@ def slow_group(original, restored, metric):
     """One group's value, a list of floats against another."""
     differences = [b - a for a, b in zip(original, restored, strict=True)]
     rmse = math.sqrt(sum(d * d for d in differences) / len(differences))
-    if metric == "rmse":
-        return rmse
-    if metric == "relative":
-        return rmse / math.sqrt(sum(a * a for a in original) / len(original))
+    power = math.sqrt(sum(a * a for a in original) / len(original))
     sizes = [abs(d) for d in differences]
+    if metric in ("rmse", "mse"):
+        return rmse if metric == "rmse" else rmse * rmse
+    if metric in ("relative", "relative_max"):
+        return (rmse if metric == "relative" else max(sizes)) / power
+    if metric == "sqnr":
+        exact = not any(differences)
+        return 150 if exact else 10 * math.log10(sum(a * a for a in original) / sum(d * d for d in differences))
     return max(sizes) if metric == "max" else sum(sizes) / len(sizes)
 
 
-@pytest.mark.parametrize("metric", ["rmse", "max", "mean_abs", "relative"])
+@pytest.mark.parametrize("metric", ERRORS)
 @pytest.mark.parametrize("domain", DOMAINS)
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("extra", [0, 1, 31])
@@ -64,6 +69,49 @@ def test_group_errors_against_loops(metric, domain, group_size, extra):
             columns = slice(start, start + group_size)
             expected = slow_group(weight[row, columns].tolist(), restored[row, columns].tolist(), metric)
             assert float(result[row, index]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_group_without_error_or_without_weights_has_a_finite_sqnr():
+    weight = torch.zeros(1, 96)
+    weight[0, 32:] = 1.0
+    found = group_errors(weight, quantized(torch.zeros(1, 96)), "sqnr")
+    assert found.tolist() == [[150.0, 0.0, 0.0]], "nothing lost, then as much as there was"
+    assert group_errors(torch.zeros(1, 32), quantized(torch.ones(1, 32)), "sqnr").tolist() == [[-150.0]]
+
+
+@pytest.mark.parametrize("metric", GROUP_METRICS)
+def test_groups_of_another_size_count_their_own_weights(metric):
+    """Cells of 32 in groups of 128: errors of 32 weights each, scales and zeros of the group that they are in."""
+    weight, stored = some_weight(3, 300), quantized(some_weight(3, 300), "float", 128)
+    found, restored = group_errors(weight, stored, metric, 32), stored.dequantize()
+    assert found.shape == (3, 10)
+    for row in range(3):
+        for cell in range(10):
+            columns = slice(32 * cell, 32 * cell + 32)
+            if metric in ("scale", "zero"):
+                assert found[row, cell] == group_errors(weight, stored, metric)[row, cell // 4]
+                continue
+            expected = slow_group(weight[row, columns].tolist(), restored[row, columns].tolist(), metric)
+            assert float(found[row, cell]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_worst_sqnr_of_a_block_is_its_least():
+    weight = some_weight(40, 320)
+    stored = quantized(weight)
+    values = group_errors(weight, stored, "sqnr")
+    picture = error_map(weight, stored, metric="sqnr", max_rows=10, max_cols=5)
+    assert (picture.reduce, picture.row_span, picture.col_span) == ("min", 4, 2)
+    slow = [[float(values[4 * i : 4 * i + 4, 2 * j : 2 * j + 2].min()) for j in range(5)] for i in range(10)]
+    assert torch.allclose(decoded(picture), torch.tensor(slow).double(), atol=(picture.hi - picture.lo) / 500)
+    assert picture.lo == float(values.min()), "the true worst is kept"
+
+
+def test_pictures_that_share_a_scale_have_its_ends():
+    weight = some_weight(8, 64)
+    values = group_errors(weight, quantized(weight))
+    least, greatest = float(values.min()), float(values.max())
+    picture = errors.picture_of(values, "rmse", limits=(least / 2, 2 * greatest))
+    assert (picture.lo, picture.hi, picture.log) == (least / 2, 2 * greatest, True)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -283,8 +331,8 @@ def test_two_shapes_are_refused(measure):
 def test_unknown_choices_are_refused_with_the_known_ones():
     weight = some_weight(2, 32)
     stored = quantized(weight)
-    with pytest.raises(ConfigError, match=r"'mse'.*rmse, max, mean_abs"):
-        error_map(weight, stored, metric="mse")
+    with pytest.raises(ConfigError, match=r"'mae'.*rmse, mse, max, mean_abs"):
+        error_map(weight, stored, metric="mae")
     with pytest.raises(ConfigError, match=rf"'original'.*{', '.join(GROUP_METRICS)}"):
         group_errors(weight, stored, "original")
     with pytest.raises(ConfigError, match=r"'min'.*'max' or 'mean'"):

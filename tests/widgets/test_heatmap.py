@@ -45,6 +45,8 @@ def payload(seq: int = 1, rows: int = 3, cols: int = 2, **changes: object) -> He
         {"lo": math.nan},
         {"log": True},
         {"reduce": "median"},
+        {"stack_rows": 0},
+        {"stack_rows": 6},
     ],
 )
 def test_pictures_that_cannot_be_drawn_are_refused(changes: dict[str, object]) -> None:

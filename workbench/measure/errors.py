@@ -12,15 +12,20 @@ from torch.nn import functional
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.errors import ConfigError, WeightError
+from workbench.measure.pictures import coded, reduce_to, scale_of
 from workbench.records import ErrorMap, ErrorSummary, Histogram
 
-GroupMetric = Literal["rmse", "max", "mean_abs", "relative", "scale", "zero"]
-Metric = Literal["rmse", "max", "mean_abs", "relative", "scale", "zero", "original", "dequantized"]
+GroupMetric = Literal["rmse", "mse", "max", "mean_abs", "relative", "relative_max", "sqnr", "scale", "zero"]
+Metric = Literal[
+    "rmse", "mse", "max", "mean_abs", "relative", "relative_max", "sqnr", "scale", "zero", "original", "dequantized"
+]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 GROUP_METRICS: tuple[GroupMetric, ...] = get_args(GroupMetric)
 MAX_SIDE = 512
 _BLOCK_ELEMENTS = 1 << 20  # dense float32 held at a time: 4 MiB a tensor
-_LOG_RANGE = 1e4  # a log scale spans at most four decades below its top
+SQNR_LIMIT_DB = 150.0  # of a group: float32 has no digits beyond; an exact group counts as this
+_LOGARITHMIC = ("rmse", "mse", "max", "mean_abs", "scale")
+_SIGNED = ("zero", "original", "dequantized")
 
 
 def error_summary(weight: Tensor, quantized: QuantizedWeight) -> ErrorSummary:
@@ -59,14 +64,18 @@ def error_summary(weight: Tensor, quantized: QuantizedWeight) -> ErrorSummary:
     )
 
 
-def group_errors(weight: Tensor, quantized: QuantizedWeight, metric: GroupMetric = "rmse") -> Tensor:
+def group_errors(
+    weight: Tensor, quantized: QuantizedWeight, metric: GroupMetric = "rmse", group_size: int | None = None
+) -> Tensor:
     """Return a value for each group, float32 [N, ceil(K/group_size)]; a short last group counts its own weights only.
 
     Args:
         weight: float [N, K], the original.
         quantized: What is stored for it.
-        metric: "rmse", "max" and "mean_abs" in weight units; "relative" is the RMS error over the RMS of the group's
-            weights; "scale" and "zero" (the value of code 8) are what is stored.
+        metric: "rmse", "max" and "mean_abs" in weight units, "mse" in squared ones; "relative" and "relative_max" are
+            the RMS and the largest error over the RMS of the group's weights, "sqnr" the same in dB, within 150 dB;
+            "scale" and "zero" (the value of code 8) are what is stored.
+        group_size: Weights of a cell; None is that of the quantized weight, or for scale and zero a part of it.
 
     Raises:
         ConfigError: for an unknown metric, or when the shapes differ.
@@ -75,29 +84,38 @@ def group_errors(weight: Tensor, quantized: QuantizedWeight, metric: GroupMetric
     if metric not in GROUP_METRICS:
         raise ConfigError(f"metric={metric!r}.", allowed=", ".join(GROUP_METRICS))
     _check_pair(weight, quantized)
-    if metric == "scale":
-        return quantized.scale.float()
-    if metric == "zero":
-        return quantized.zero_in_weight_units()
     n, k = weight.shape
-    groups = group_count(k, quantized.group_size)
+    size = group_size or quantized.group_size
+    groups = group_count(k, size)
+    if metric in ("scale", "zero"):
+        stored = quantized.scale.float() if metric == "scale" else quantized.zero_in_weight_units()
+        return stored.repeat_interleave(quantized.group_size // size, 1)[:, :groups]
     result = torch.empty(n, groups, dtype=torch.float32, device=weight.device)
-    lengths = torch.full((groups,), float(quantized.group_size), device=weight.device)
-    lengths[-1] = k - (groups - 1) * quantized.group_size
+    lengths = torch.full((groups,), float(size), device=weight.device)
+    lengths[-1] = k - (groups - 1) * size
     for start, original, error in _blocks(weight, quantized):
-        grouped = _grouped(error, quantized.group_size)
-        rows = slice(start, start + error.shape[0])
-        if metric == "max":
-            result[rows] = grouped.abs().amax(-1)
-        elif metric == "mean_abs":
-            result[rows] = (grouped.abs().sum(-1, dtype=torch.float64) / lengths).float()
-        else:
-            rmse = (grouped.double().square().sum(-1) / lengths).sqrt()
-            if metric == "relative":
-                power = (_grouped(original, quantized.group_size).double().square().sum(-1) / lengths).sqrt()
-                rmse = torch.where(power > 0, rmse / power, torch.zeros_like(rmse))
-            result[rows] = rmse.float()
+        found = _error_of(_grouped(original, size), _grouped(error, size), lengths, metric)
+        result[start : start + error.shape[0]] = found.float()
     return result
+
+
+def _error_of(weights: Tensor, errors: Tensor, lengths: Tensor, metric: GroupMetric) -> Tensor:
+    """Return the error of each group, [R, G], of weights and errors float32 [R, G, size] and lengths float [G]."""
+    if metric == "max":
+        return errors.abs().amax(-1)
+    if metric == "mean_abs":
+        return errors.abs().sum(-1, dtype=torch.float64) / lengths
+    mse = errors.double().square().sum(-1) / lengths
+    if metric == "mse":
+        return mse.clamp(max=torch.finfo(torch.float32).max)
+    if metric == "rmse":
+        return mse.sqrt()
+    power = (weights.double().square().sum(-1) / lengths).sqrt()
+    error = errors.abs().amax(-1).double() if metric == "relative_max" else mse.sqrt()
+    if metric == "sqnr":
+        decibels = 20 * (power / error).log10()  # 0/0 where both are zero: nothing is lost there
+        return decibels.nan_to_num(nan=SQNR_LIMIT_DB).clamp(-SQNR_LIMIT_DB, SQNR_LIMIT_DB)
+    return torch.where(power > 0, error / power, torch.zeros_like(error))
 
 
 def error_map(
@@ -125,17 +143,49 @@ def error_map(
     if max_rows < 1 or max_cols < 1:
         raise ConfigError(f"A picture of at most {max_rows} x {max_cols} cells.", allowed="1 or more each way")
     _check_pair(weight, quantized)
+    return picture_of(map_values(weight, quantized, metric), metric, reduce, max_rows, max_cols)
+
+
+def map_values(weight: Tensor, quantized: QuantizedWeight, metric: Metric, group_size: int | None = None) -> Tensor:
+    """Return what a picture shows, float32 [N, groups], or [N, K] of the weights themselves.
+
+    Args:
+        weight: float [N, K], the original.
+        quantized: What is stored for it.
+        metric: What is shown.
+        group_size: Weights of a cell, as `group_errors` takes it.
+    """
     if metric == "original":
-        values = weight.float()
-    elif metric == "dequantized":
-        values = quantized.dequantize()
-    else:
-        values = group_errors(weight, quantized, metric)
-    signed = metric in ("zero", "original", "dequantized")
-    small, row_span, col_span = reduce_to(values, max_rows, max_cols, reduce)
-    codes, lo, hi, log = _coded(small, signed=signed, log=metric in ("rmse", "max", "mean_abs", "scale"))
+        return weight.float()
+    if metric == "dequantized":
+        return quantized.dequantize()
+    return group_errors(weight, quantized, metric, group_size)
+
+
+def picture_of(
+    values: Tensor,
+    metric: Metric,
+    reduce: Literal["max", "mean"] = "max",
+    max_rows: int = MAX_SIDE,
+    max_cols: int = MAX_SIDE,
+    limits: tuple[float, float] | None = None,
+) -> ErrorMap:
+    """Make a picture of values [R, C] at screen size.
+
+    Args:
+        values: float32 [R, C], as `map_values` returns them.
+        metric: What they are.
+        reduce: How blocks become cells; "max" keeps the worst, which of the SQNR is the least.
+        max_rows: Most rows.
+        max_cols: Most columns.
+        limits: The least and the greatest value of the scale, for pictures that share one; None takes its own.
+    """
+    how: Literal["max", "mean", "min"] = "min" if reduce == "max" and metric in LOW_IS_WORSE else reduce
+    small, row_span, col_span = reduce_to(values, max_rows, max_cols, how)
+    least, greatest = limits or (float(small.min()), float(small.max()))
+    lo, hi, log = scale_of(least, greatest, signed=metric in _SIGNED, log=metric in _LOGARITHMIC)
     return ErrorMap(
-        values=codes,
+        values=coded(small, lo, hi, log=log),
         rows=small.shape[0],
         cols=small.shape[1],
         lo=lo,
@@ -146,43 +196,25 @@ def error_map(
         col_span=col_span,
         total_rows=values.shape[0],
         total_cols=values.shape[1],
-        reduce=reduce if row_span * col_span > 1 else "none",
+        reduce=how if row_span * col_span > 1 else "none",
         metric=metric,
     )
 
 
+LOW_IS_WORSE: tuple[Metric, ...] = ("sqnr",)
 _UNITS: dict[Metric, str] = {
     "rmse": "RMS error, weight units",
+    "mse": "MSE, squared weight units",
     "max": "largest |error|, weight units",
     "mean_abs": "mean |error|, weight units",
     "relative": "RMS error / RMS weight",
+    "relative_max": "largest |error| / RMS weight",
+    "sqnr": "dB SQNR",
     "scale": "scale, weight units per code",
     "zero": "value of code 8, weight units",
     "original": "weight",
     "dequantized": "dequantized weight",
 }
-
-
-def reduce_to(values: Tensor, max_rows: int, max_cols: int, how: Literal["max", "mean"]) -> tuple[Tensor, int, int]:
-    """Shrink [R, C] to at most [max_rows, max_cols]; each value counts in exactly one cell.
-
-    Returns:
-        The small tensor, and how many rows and columns a cell stands for (fewer at the far edges).
-    """
-    rows, cols = values.shape
-    row_span, col_span = -(-rows // max_rows), -(-cols // max_cols)
-    if row_span == 1 and col_span == 1:
-        return values, 1, 1
-    out_rows, out_cols = -(-rows // row_span), -(-cols // col_span)
-    pad = (0, out_cols * col_span - cols, 0, out_rows * row_span - rows)
-    shape = (out_rows, row_span, out_cols, col_span)
-    if how == "mean":
-        total = functional.pad(values, pad).view(shape).sum((1, 3), dtype=torch.float64)
-        count = functional.pad(torch.ones_like(values), pad).view(shape).sum((1, 3), dtype=torch.float64)
-        return (total / count).float(), row_span, col_span
-    high = functional.pad(values, pad, value=-math.inf).view(shape).amax((1, 3))
-    low = functional.pad(values, pad, value=math.inf).view(shape).amin((1, 3))
-    return torch.where(low.abs() > high.abs(), low, high), row_span, col_span
 
 
 def sampled_rows(n: int, limit: int = 256) -> Tensor:
@@ -235,29 +267,6 @@ def _grouped(values: Tensor, group_size: int) -> Tensor:
     if missing:
         values = functional.pad(values, (0, missing))
     return values.view(values.shape[0], -1, group_size)
-
-
-def _coded(values: Tensor, *, signed: bool, log: bool) -> tuple[bytes, float, float, bool]:
-    """Turn values into uint8 codes on a scale that holds their extremes; signed scales are even around zero."""
-    finite = values.double().cpu()
-    low, high = float(finite.min()), float(finite.max())
-    if signed:
-        extreme = max(abs(low), abs(high)) or 1.0
-        low, high = -extreme, extreme
-    elif log and high > 0:
-        low = max(low, high / _LOG_RANGE)
-        if low >= high:
-            low = high / 1.01
-        span = math.log(high / low)
-        codes = (finite.clamp(min=low) / low).log().mul_(255 / span)
-        return _bytes(codes), low, high, True
-    if not high > low:
-        high = low + (abs(low) or 1.0)
-    return _bytes((finite - low).mul_(255 / (high - low))), low, high, False
-
-
-def _bytes(codes: Tensor) -> bytes:
-    return codes.round_().clamp_(0, 255).to(torch.uint8).contiguous().numpy().tobytes()
 
 
 def _check_pair(weight: Tensor, quantized: QuantizedWeight) -> None:

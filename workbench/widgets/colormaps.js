@@ -67,7 +67,7 @@ function makeScale({ lo, hi, log }) {
 }
 
 /** The colour of each code as [r, g, b], under colour limits and a threshold (values below it fade). */
-function codeColors(scale, name, dark, limits, threshold, paper) {
+function codeColors(scale, name, dark, limits, threshold, paper, reversed = false) {
   const diverging = name === "diverging" || (name === "auto" && scale.signed);
   const table = colorTable(diverging ? "diverging" : name === "auto" ? "viridis" : name, dark);
   const [from, to] = limits.map(scale.fraction);
@@ -75,7 +75,8 @@ function codeColors(scale, name, dark, limits, threshold, paper) {
   return Array.from({ length: 256 }, (_, code) => {
     const value = scale.value(code);
     const t = diverging && scale.signed ? 0.5 + (0.5 * value) / reach : (code / 255 - from) / Math.max(1e-9, to - from);
-    const color = table[Math.round(255 * clamp(t, 0, 1))];
+    const place = Math.round(255 * clamp(t, 0, 1));
+    const color = table[reversed && !diverging ? 255 - place : place];
     const faded = threshold !== null && (scale.signed ? Math.abs(value) : value) < threshold;
     return faded ? color.map((channel, i) => paper[i] + (channel - paper[i]) * 0.1) : color;
   });

@@ -6,7 +6,7 @@ import threading
 
 from workbench.group_views import GroupView
 from workbench.jobs import Job
-from workbench.measure.errors import sampled_rows
+from workbench.measure.errors import LOW_IS_WORSE, Metric, sampled_rows
 from workbench.records import ErrorSummary
 from workbench.session import METRICS, Event, Session
 from workbench.views import LayerView
@@ -18,17 +18,25 @@ from workbench.widgets.panel import Panel
 
 _METRIC_NAMES = {
     "rmse": "RMS error",
+    "mse": "MSE",
     "max": "largest |error|",
     "mean_abs": "mean |error|",
-    "relative": "relative error",
+    "relative": "relative RMS error",
+    "relative_max": "relative largest |error|",
+    "sqnr": "SQNR in dB",
     "scale": "scale of each group",
     "zero": "zero of each group",
     "original": "original weight",
     "dequantized": "dequantized weight",
 }
 _WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not groups
+# The same error in units of the weight and relative to the group's weights.
+_RELATIVE: dict[Metric, Metric] = {"rmse": "relative", "mean_abs": "relative", "max": "relative_max", "mse": "sqnr"}
+_ABSOLUTE: dict[Metric, Metric] = {"relative": "rmse", "relative_max": "max", "sqnr": "mse"}
+_UNITS = (("weight", "weight"), ("relative", "relative"))
 FIELDS = (
     Field("metric", "Show", "menu", tuple((m, _METRIC_NAMES[m]) for m in METRICS), "What a cell's colour stands for"),
+    Field("units", "Units", "segments", _UNITS, "Errors in weight units, or over the RMS of the group's weights"),
     Field("reduce", "Reduce to screen by", "segments", (("max", "max"), ("mean", "mean")), "The mean hides outliers"),
 )
 
@@ -38,14 +46,23 @@ class ErrorsPanel(Panel):
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.heatmap = Heatmap(on_error=on_error, height=460)
-        values = {"metric": session.metric, "reduce": session.reduce}
-        self.form = Form(FIELDS, values, on_error=on_error, inline=True)
+        self.form = Form(FIELDS, self._values(session), on_error=on_error, inline=True)
         self.numbers = Facts(on_error=on_error)
         super().__init__(session, on_error, [self.form, self.heatmap, self.numbers])
         self.form.on_change(self._changed)
         self.heatmap.on_select(self._picked)
         self._view: LayerView | None = None
         self._marking: int | None = None  # the thread that moves the mark, which is no click
+
+    @staticmethod
+    def _values(session: Session) -> dict[str, Value]:
+        """Return what the controls show."""
+        relative = session.metric in _ABSOLUTE
+        return {
+            "metric": session.metric,
+            "units": "relative" if relative else "weight",
+            "reduce": session.reduce,
+        }
 
     def on_event(self, event: Event) -> None:
         """Show a view; newer ones win."""
@@ -71,7 +88,7 @@ class ErrorsPanel(Panel):
 
     def _show(self, view: LayerView, number: int) -> None:
         seq = 2 * number + int(view.exact)
-        if not self.heatmap.show(payload_of(view, seq)):
+        if not self.heatmap.show(payload_of(view, seq, self.session.row(view.name).stack_rows)):
             return
         self._view = view
         self.numbers.show(facts_of(view), notes=[_described(view), *view.notes])
@@ -95,7 +112,16 @@ class ErrorsPanel(Panel):
             self.session.look_at_worst(*block_of(view, cell))
 
     def _changed(self, field: str, value: Value) -> None:
+        if field == "units":
+            pairs = _RELATIVE if value == "relative" else _ABSOLUTE
+            field, value = "metric", pairs.get(self.session.metric, self.session.metric)
         self.session.show(**{field: value})  # type: ignore[arg-type]
+        self._show_controls()
+
+    def _show_controls(self) -> None:
+        self.form.set_values(**self._values(self.session))
+        errors = self.session.metric in (*_RELATIVE, *_ABSOLUTE)
+        self.form.disabled = [] if errors else ["units"]
 
 
 def block_of(view: LayerView, cell: HeatCell) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -109,8 +135,8 @@ def block_of(view: LayerView, cell: HeatCell) -> tuple[tuple[int, int], tuple[in
     return rows, groups
 
 
-def payload_of(view: LayerView, seq: int) -> HeatPayload:
-    """Return the heatmap's payload of a view."""
+def payload_of(view: LayerView, seq: int, stack_rows: int | None = None) -> HeatPayload:
+    """Return the heatmap's payload of a view; `stack_rows` are the rows of an expert of a stack."""
     picture = view.map
     weights = picture.metric in _WEIGHTS
     return HeatPayload(
@@ -133,6 +159,8 @@ def payload_of(view: LayerView, seq: int) -> HeatPayload:
         col_name="input feature" if weights else "group",
         group_size=None if weights else view.group_size,
         total_in=None if weights else view.in_features,
+        stack_rows=stack_rows if view.exact else None,
+        low_is_worse=picture.metric in LOW_IS_WORSE,
     )
 
 

@@ -49,7 +49,7 @@ class HeatView {
     this.line = make("p", { class: "wb-value" }, this.value, this.where);
     this.live = make("div", { class: "wb-hidden", "aria-live": "polite" });
     this.table = make("table");
-    this.details = make("details", { ontoggle: () => this.listLargest() }, make("summary", { text: "Largest cells" }), this.table);
+    this.details = make("details", { ontoggle: () => this.listLargest() }, (this.summary = make("summary")), this.table);
     this.busy = make("div", { class: "wb-busy", hidden: true });
     const tools = make("div", { class: "wb-tools" }, make("label", { class: "wb-label" }, "Colours", this.colors), this.reset);
     this.foot = make("div", { class: "wb-foot" }, this.details, tools);
@@ -83,6 +83,7 @@ class HeatView {
     this.badge.textContent = p?.badge ?? "";
     this.badge.dataset.kind = p?.badge?.startsWith("exact") ? "good" : "warn";
     this.sub.textContent = p ? reductionText(p) : "";
+    this.summary.textContent = p?.low_is_worse ? "Lowest cells" : "Largest cells";
     for (const part of [this.sub, this.line, this.foot]) part.hidden = !p;
     this.empty.textContent = message || (p ? "" : "Nothing to show yet.");
     this.empty.hidden = Boolean(p) && !message;
@@ -135,7 +136,7 @@ class HeatView {
     const { scale } = this.payload;
     const limits = this.limits ?? [scale.lo, scale.hi];
     const dark = this.root.dataset.theme === "dark";
-    return codeColors(scale, this.model.get("colormap"), dark, limits, this.threshold, paper);
+    return codeColors(scale, this.model.get("colormap"), dark, limits, this.threshold, paper, this.payload.low_is_worse);
   }
 
   drawCells(colors, pixelsX, pixelsY) {
@@ -173,10 +174,11 @@ class HeatView {
     const [r0, r1, c0, c1] = this.extent();
     const parts = [make("svg:rect", { class: "wb-frame", x: -0.5, y: -0.5, width: width + 1, height: height + 1 })];
     const whole = (from, to, most) => linearTicks(from, Math.max(from + 1, to - 1), most).filter((t) => Number.isInteger(t) && t < to);
-    for (const row of whole(r0, r1, Math.max(2, height / 46))) {
+    const [rows, rowName] = rowTicks(p, r0, r1, Math.max(2, height / 46));
+    for (const [row, text] of rows) {
       const y = ((row + 0.5 - r0) / (r1 - r0)) * height;
       parts.push(make("svg:line", { class: "wb-tick", x1: -5, x2: -1, y1: y, y2: y }));
-      parts.push(make("svg:text", { x: -8, y, dy: "0.35em", "text-anchor": "end", text: String(row) }));
+      parts.push(make("svg:text", { x: -8, y, dy: "0.35em", "text-anchor": "end", text }));
     }
     for (const col of whole(c0, c1, Math.max(2, width / 48))) {
       const x = ((col + 0.5 - c0) / (c1 - c0)) * width;
@@ -185,7 +187,7 @@ class HeatView {
     }
     const across = p.group_size ? `${p.col_name} of ${p.group_size} along in_features` : p.col_name;
     const turned = `translate(${-46},${height / 2}) rotate(-90)`;
-    parts.push(make("svg:text", { class: "wb-axis-name", transform: turned, "text-anchor": "middle", text: p.row_name }));
+    parts.push(make("svg:text", { class: "wb-axis-name", transform: turned, "text-anchor": "middle", text: rowName }));
     parts.push(make("svg:text", { class: "wb-axis-name", x: width / 2, y: height + 35, "text-anchor": "middle", text: across }));
     this.axes.replaceChildren(...parts);
   }
@@ -242,15 +244,14 @@ class HeatView {
   listLargest() {
     const p = this.payload;
     if (!p || !this.details.open) return;
-    const head = ["Value", p.row_name, p.col_name].map((text) => make("th", { scope: "col", text }));
+    const head = ["Value", "Rows", p.col_name].map((text) => make("th", { scope: "col", text }));
     const rows = largestCells(p, 8).map((cell) => {
       const pick = () => this.select([cell.row, cell.col]);
-      const ranged = (from, stop) => (stop - from === 1 || p.reduce === "sample" ? `${from}` : `${from}–${stop - 1}`);
       return make(
         "tr",
         {},
         make("td", {}, make("button", { type: "button", title: "Select this cell", text: valueText(p, cell), onclick: pick })),
-        make("td", { text: ranged(cell.row, cell.rowStop) }),
+        make("td", { text: rowText(p, cell) }),
         make("td", { text: `${cell.col}${cell.colStop - cell.col > 1 ? `–${cell.colStop - 1}` : ""}` }),
       );
     });

@@ -15,7 +15,7 @@ from workbench.errors import ConfigError
 from workbench.widgets.component import SYNC_FROM_PAGE, Component, ErrorHandler, bundle
 
 MAX_SIDE = 512
-Reduce = Literal["none", "max", "mean", "sample"]
+Reduce = Literal["none", "max", "min", "mean", "sample"]
 COLORMAPS = ("auto", "viridis", "magma", "diverging")
 
 
@@ -46,6 +46,8 @@ class HeatPayload:
         col_name: Name of a column in the singular.
         group_size: in_features in a column, or None where columns are not groups.
         total_in: in_features in all (the last group can be short), or None.
+        stack_rows: Rows of one expert of a stack, whose rows follow each other; None for a plain weight.
+        low_is_worse: Whether a low value is the bad one, as of a signal-to-noise ratio: then it stands out.
     """
 
     values: bytes
@@ -67,6 +69,8 @@ class HeatPayload:
     col_name: str = "group"
     group_size: int | None = None
     total_in: int | None = None
+    stack_rows: int | None = None
+    low_is_worse: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what could not be drawn.
@@ -90,8 +94,12 @@ class HeatPayload:
             raise ConfigError(f"The value scale {self.lo} to {self.hi} has no extent.", allowed="finite lo < hi")
         if self.log and self.lo <= 0:
             raise ConfigError(f"A logarithmic scale cannot start at {self.lo}.", allowed="lo > 0")
-        if self.reduce not in ("none", "max", "mean", "sample"):
-            raise ConfigError(f"Unknown reduction {self.reduce!r}.", allowed="none, max, mean, sample")
+        if self.reduce not in ("none", "max", "min", "mean", "sample"):
+            raise ConfigError(f"Unknown reduction {self.reduce!r}.", allowed="none, max, min, mean, sample")
+        if self.stack_rows is not None and not 1 <= self.stack_rows <= self.total_rows:
+            raise ConfigError(
+                f"Experts of {self.stack_rows} rows in a matrix of {self.total_rows}.", allowed="1 to all rows, or None"
+            )
 
     def cell(self, row: int, group: int) -> HeatCell:
         """Return the cell that holds an original (row, group)."""

@@ -26,9 +26,28 @@ function cellAt(p, row, col) {
 
 const range = (name, from, stop) => (stop - from === 1 ? `${name} ${from}` : `${name}s ${from}–${stop - 1}`);
 
+/** Rows in words; of a stack of experts, each by its expert and its place there. */
+function rowsText(p, from, stop) {
+  const n = p.stack_rows;
+  if (!n) return range(p.row_name, from, stop);
+  const [first, last] = [from, stop - 1].map((row) => Math.floor(row / n));
+  if (first === last) return `expert ${first}, ${range(p.row_name, from - first * n, stop - first * n)}`;
+  return `expert ${first}, ${p.row_name} ${from - first * n} to expert ${last}, ${p.row_name} ${stop - 1 - last * n}`;
+}
+
 function rowText(p, cell) {
-  if (p.reduce === "sample") return `${p.row_name} ${cell.row}`;
-  return range(p.row_name, cell.row, cell.rowStop);
+  return rowsText(p, cell.row, p.reduce === "sample" ? cell.row + 1 : cell.rowStop);
+}
+
+/** Ticks of the row axis as [row, text], with the axis' name: experts where more than one is in view. */
+function rowTicks(p, r0, r1, most) {
+  const whole = (from, to) => linearTicks(from, Math.max(from + 1, to - 1), most).filter((t) => Number.isInteger(t) && t < to);
+  const n = p.stack_rows;
+  if (!n) return [whole(r0, r1).map((row) => [row, String(row)]), p.row_name];
+  const [first, last] = [r0, r1 - 1e-6].map((row) => Math.floor(row / n));
+  if (first === last) return [whole(r0 - first * n, r1 - first * n).map((row) => [row + first * n, String(row)]), `expert ${first}: ${p.row_name}`];
+  const starts = linearTicks(Math.ceil(r0 / n), Math.max(last, Math.ceil(r0 / n) + 1), most).filter((e) => Number.isInteger(e) && e <= last);
+  return [starts.map((e) => [e * n, String(e)]), "expert"];
 }
 
 function colText(p, cell) {
@@ -44,7 +63,8 @@ function valueText(p, cell) {
 
 /** One line on what the picture shows and how it was reduced. */
 function reductionText(p) {
-  const size = `${plural(p.total_rows, p.row_name)} × ${plural(p.total_cols, p.col_name)}`;
+  const rows = p.stack_rows ? `${plural(p.total_rows / p.stack_rows, "expert")} of ${plural(p.stack_rows, p.row_name)}` : plural(p.total_rows, p.row_name);
+  const size = `${rows} × ${plural(p.total_cols, p.col_name)}`;
   if (p.row_span === 1 && p.col_span === 1) return `${size}, one cell each`;
   if (p.reduce === "sample") {
     const across = p.col_span > 1 ? ` and the maximum of ${p.col_span} ${p.col_name}s` : "";
@@ -58,7 +78,7 @@ function poolCodes(p, down, across) {
   if (down === 1 && across === 1) return { codes: p.codes, rows: p.rows, cols: p.cols };
   const [rows, cols] = [Math.ceil(p.rows / down), Math.ceil(p.cols / across)];
   const codes = new Uint8Array(rows * cols);
-  const farthest = p.reduce === "mean" ? null : p.scale.signed ? Math.abs : (x) => x;
+  const farthest = p.reduce === "mean" ? null : p.scale.signed ? Math.abs : p.low_is_worse ? (x) => -x : (x) => x;
   const zero = p.scale.signed ? 255 * p.scale.fraction(0) : 0;
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < cols; j++) {
@@ -77,10 +97,10 @@ function poolCodes(p, down, across) {
   return { codes, rows, cols };
 }
 
-/** The cells with the largest (absolute) values, largest first. */
+/** The cells that stand out, foremost first: the largest (absolute) values, or the least where low is worse. */
 function largestCells(p, count) {
   const zero = p.scale.signed ? 255 * p.scale.fraction(0) : 0;
-  const size = (k) => Math.abs(p.codes[k] - zero);
+  const size = (k) => (p.low_is_worse ? 255 - p.codes[k] : Math.abs(p.codes[k] - zero));
   const best = [];
   for (let k = 0; k < p.codes.length; k++) {
     if (best.length === count && size(k) <= size(best[count - 1])) continue;

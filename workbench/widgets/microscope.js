@@ -88,7 +88,8 @@ class MicroscopeView {
     if (!data) return;
     const count = data.weights.length;
     const [low, high] = [Math.min(...data.weights), Math.max(...data.weights)].map((weight) => formatNumber(weight));
-    const where = `output feature ${data.row} · group ${data.group} · in_features ${data.first_column}–${data.first_column + count - 1}`;
+    const row = data.stack_rows ? `expert ${Math.floor(data.row / data.stack_rows)}, output feature ${data.row % data.stack_rows} (row ${data.row})` : `output feature ${data.row}`;
+    const where = `${row} · group ${data.group} · in_features ${data.first_column}–${data.first_column + count - 1}`;
     this.sub.textContent = `${data.name} · ${where} · ${plural(count, "weight")} from ${low} to ${high}`;
   }
 

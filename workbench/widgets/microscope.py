@@ -50,7 +50,14 @@ class MicroscopeView(Component):
         return self._shown
 
     def show(
-        self, microscope: Microscope, *, total_rows: int, total_groups: int, chosen: str = "", seq: int = 0
+        self,
+        microscope: Microscope,
+        *,
+        total_rows: int,
+        total_groups: int,
+        chosen: str = "",
+        seq: int = 0,
+        stack_rows: int | None = None,
     ) -> bool:
         """Show a group (any thread); return False when a newer one has been shown already.
 
@@ -60,12 +67,14 @@ class MicroscopeView(Component):
             total_groups: Groups in a row, likewise.
             chosen: How the group was chosen, as a badge; "" for none.
             seq: Sequence number; one that is lower than what is shown is dropped.
+            stack_rows: Rows of one expert of a stack; None for a plain weight.
         """
         with self._lock:
             if self._shown is not None and seq < self._seq:
                 return False
             self._shown, self._seq = microscope, seq
             payload = {"chosen": chosen, "total_rows": total_rows, "total_groups": total_groups}
+            payload |= {"stack_rows": stack_rows}
             with self.hold_sync():
                 self._payload = payload | payload_of(microscope)
                 self.message = ""

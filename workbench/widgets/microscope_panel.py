@@ -58,6 +58,7 @@ class MicroscopePanel(Panel):
             total_groups=view.total_groups,
             chosen=view.chosen,
             seq=2 * number + int(view.complete),
+            stack_rows=self.session.row(view.microscope.name).stack_rows,
         )
 
     def _look(self, row: int, group: int) -> None:

@@ -1,0 +1,104 @@
+"""The errors panel without a browser: units, experts, and what it asks of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from tests.test_session import TIMEOUT_S
+from workbench.records import LayerRecord
+from workbench.session import Session
+from workbench.widgets.component import log_error
+from workbench.widgets.errors_panel import ErrorsPanel
+from workbench.widgets.microscope_panel import MicroscopePanel
+
+
+class Experts:
+    """A source of a plain weight and of a stack of three experts of 16 rows."""
+
+    name = "experts"
+    shapes = (("plain", "linear", (16, 128)), ("stack", "experts", (3, 16, 128)))
+
+    def records(self) -> list[LayerRecord]:
+        return [LayerRecord(name, kind, shape, "float32", 4 * 2048) for name, kind, shape in self.shapes]
+
+    def weight(self, name: str) -> torch.Tensor:
+        rows = 16 if name == "plain" else 48
+        return torch.randn(rows, 128, generator=torch.Generator().manual_seed(1))
+
+    def missing(self, name: str) -> str:
+        return ""
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    session = Session(Experts())
+    yield session
+    session.cancel()
+    assert session.wait(TIMEOUT_S)
+
+
+@pytest.fixture
+def panel(wire: Any, session: Session) -> Iterator[ErrorsPanel]:
+    panel = ErrorsPanel(session, log_error)
+    session.listen(panel.on_event)
+    session.refresh()
+    assert session.wait(TIMEOUT_S)
+    yield panel
+    panel.close()
+
+
+def choose(panel: ErrorsPanel, field: str, value: Any) -> None:
+    panel.form.change(field, value)
+    assert panel.session.wait(TIMEOUT_S)
+
+
+def test_rows_of_a_stack_are_told_by_expert_and_those_of_a_plain_weight_are_not(panel: ErrorsPanel) -> None:
+    assert panel.heatmap.payload is not None and panel.heatmap.payload.stack_rows is None
+    panel.session.select(["stack"])
+    assert panel.session.wait(TIMEOUT_S)
+    shown = panel.heatmap.payload
+    assert (shown.title, shown.total_rows, shown.stack_rows) == ("stack", 48, 16)
+
+
+def test_the_microscope_knows_the_rows_of_an_expert_too(wire: Any, session: Session) -> None:
+    panel = MicroscopePanel(session, log_error)
+    session.listen(panel.on_event)
+    for name, rows in (("plain", None), ("stack", 16)):
+        session.select([name])
+        session.refresh()
+        assert session.wait(TIMEOUT_S)
+        assert (panel.view._payload["name"], panel.view._payload["stack_rows"]) == (name, rows)
+    panel.close()
+
+
+@pytest.mark.parametrize(
+    ("metric", "relative", "back"),
+    [
+        ("rmse", "relative", "rmse"),
+        ("max", "relative_max", "max"),
+        ("mse", "sqnr", "mse"),
+        ("mean_abs", "relative", "rmse"),
+    ],
+)
+def test_one_switch_goes_between_units_of_the_weight_and_relative(
+    panel: ErrorsPanel, metric: str, relative: str, back: str
+) -> None:
+    choose(panel, "metric", metric)
+    assert panel.form.values["units"] == "weight"
+    choose(panel, "units", "relative")
+    assert (panel.session.metric, panel.form.values["metric"]) == (relative, relative)
+    assert panel.heatmap.payload is not None
+    assert panel.heatmap.payload.low_is_worse == (relative == "sqnr")
+    choose(panel, "units", "weight")
+    assert (panel.session.metric, panel.form.values["units"]) == (back, "weight")
+
+
+def test_what_is_no_error_has_no_other_units(panel: ErrorsPanel) -> None:
+    choose(panel, "metric", "scale")
+    assert panel.form.disabled == ["units"]
+    choose(panel, "metric", "max")
+    assert panel.form.disabled == []
