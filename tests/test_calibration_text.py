@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from workbench.calibration_text import MAX_FILE_BYTES, CalibrationState, check_text, read_text, text_as_python
+from workbench.calibration_text import (
+    MAX_FILE_BYTES,
+    CalibrationState,
+    check_text,
+    read_text,
+    text_as_python,
+    text_file,
+)
 from workbench.errors import ConfigError
 
 
@@ -36,7 +43,7 @@ def test_files_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
 def test_the_expression_gives_the_text_back(tmp_path, text):
     folder = tmp_path / "new folder, it's new"
     for path in (None, tmp_path / "gone.txt"):
-        expression = text_as_python(text, path, folder, "abc")
+        expression = text_as_python(text_file(text, path, folder, "abc"))
         assert eval(expression, {"Path": Path}) == text
     assert [file.name for file in folder.iterdir()] == ["calibration-abc.txt"]
 
@@ -44,10 +51,10 @@ def test_the_expression_gives_the_text_back(tmp_path, text):
 def test_a_file_that_holds_the_text_is_read_where_it_is_and_one_that_changed_is_not(tmp_path):
     file = tmp_path / "corpus.txt"
     file.write_bytes(b"some text")
-    assert repr(str(file)) in text_as_python("some text", file, tmp_path / "out", "abc")
+    assert repr(str(file)) in text_as_python(text_file("some text", file, tmp_path / "out", "abc"))
     assert not (tmp_path / "out").exists()
     file.write_bytes(b"other text")
-    assert "calibration-abc.txt" in text_as_python("some text", file, tmp_path / "out", "abc")
+    assert "calibration-abc.txt" in text_as_python(text_file("some text", file, tmp_path / "out", "abc"))
 
 
 def test_half_a_pair_is_refused_with_its_place():

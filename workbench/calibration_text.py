@@ -71,8 +71,8 @@ def read_text(path: Path | str) -> str:
         ) from None
 
 
-def text_as_python(text: str, path: Path | None, folder: Path, name: str) -> str:
-    """Return a Python expression that reads a text; one that its file does not hold is written to another first.
+def text_file(text: str, path: Path | None, folder: Path, name: str) -> Path:
+    """Return a file that holds a text; one that its own file does not hold is written to another first.
 
     Args:
         text: The text.
@@ -86,6 +86,11 @@ def text_as_python(text: str, path: Path | None, folder: Path, name: str) -> str
     if path is None or not _holds(path, text):
         path = folder / f"calibration-{name}.txt"
         _write(path, text)
+    return path
+
+
+def text_as_python(path: Path) -> str:
+    """Return a Python expression that reads a text as `read_text` does."""
     return f'Path({str(path)!r}).expanduser().read_bytes().decode("utf-8-sig")'
 
 

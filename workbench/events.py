@@ -14,6 +14,7 @@ EventKind = Literal[
     "coverage",
     "selection",
     "calibration",
+    "recipe",
     "view",
     "group",
     "look",
@@ -34,8 +35,9 @@ class Event:
         kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "group" (GroupView),
             "look" (Job of the microscope), "job" (Job), "speed" (SpeedPoint),
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception),
-            "calibration" (CalibrationState). "coverage" and "selection" come on the thread of the person's action,
-            "calibration" on either, all others on a worker's.
+            "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
+            (QualityState), "answers" (Answers, or None). "coverage", "selection" and "recipe" come on the thread of the
+            person's action, "calibration", "quality" and "answers" on either, all others on a worker's.
         data: What the kind says.
         job: The job that it comes from, or None.
     """

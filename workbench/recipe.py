@@ -110,7 +110,7 @@ class Recipe:
             PatternError: for a malformed pattern.
         """
         with reading(dotted) as cursor:
-            return _read_recipe(data, cursor)
+            return read_recipe(data, cursor)
 
     def save(self, path: Path | str) -> None:
         """Write the recipe as a small JSON file: a line for each key, a line for each rule.
@@ -133,7 +133,7 @@ class Recipe:
         """
         document = read_document(path)
         with reading(document.where) as cursor:
-            return _read_recipe(document.data, cursor)
+            return read_recipe(document.data, cursor)
 
     @classmethod
     def preset(cls, name: str) -> Recipe:
@@ -205,8 +205,13 @@ def _from_names(names: Mapping[Any, Any]) -> Recipe:
     return Recipe(default, tuple(Rule(pattern, choice) for pattern, choice in pairs))
 
 
-def _read_recipe(data: Any, cursor: Cursor) -> Recipe:
-    """Build a recipe from its JSON; the cursor shows where that failed."""
+def read_recipe(data: Any, cursor: Cursor) -> Recipe:
+    """Build a recipe from its JSON; the cursor shows where that failed.
+
+    Raises:
+        ConfigError: for an unknown version, key or setting.
+        PatternError: for a malformed pattern.
+    """
     if not isinstance(data, dict):
         raise ConfigError(f"A recipe is an object; this is {data!r:.60}.", mend='begin with {"format_version": 1, …}')
     _check_version(data, cursor)

@@ -1,14 +1,17 @@
-"""The recipe as a cell of Python that does the same without the app."""
+"""The recipe as a cell of Python, or as a command line, that does the same without the app."""
 
 from __future__ import annotations
 
 import dataclasses
 import pprint
+import shlex
 from pathlib import Path
 
 from workbench.config import Int4WeightOnlyConfig
 from workbench.demo import demo_path
+from workbench.errors import ConfigError
 from workbench.recipe import Recipe
+from workbench.recipe_text import recipe_text
 from workbench.sources import ModelSource, Source
 
 DEFAULT_DIRECTORY = "exports/int4"
@@ -40,6 +43,41 @@ def python_of(
         f"wb.save_checkpoint(model, {str(directory)!r}, tokenizer=tokenizer)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def command_of(
+    source: Source,
+    recipe: Recipe,
+    directory: Path | str = DEFAULT_DIRECTORY,
+    calibration: Path | None = None,
+    recipe_file: Path | None = None,
+) -> str:
+    """Return a command line that quantizes the model of `source` under `recipe` and saves it in `directory`.
+
+    A recipe that is in no file and no preset is given to the command as its input: that takes a POSIX shell.
+
+    Args:
+        source: Where the weights come from.
+        recipe: How they are quantized.
+        directory: Where the checkpoint goes.
+        calibration: A file with the calibration text, or None.
+        recipe_file: A file that holds the recipe, or None.
+
+    Raises:
+        ConfigError: for a model that is in memory only.
+    """
+    model = "demo" if is_demo(source) else source.name
+    if isinstance(source, ModelSource) and model != "demo" and not Path(model).is_dir():
+        raise ConfigError(
+            f"{model!r} is a model in memory, which a command line cannot name.",
+            mend="save it with save_pretrained and open that folder, or copy the recipe as Python",
+        )
+    preset = next((name for name in Recipe.presets() if Recipe.preset(name) == recipe), None)
+    held = preset or (None if recipe_file is None else str(recipe_file))
+    words = ["workbench", "quantize", model, "--recipe", held or "/dev/stdin", "--out", str(directory)]
+    words += [] if calibration is None else ["--calibration", str(calibration)]
+    line = shlex.join(words)
+    return f"{line}\n" if held else f"{line} <<'RECIPE'\n{recipe_text(recipe.to_json())}RECIPE\n"
 
 
 def _recipe_lines(recipe: Recipe) -> tuple[list[str], str]:

@@ -42,8 +42,9 @@ from workbench.recipe import Choice, Recipe
 from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 from workbench.recipe_nodes import rules_said, with_dense, with_int4
 from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
-from workbench.script import DEFAULT_DIRECTORY, python_of
+from workbench.script import DEFAULT_DIRECTORY, command_of, python_of
 from workbench.session_calibration import SessionCalibration
+from workbench.session_recipe import SessionRecipe
 from workbench.sources import ModelSource, Source
 from workbench.sweep import Sweep
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
@@ -77,6 +78,7 @@ class Session:
         group: (row, group) of the current layer under the microscope, or None until one is found.
         looked: What the microscope shows, or None.
         calibration: The calibration text, and what becomes of it.
+        recipes: The recipe's rules, text and files, and the recipes before it.
         exported: The latest finished export, or None.
     """
 
@@ -101,8 +103,6 @@ class Session:
 
     def __post_init__(self) -> None:
         self._listeners = Listeners()
-        self._undo: list[Recipe] = []
-        self._redo: list[Recipe] = []
         self._wish: tuple[tuple[int, int] | None, tuple[int, int] | None] | None = None  # a worst group not found yet
         self._cache = ViewCache()
         self._state = threading.Lock()  # held while recipe, coverage and errors change together
@@ -120,6 +120,7 @@ class Session:
         # Views come first: one waits for inputs, and starts a look when it is there.
         self.lanes = (self.previews, self.looks, self.calibration.lane, self.work)
         self.coverage = self._preflight(self.recipe)
+        self.recipes = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))
         self._index()
         rows = self.layer_rows()
         self._layers = LayerNames([row.name for row in rows])
@@ -289,27 +290,43 @@ class Session:
         if recipe == self.recipe:
             return
         coverage = self._preflight(recipe)
-        self._undo.append(self.recipe)
-        self._redo.clear()
+        self.recipes.history.add(recipe)
         self._take(recipe, coverage)
 
     @property
     def can_undo(self) -> bool:
         """Whether there is a recipe to go back to."""
-        return bool(self._undo)
+        return self.recipes.history.can_undo
 
     @property
     def can_redo(self) -> bool:
         """Whether there is an undo to take back."""
-        return bool(self._redo)
+        return self.recipes.history.can_redo
 
     def undo(self) -> bool:
         """Go back to the recipe before the last change; False when there is none."""
-        return self._step(self._undo, self._redo)
+        return self.can_undo and self.go_to(self.recipes.history.place - 1)
 
     def redo(self) -> bool:
         """Take back the last undo; False when there is none."""
-        return self._step(self._redo, self._undo)
+        return self.can_redo and self.go_to(self.recipes.history.place + 1)
+
+    def go_to(self, place: int) -> bool:
+        """Take the recipe at a place of the history, 0 for the first; False when it holds already.
+
+        Raises:
+            ConfigError: when there is no such place.
+        """
+        history = self.recipes.history
+        if not 0 <= place < len(history.recipes):
+            raise ConfigError(f"There is no recipe {place} in the history.", allowed=f"0 to {len(history.recipes) - 1}")
+        if place == history.place:
+            return False
+        recipe = history.recipes[place]
+        coverage = self._preflight(recipe)
+        history.place = place
+        self._take(recipe, coverage)
+        return True
 
     # --- seeing -------------------------------------------------------------------------------------------------
 
@@ -528,6 +545,17 @@ class Session:
         text = self.calibration.as_python(directory) if needs_calibration(self.coverage) else None
         return python_of(self.source, self.recipe, directory, text)
 
+    def as_command(self, directory: Path | str = DEFAULT_DIRECTORY) -> str:
+        """Return a command line that quantizes the same model under the same recipe and saves it.
+
+        A calibration text that is in no file is written beside the directory, for the command to read.
+
+        Raises:
+            ConfigError: for a model in memory, or a layer to be calibrated without a text that can be written.
+        """
+        text = self.calibration.as_file(directory) if needs_calibration(self.coverage) else None
+        return command_of(self.source, self.recipe, directory, text, self.recipes.file)
+
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _preflight(self, recipe: Recipe) -> Coverage:
@@ -616,14 +644,6 @@ class Session:
                 self.look_at_worst(*(self._wish or (None, None)))
         elif view.exact or self.looked is None or self.looked.config != view.config:
             self.look_at(*self.group)
-
-    def _step(self, back: list[Recipe], forth: list[Recipe]) -> bool:
-        if not back:
-            return False
-        coverage = self._preflight(back[-1])
-        forth.append(self.recipe)
-        self._take(back.pop(), coverage)
-        return True
 
     def _take(self, recipe: Recipe, coverage: Coverage) -> None:
         size = self.resolved().group_size

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.calibration import Calibration
-from workbench.calibration_text import CalibrationState, check_text, no_text, read_text, text_as_python
+from workbench.calibration_text import CalibrationState, check_text, no_text, read_text, text_as_python, text_file
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.hf import load_tokenizer
@@ -190,10 +190,19 @@ class SessionCalibration:
         Raises:
             ConfigError: when there is no text, or its file cannot be written.
         """
+        path = self.as_file(directory)
+        return "wb.demo_calibration_text()" if path is None else text_as_python(path)
+
+    def as_file(self, directory: Path | str) -> Path | None:
+        """Return a file that holds the text, or None for the demo model's own; it is written beside `directory`.
+
+        Raises:
+            ConfigError: when there is no text, or its file cannot be written.
+        """
         self.check()
         if self.state.origin == DEMO_ORIGIN:
-            return "wb.demo_calibration_text()"
-        return text_as_python(self.text, self.state.path, Path(directory).expanduser().parent, self.stamp)
+            return None
+        return text_file(self.text, self.state.path, Path(directory).expanduser().parent, self.stamp)
 
     def request(self, name: str, wanted: Sequence[str]) -> Job:
         """Collect the inputs of a layer on the lane, with those of as many of `wanted` as fit; or join what runs."""
