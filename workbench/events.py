@@ -18,6 +18,7 @@ EventKind = Literal[
     "view",
     "group",
     "look",
+    "details",
     "job",
     "speed",
     "error",
@@ -33,7 +34,7 @@ class Event:
 
     Attributes:
         kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "group" (GroupView),
-            "look" (Job of the microscope), "job" (Job), "speed" (SpeedPoint),
+            "look" (Job of the microscope), "details" (LayerDetails), "job" (Job), "speed" (SpeedPoint),
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception),
             "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
             (QualityState), "answers" (Answers, or None). "coverage", "selection" and "recipe" come on the thread of the

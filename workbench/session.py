@@ -44,7 +44,9 @@ from workbench.recipe_nodes import rules_said, with_dense, with_int4
 from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, command_of, python_of
 from workbench.session_calibration import SessionCalibration
+from workbench.session_details import SessionDetails
 from workbench.session_recipe import SessionRecipe
+from workbench.session_rooms import Means
 from workbench.sources import ModelSource, Source
 from workbench.sweep import Sweep
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
@@ -79,6 +81,7 @@ class Session:
         looked: What the microscope shows, or None.
         calibration: The calibration text, and what becomes of it.
         recipes: The recipe's rules, text and files, and the recipes before it.
+        details: Histograms and output error of the layer on show.
         exported: The latest finished export, or None.
     """
 
@@ -118,7 +121,9 @@ class Session:
             on_job=self._on_collect,
         )
         # Views come first: one waits for inputs, and starts a look when it is there.
-        self.lanes = (self.previews, self.looks, self.calibration.lane, self.work)
+        means = Means(self._cache, self._in_turn, self._emit, self.calibration.inputs)
+        self.details = SessionDetails(self, means)
+        self.lanes = (self.previews, self.looks, self.calibration.lane, self.work, self.details.lane)
         self.coverage = self._preflight(self.recipe)
         self.recipes = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))
         self._index()
