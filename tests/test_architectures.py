@@ -11,20 +11,33 @@ import transformers
 from torch import Tensor
 
 import workbench as wb
-import workbench.hf
 from scripts.architecture_table import END, README, START, numberless, share, table, watched
 from tests.architectures import MATRIX
 from tests.more_architectures import ALL
 from tests.routing import picks
 from tests.tiny_models import hushed
+from workbench.checkpoint.save import iter_write_quantized
+from workbench.coverage import preflight_source
 from workbench.experts import Int4Experts
+from workbench.hf import open_source
 from workbench.layers import weight_as_used
 from workbench.linear import Int4Linear
+from workbench.recipe import as_recipe
+from workbench.safetensors_folder import SafetensorsFolder
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
 ROUTER_OR_ATTENTION = "a matrix whose module is no linear layer"
 # Shares below 99 %: a pooling attention of torch's own, which reads its weights itself.
 BELOW = {"SigLIP": (0.98, "vision_model.head.attention.in_proj_weight")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Models this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=ALL)
@@ -143,6 +156,20 @@ def test_saved_and_loaded_it_is_the_same_model(made, tmp_path):
         given = {name: value for name, value in made.inputs.items() if name != "decoder_input_ids"}
         texts = [model.generate(**given, max_new_tokens=4, do_sample=False) for model in (made.model, again)]
         assert torch.equal(*texts)
+
+
+def test_streamed_from_a_folder_it_is_the_same_checkpoint(made, tmp_path):
+    with hushed():
+        made.architecture.build(torch.bfloat16).save_pretrained(tmp_path / "dense")  # one that no forward has changed
+    source, recipe = open_source(tmp_path / "dense"), as_recipe(G32)
+    coverage = preflight_source(source, recipe)
+    assert coverage.rows == made.coverage.rows
+    for _ in iter_write_quantized(source, coverage, recipe, tmp_path / "streamed"):
+        pass
+    wb.save_checkpoint(made.model, tmp_path / "native")
+    streamed, native = SafetensorsFolder(tmp_path / "streamed"), SafetensorsFolder(tmp_path / "native")
+    assert sorted(streamed.names()) == sorted(native.names())
+    assert all(torch.equal(streamed.read(name), native.read(name)) for name in native.names())
 
 
 # --- README ---------------------------------------------------------------------------------------------------------
