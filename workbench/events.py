@@ -23,6 +23,8 @@ EventKind = Literal[
     "speed",
     "error",
     "export",
+    "quality",
+    "answers",
     "problem",
 ]
 _LOG = logging.getLogger(__name__)

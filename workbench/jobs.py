@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from workbench.errors import Cancelled, ConfigError
 from workbench.records import Progress
@@ -23,6 +23,8 @@ State = Literal["waiting", "running", "cancelling", "done", "cancelled", "failed
 Work = Callable[[threading.Event], Iterator[Any]]
 
 FINISHED: tuple[State, ...] = ("done", "cancelled", "failed")
+T = TypeVar("T")
+_POLL_S = 0.05
 _NUMBERS = itertools.count(1)
 _LOG = logging.getLogger(__name__)
 
@@ -111,6 +113,23 @@ class Job:
             self.on_change(self)
         except Exception:  # who listens badly must not break the work
             _LOG.exception("Showing that %s is %s failed", self.label, state)
+
+
+def behind(lane: Lane, steps: Iterator[T], cancel: threading.Event) -> Iterator[T]:
+    """Take each step while a lane is idle, whose work a person waits for.
+
+    Raises:
+        Cancelled: when `cancel` was set while the lane was busy.
+    """
+    while True:
+        while not lane.wait(_POLL_S):
+            if cancel.is_set():
+                raise Cancelled("Cancelled before its turn came.")
+        try:
+            step = next(steps)
+        except StopIteration:
+            return
+        yield step
 
 
 def progress_since(start: float, done: int, total: int, label: str) -> Progress:

@@ -83,6 +83,13 @@ def offload_note(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     return (f"{len(found)} layers were offloaded, first {name}: in int4 they stay in the memory of {device}",)
 
 
+def kept_elsewhere(module: nn.Module) -> list[object]:
+    """Return what accelerate's hooks of a module hold weights in: a copy of the module has to share it."""
+    names = ("weights_map", "tied_params_map")
+    found = (getattr(hook, name, None) for hook in _hooks(module) for name in names)
+    return [store for store in found if store is not None]
+
+
 def _hooks(module: nn.Module) -> list[Any]:
     hook = getattr(module, _HOOK, None)
     return [] if hook is None else list(getattr(hook, "hooks", (hook,)))

@@ -287,7 +287,7 @@ def quantize_(
     layers: dict[str, Int4Layer] = {}
     results: list[LayerResult] = []
     for step in iter_quantize(source, coverage, calibration=text, cancel=cancel):
-        layers[step.result.name] = _int4_layer(model, step, coverage)
+        layers[step.result.name] = int4_layer(model, step.result.name, step.weight, coverage)
         results.append(step.result)
         if progress is not None:
             progress(step.progress)
@@ -318,12 +318,19 @@ def _tell_the_config(model: nn.Module, recipe: Recipe) -> None:
                 module.config._is_quantized = True  # type: ignore[union-attr]
 
 
-def _int4_layer(model: nn.Module, step: SolvedLayer, coverage: Coverage) -> Int4Layer:
-    name = step.result.name
-    device = layer_device(model, name) or step.weight.codes.device
+def int4_layer(model: nn.Module, name: str, weight: QuantizedWeight, coverage: Coverage) -> Int4Layer:
+    """Return the int4 layer that takes the place of a dense one of `model`, on its device; nothing is swapped.
+
+    Args:
+        model: The dense model, which gives device, dtype, bias and orientation.
+        name: The layer's name.
+        weight: What is stored for it.
+        coverage: Its settings, and how many experts a stack has.
+    """
+    device = layer_device(model, name) or weight.codes.device
     dtype, tiles = weight_as_used(model, name, read=False).dtype, coverage.configs[name].inner_k_tiles
     if experts := experts_of(coverage, name):
         turned = lies_transposed(model, name)
-        return Int4Experts(step.weight, experts, device=device, dtype=dtype, inner_k_tiles=tiles, transposed=turned)
+        return Int4Experts(weight, experts, device=device, dtype=dtype, inner_k_tiles=tiles, transposed=turned)
     bias = offloaded_values(get_layer(model, name), "bias")
-    return Int4Linear(step.weight, bias, device=device, dtype=dtype, inner_k_tiles=tiles)
+    return Int4Linear(weight, bias, device=device, dtype=dtype, inner_k_tiles=tiles)

@@ -45,6 +45,7 @@ from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, command_of, python_of
 from workbench.session_calibration import SessionCalibration
 from workbench.session_details import SessionDetails
+from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
 from workbench.session_rooms import Means
 from workbench.sources import ModelSource, Source
@@ -80,6 +81,7 @@ class Session:
         group: (row, group) of the current layer under the microscope, or None until one is found.
         looked: What the microscope shows, or None.
         calibration: The calibration text, and what becomes of it.
+        quality: The model under the recipe beside the original, on a text and on a prompt.
         recipes: The recipe's rules, text and files, and the recipes before it.
         details: Histograms and output error of the layer on show.
         exported: The latest finished export, or None.
@@ -110,6 +112,7 @@ class Session:
         self._cache = ViewCache()
         self._state = threading.Lock()  # held while recipe, coverage and errors change together
         self._quiet = threading.Lock()  # held while a timing runs, so that previews do not disturb it
+        self._loud = threading.Lock()  # held while a timing runs, or a step of what runs behind the previews
         self.previews = Lane("preview", latest_wins=True)
         self.looks = Lane("microscope", latest_wins=True)
         self.work = Lane("work", latest_wins=False)
@@ -120,10 +123,24 @@ class Session:
             on_state=partial(self._emit, "calibration"),
             on_job=self._on_collect,
         )
-        # Views come first: one waits for inputs, and starts a look when it is there.
+        self.quality = SessionQuality(
+            self.calibration,
+            self._cache,
+            coverage=lambda: self.coverage,
+            in_turn=partial(self._in_turn, lock=self._loud),
+            views=self.previews,
+            on_state=partial(self._emit, "quality"),
+            on_answers=partial(self._emit, "answers"),
+            on_job=self._on_job,
+        )
         means = Means(self._cache, self._in_turn, self._emit, self.calibration.inputs)
         self.details = SessionDetails(self, means)
-        self.lanes = (self.previews, self.looks, self.calibration.lane, self.work, self.details.lane)
+        # Views come first: one waits for inputs, and starts a look when it is there.
+        self.lanes = (
+            *(self.previews, self.looks, self.calibration.lane, self.work),
+            *(self.quality.lane, self.quality.prompt.lane),
+            *(self.details.lane,),
+        )
         self.coverage = self._preflight(self.recipe)
         self.recipes = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))
         self._index()
@@ -482,7 +499,8 @@ class Session:
             start, seen = time.monotonic(), set[tuple[str, str, int]]()
             for device in devices:
                 bench = LinearBench(n, k, config, sizes, device=device, **wanted)  # type: ignore[arg-type]
-                for point in self._in_turn(bench.run(cancel), cancel):
+                alone = self._in_turn(bench.run(cancel), cancel, self._loud)
+                for point in self._in_turn(alone, cancel):
                     seen.add((device, point.dtype, point.batch))
                     label = f"{device}, {point.dtype}, batch {point.batch}"
                     yield progress_since(start, len(seen), len(devices) * bench.steps, label), point, bench
@@ -598,16 +616,17 @@ class Session:
         if why_not:
             raise ModelError(f"{name} cannot be shown: {why_not}.")
 
-    def _in_turn(self, steps: Iterator[T], cancel: threading.Event) -> Iterator[T]:
+    def _in_turn(self, steps: Iterator[T], cancel: threading.Event, lock: threading.Lock | None = None) -> Iterator[T]:
         """Take each step while no other lane works, so that a preview does not disturb a timing."""
+        lock = lock or self._quiet
         while True:
-            while not self._quiet.acquire(timeout=0.05):
+            while not lock.acquire(timeout=0.05):
                 if cancel.is_set():
                     raise Cancelled("Cancelled before its turn came.")
             try:
                 step = next(steps, None)
             finally:
-                self._quiet.release()
+                lock.release()
             if step is None:
                 return
             yield step
@@ -617,6 +636,7 @@ class Session:
         with self._state:
             self.errors = {name: view for name, view in self.errors.items() if view.config.solver != "calibrated"}
         self.refresh()
+        self.quality.recipe_changed()
 
     def _looker(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None) -> Job:
         name, config, metric = self.current, self.resolved(), self.metric
@@ -667,6 +687,7 @@ class Session:
             self.errors = kept
         self._emit("coverage", coverage)
         self.refresh()
+        self.quality.recipe_changed()
 
     def _regroup(self, before: int, now: int) -> None:
         """Keep what the microscope is on, or is to be on, where it is while the size of its groups changes."""

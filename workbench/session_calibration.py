@@ -128,10 +128,28 @@ class SessionCalibration:
                 text, stamp, known = self.text, self.stamp, self._calibration
             if known is not None:
                 return known
-            made = Calibration.from_text(text, self._tokenizer(text))
+            if not text.strip():
+                raise no_text()
+            made = Calibration.from_text(text, self.text_tokenizer())
             count, length = made.ids.shape
             self._tell(stamp, made, sequences=count, sequence_length=length, notes=made.notes)
             return made
+
+    def text_tokenizer(self) -> Any:
+        """Return what makes a text into tokens; a folder's is read when it is first needed.
+
+        Raises:
+            ConfigError: when a model came without its tokenizer.
+            ModelError: when a folder's is damaged.
+        """
+        if self.tokenizer is None and isinstance(self.source, FolderSource):
+            self.tokenizer = load_tokenizer(self.source.path)
+        if self.tokenizer is None:
+            raise ConfigError(
+                f"{self.source.name!r} came without a tokenizer, which makes a text into tokens.",
+                mend="open it with one: wb.Workbench(model, tokenizer)",
+            )
+        return self.tokenizer
 
     def inputs(self, name: str) -> Inputs | None:
         """Return what is held of a layer's inputs, or None when they have to be collected first."""
@@ -263,15 +281,3 @@ class SessionCalibration:
             self._calibration, self._failure = made or self._calibration, failure
             self.state = replace(self.state, **changes)
         self._on_state(self.state)
-
-    def _tokenizer(self, text: str) -> Any:
-        if not text.strip():
-            raise no_text()
-        if self.tokenizer is None and isinstance(self.source, FolderSource):
-            self.tokenizer = load_tokenizer(self.source.path)
-        if self.tokenizer is None:
-            raise ConfigError(
-                f"{self.source.name!r} came without a tokenizer, which makes a text into tokens.",
-                mend="open it with one: wb.Workbench(model, tokenizer)",
-            )
-        return self.tokenizer

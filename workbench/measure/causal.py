@@ -68,6 +68,34 @@ def check_model(model: nn.Module, name: str, ids: Tensor, window: int) -> None:
         raise ConfigError(f"ids holds token {bad}.", allowed=allowed, mend="use the model's own tokenizer")
 
 
+@torch.no_grad()
+def check_causal(model: nn.Module, name: str) -> None:
+    """Refuse a model that cannot be asked for the next token, or that looks at the tokens to come.
+
+    The first of two tokens is followed by another one; what the model predicts after the first must stay.
+
+    Args:
+        model: The model, in evaluation mode.
+        name: What it is called in errors.
+
+    Raises:
+        ModelError: with what it does instead.
+    """
+    device, size = model_device(model), vocabulary_size(model) or 3
+    ids = torch.tensor([[0, 1], [0, min(2, size - 1)]], device=device)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise _no_logits(name, "is an encoder with a decoder")
+    try:
+        found = [getattr(model(input_ids=one[None], use_cache=False), "logits", None) for one in ids]
+    except Exception as error:  # any module may be given; what it says is passed on
+        raise _no_logits(name, f"cannot be run on tokens ({type(error).__name__}: {error})") from error
+    first, other = found
+    if not isinstance(first, Tensor) or not isinstance(other, Tensor) or first.ndim != 3 or first.shape[:2] != (1, 2):
+        raise _no_logits(name, "gives no logits of the next token")
+    if not torch.allclose(first[0, 0].float(), other[0, 0].float(), rtol=0.02, atol=0.02 * float(first.std())):
+        raise _no_logits(name, "looks at the tokens to come: it does not predict the next one")
+
+
 def run_side_by_side(models: Iterable[nn.Module], window: int) -> bool:
     """Say whether windows can be measured by several threads at once, each alone (see `workers`).
 

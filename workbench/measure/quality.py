@@ -39,10 +39,14 @@ class QualityStep:
     Attributes:
         progress: Where the work stands after this window.
         qualities: Quality of each model over the windows so far; the last step holds the result.
+        sums: Sums of each model over the tokens of this window.
+        reference: Sums of the reference over the tokens of this window, or None.
     """
 
     progress: Progress
     qualities: dict[str, Quality]
+    sums: dict[str, TokenSums]
+    reference: TokenSums | None
 
 
 def text_ids(text: str, tokenizer: Any) -> Tensor:
@@ -144,8 +148,11 @@ def iter_quality(
     reference: nn.Module | None = None,
     window: int = DEFAULT_WINDOW,
     cancel: threading.Event | None = None,
+    first: int = 0,
 ) -> Iterator[QualityStep]:
     """Yield after each window what `measure_qualities` knows by then; the models do without dropout until the end.
+
+    `first` is the place of the first token in its text, for errors.
 
     Beside the models, the logits of the reference and of one model are held for one window, in the dtype they come in;
     where they are small, each thread holds those of a window of its own (see `causal.run_side_by_side`).
@@ -154,7 +161,7 @@ def iter_quality(
     tally = _Tally(models, reference, len(windows[0]), len(ids) - sum(len(part) for part in windows))
     for name, model in tally.everyone:
         check_model(model, name, ids, len(windows[0]))
-    places = itertools.accumulate((len(part) for part in windows[:-1]), initial=0)
+    places = itertools.accumulate((len(part) for part in windows[:-1]), initial=first)
     work = list(zip(places, windows, strict=True))
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -164,12 +171,12 @@ def iter_quality(
         together = run_side_by_side([model for _, model in tally.everyone], len(windows[0]))
         results = in_order(measure, work) if together else (measure(one) for one in work)
         stack.enter_context(contextlib.closing(results))
-        for done, result in enumerate(results, start=1):
-            tally.add(*result)
+        for done, (base, sums) in enumerate(results, start=1):
+            tally.add(base, sums)
             elapsed = time.monotonic() - start
             remaining = elapsed * (len(work) - done) / done
             progress = Progress(done, len(work), f"window {done} of {len(work)}", elapsed, remaining)
-            yield QualityStep(progress, tally.qualities())
+            yield QualityStep(progress, tally.qualities(), sums, base)
 
 
 def _measure_window(

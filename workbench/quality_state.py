@@ -1,0 +1,145 @@
+"""What a session knows of quality: results by recipe, what a change did, and the answers to a prompt."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.coverage import Coverage, size
+from workbench.errors import WorkbenchError
+from workbench.measure.paired import Change, Comparison, change_between
+
+_KEPT = 24  # results: a few kilobytes each
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: a result stands for one plan, and is shown only while that holds.
+
+    Attributes:
+        label: The recipe in a line.
+        recipe: Stands for the values of the int4 layers.
+        text: Stands for the text, the window and the weights of the original.
+    """
+
+    label: str
+    recipe: Hashable
+    text: Hashable
+
+    @property
+    def key(self) -> Hashable:
+        """What results are remembered by."""
+        return self.recipe, self.text
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The quality of the model under a recipe.
+
+    Attributes:
+        plan: What it is the quality of.
+        comparison: The windows so far.
+        window: Tokens of a window.
+        wanted: Windows that were asked for.
+        available: Windows that the whole text has.
+        notes: What a person must know.
+    """
+
+    plan: Plan
+    comparison: Comparison
+    window: int
+    wanted: int
+    available: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all windows that were asked for are measured."""
+        return len(self.comparison.windows) >= self.wanted
+
+    def covers(self, windows: int | None) -> bool:
+        """Whether so many windows are measured, or all that the text has; None is all."""
+        return len(self.comparison.windows) >= min(windows or self.available, self.available)
+
+    @property
+    def label(self) -> str:
+        """The recipe in a line."""
+        return self.plan.label
+
+
+@dataclass(frozen=True)
+class QualityState:
+    """What a view shows of the quality.
+
+    Attributes:
+        origin: Where the text comes from, or "" when there is none.
+        characters: Its length.
+        path: The file that it was read from, or None.
+        window: Tokens of a window that are wanted.
+        windows: Windows that are wanted; None is all.
+        follow: Whether each change of the recipe is measured.
+        measured: The result of the recipe that holds now, or None.
+        change: What the last change of the recipe did, on the same text, or None.
+        before: Label of the recipe that `change` compares with, or "".
+        history: Results on this text, newest first, that of this recipe included.
+        problem: Why the newest try failed, or None.
+        loads_bytes: Bytes of the model that is loaded first; 0 for one that is in memory.
+    """
+
+    origin: str
+    characters: int
+    path: Path | None
+    window: int
+    windows: int | None
+    follow: bool
+    measured: Measured | None = None
+    change: Change | None = None
+    before: str = ""
+    history: tuple[Measured, ...] = ()
+    problem: WorkbenchError | None = None
+    loads_bytes: int = 0
+
+
+class Results:
+    """The last results by what they are the quality of; the newest one is that of the recipe that holds."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[Hashable, Measured] = OrderedDict()
+
+    def get(self, plan: Plan) -> Measured | None:
+        """Return the result of a plan and make it the newest, or None."""
+        found = self._held.get(plan.key)
+        if found is not None:
+            self._held.move_to_end(plan.key)
+        return found
+
+    def add(self, result: Measured) -> None:
+        """Hold a result as the newest, in place of one of the same plan."""
+        self._held[result.plan.key] = result
+        self._held.move_to_end(result.plan.key)
+        while len(self._held) > _KEPT:
+            self._held.popitem(last=False)
+
+    def on(self, text: Hashable) -> tuple[Measured, ...]:
+        """Return the results on a text, newest first."""
+        return tuple(one for one in reversed(self._held.values()) if one.plan.text == text)
+
+    def change(self, result: Measured) -> tuple[Change, str] | None:
+        """Return what the change from the recipe before did, and that recipe's label; None for a first one."""
+        others = [one for one in self.on(result.plan.text) if one.plan != result.plan]
+        before = next((one for one in others if one.complete), next(iter(others), None))
+        return None if before is None else (change_between(before.comparison, result.comparison), before.label)
+
+
+def recipe_label(coverage: Coverage) -> str:
+    """Say in a few words what a recipe makes of a model: "all linear: g64 float hqq" and its size."""
+    configs = list(coverage.configs.values())
+    if not configs:
+        return f"nothing int4, {size(coverage.after_bytes)}"
+    counts = Counter((one.group_size, one.domain, one.solver) for one in configs)
+    (group, domain, solver), _ = counts.most_common(1)[0]
+    more = f" + {len(counts) - 1} more" if len(counts) > 1 else ""
+    layers = f"{len(configs)} layer{'s' * (len(configs) != 1)}"
+    return f"{layers} g{group} {domain} {solver}{more}, {size(coverage.after_bytes)}"
