@@ -129,7 +129,7 @@ class SessionRecipe:
             ConfigError: for a text that is no recipe, with the line (`line_of`).
             PatternError: for a pattern that is malformed or matches nothing, with the line.
         """
-        return self._checked(parse_document(text, "the text"))
+        return self._checked(parse_document(text, "recipe"))
 
     def apply(self, text: str) -> None:
         """Take the recipe that a text holds.
@@ -140,8 +140,8 @@ class SessionRecipe:
         """
         self._owner.set_recipe(self.read(text))
 
-    def load(self, path: Path | str) -> None:
-        """Take the recipe of a file.
+    def load(self, path: Path | str) -> str:
+        """Take the recipe of a file, and say what was done.
 
         Raises:
             ConfigError: for a file that cannot be read or holds no recipe, with the line; nothing is changed then.
@@ -152,6 +152,7 @@ class SessionRecipe:
         self.filed, self.path = recipe, file
         self._owner.set_recipe(recipe)
         self._on_state()
+        return f"loaded {file.absolute()}"
 
     def save(self, path: Path | str, *, replace: bool = False) -> str:
         """Write the recipe to a file, and say what was done.
