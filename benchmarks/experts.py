@@ -59,7 +59,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _layer(args: Any) -> Any:
     """Return one decoder layer in bfloat16."""
-    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
     config = transformers.Qwen3MoeConfig(
         hidden_size=args.hidden,
         moe_intermediate_size=args.inner,
@@ -67,10 +66,13 @@ def _layer(args: Any) -> Any:
         num_experts_per_tok=args.top_k,
         num_hidden_layers=1,
         vocab_size=32,
-        **heads,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
     )
     torch.manual_seed(0)
-    return transformers.Qwen3MoeModel(config).to(torch.bfloat16).eval().layers[0]
+    model: Any = transformers.Qwen3MoeModel(config)
+    return model.to(torch.bfloat16).eval().layers[0]
 
 
 def _times(dense: Any, int4: Any, batch: int, args: Any) -> dict[str, list[float]]:
