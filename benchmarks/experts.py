@@ -66,9 +66,8 @@ def _layer(args: Any) -> Any:
         num_experts_per_tok=args.top_k,
         num_hidden_layers=1,
         vocab_size=32,
-        num_attention_heads=1,
+        num_attention_heads=args.hidden // 32,
         num_key_value_heads=1,
-        head_dim=32,
     )
     torch.manual_seed(0)
     model: Any = transformers.Qwen3MoeModel(config)
