@@ -22,6 +22,7 @@ from benchmarks import (
     memory,
     model,
     packing,
+    preflight,
     report,
     solver_models,
     solvers,
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "model": (model, [*TINY_MODEL, "--without-peers"]),
     "experts": (experts, ["--hidden", "64", "--inner", "32", "--experts", "4", "--top-k", "2", "--budget", "0"]),
     "import_time": (import_time, ["--rounds", "1"]),
+    "preflight": (preflight, ["--layers", "2", "--rounds", "1"]),
 }
 TIMES = {"time_ms", "p10_ms", "p90_ms", "runs"}
 
