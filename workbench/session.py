@@ -44,6 +44,7 @@ from workbench.recipe_nodes import rules_said, with_dense, with_int4
 from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, command_of, python_of
 from workbench.session_calibration import SessionCalibration
+from workbench.session_compare import SessionCompare
 from workbench.session_details import SessionDetails
 from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
@@ -84,6 +85,7 @@ class Session:
         quality: The model under the recipe beside the original, on a text and on a prompt.
         recipes: The recipe's rules, text and files, and the recipes before it.
         details: Histograms and output error of the layer on show.
+        compare: Settings that are held fast, and the layer on show under both.
         exported: The latest finished export, or None.
     """
 
@@ -134,12 +136,12 @@ class Session:
             on_job=self._on_job,
         )
         means = Means(self._cache, self._in_turn, self._emit, self.calibration.inputs)
-        self.details = SessionDetails(self, means)
+        self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
         # Views come first: one waits for inputs, and starts a look when it is there.
         self.lanes = (
             *(self.previews, self.looks, self.calibration.lane, self.work),
             *(self.quality.lane, self.quality.prompt.lane),
-            *(self.details.lane,),
+            *(self.details.lane, self.compare.lane),
         )
         self.coverage = self._preflight(self.recipe)
         self.recipes = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))

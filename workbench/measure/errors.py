@@ -169,6 +169,8 @@ def picture_of(
     max_rows: int = MAX_SIDE,
     max_cols: int = MAX_SIDE,
     limits: tuple[float, float] | None = None,
+    *,
+    difference: bool = False,
 ) -> ErrorMap:
     """Make a picture of values [R, C] at screen size.
 
@@ -179,11 +181,14 @@ def picture_of(
         max_rows: Most rows.
         max_cols: Most columns.
         limits: The least and the greatest value of the scale, for pictures that share one; None takes its own.
+        difference: Whether they are differences of the metric: the scale is even around zero, and "max" keeps what is
+            farthest from it.
     """
-    how: Literal["max", "mean", "min"] = "min" if reduce == "max" and metric in LOW_IS_WORSE else reduce
+    least_kept = reduce == "max" and metric in LOW_IS_WORSE and not difference
+    how: Literal["max", "mean", "min"] = "min" if least_kept else reduce
     small, row_span, col_span = reduce_to(values, max_rows, max_cols, how)
     least, greatest = limits or (float(small.min()), float(small.max()))
-    lo, hi, log = scale_of(least, greatest, signed=metric in _SIGNED, log=metric in _LOGARITHMIC)
+    lo, hi, log = scale_of(least, greatest, signed=difference or metric in _SIGNED, log=metric in _LOGARITHMIC)
     return ErrorMap(
         values=coded(small, lo, hi, log=log),
         rows=small.shape[0],

@@ -68,7 +68,6 @@ class HeatView {
     if (!sameLayer || old.total_cols !== next.total_cols) this.window = this.cursor = this.hover = null;
     if (!sameLayer || old.unit !== next.unit || old.log !== next.log) this.limits = this.threshold = null;
     this.payload = next;
-    this.pools = new Map();
     this.paint();
     this.describe();
     this.listLargest();
@@ -122,7 +121,7 @@ class HeatView {
     if (this.canvas.width !== pixelsX) this.canvas.width = pixelsX;
     if (this.canvas.height !== pixelsY) this.canvas.height = pixelsY;
     const colors = this.currentColors();
-    this.drawCells(colors, pixelsX, pixelsY);
+    paintCells(this.canvas, p, this.extent(), colors, pixelsX, pixelsY);
     this.canvas.dataset.seq = p.seq;
     this.canvas.dataset.paintMs = (performance.now() - start).toFixed(2);
     this.canvas.dataset.pan = String(this.window !== null);
@@ -132,35 +131,11 @@ class HeatView {
   }
 
   currentColors() {
-    const paper = (getComputedStyle(this.root).backgroundColor.match(/[\d.]+/g) ?? [255, 255, 255]).slice(0, 3).map(Number);
+    const paper = paperOf(this.root);
     const { scale } = this.payload;
     const limits = this.limits ?? [scale.lo, scale.hi];
     const dark = this.root.dataset.theme === "dark";
     return codeColors(scale, this.model.get("colormap"), dark, limits, this.threshold, paper, this.payload.low_is_worse);
-  }
-
-  drawCells(colors, pixelsX, pixelsY) {
-    const p = this.payload;
-    const [r0, r1, c0, c1] = this.extent();
-    const down = Math.max(1, Math.ceil((r1 - r0) / p.row_span / pixelsY));
-    const across = Math.max(1, Math.ceil((c1 - c0) / p.col_span / pixelsX));
-    const key = `${down},${across}`;
-    if (!this.pools.has(key)) this.pools.set(key, poolCodes(p, down, across));
-    const { codes, rows, cols } = this.pools.get(key);
-    const words = Uint32Array.from(colors, ([r, g, b]) => (255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r));
-    const image = new ImageData(cols, rows);
-    const pixels = new Uint32Array(image.data.buffer);
-    for (let k = 0; k < codes.length; k++) pixels[k] = words[codes[k]];
-    this.cells ??= document.createElement("canvas");
-    this.cells.width = cols;
-    this.cells.height = rows;
-    this.cells.getContext("2d").putImageData(image, 0, 0);
-    const context = this.canvas.getContext("2d");
-    context.imageSmoothingEnabled = false;
-    context.clearRect(0, 0, pixelsX, pixelsY);
-    const [unitY, unitX] = [p.row_span * down, p.col_span * across];
-    const [top, left] = [r0 / unitY, c0 / unitX];
-    context.drawImage(this.cells, left, top, c1 / unitX - left, r1 / unitY - top, 0, 0, pixelsX, pixelsY);
   }
 
   drawLegend(colors, height) {
@@ -297,18 +272,9 @@ class HeatView {
     this.mark();
   }
 
-  /** Zoom to a window of original rows and columns, kept inside the matrix and at least two cells wide. */
-  zoomTo([r0, r1, c0, c1]) {
-    const p = this.payload;
-    const fit = (from, to, span, total) => {
-      const length = Math.min(total, Math.max(to - from, Math.min(total, 2 * span)));
-      const start = clamp((from + to - length) / 2, 0, total - length);
-      return [start, start + length];
-    };
-    const rows = fit(r0, r1, p.row_span, p.total_rows);
-    const cols = fit(c0, c1, p.col_span, p.total_cols);
-    const everything = rows[1] - rows[0] >= p.total_rows && cols[1] - cols[0] >= p.total_cols;
-    this.window = everything ? null : [...rows, ...cols];
+  /** Zoom to a window of original rows and columns. */
+  zoomTo(window) {
+    this.window = fittedWindow(this.payload, window);
     this.paintSoon();
   }
 

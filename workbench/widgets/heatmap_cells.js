@@ -97,6 +97,47 @@ function poolCodes(p, down, across) {
   return { codes, rows, cols };
 }
 
+/** Paint the cells of a window of original rows and columns; those smaller than pixels are merged first. */
+function paintCells(canvas, p, [r0, r1, c0, c1], colors, pixelsX, pixelsY) {
+  const down = Math.max(1, Math.ceil((r1 - r0) / p.row_span / pixelsY));
+  const across = Math.max(1, Math.ceil((c1 - c0) / p.col_span / pixelsX));
+  const key = `${down},${across}`;
+  p.pools ??= new Map();
+  if (!p.pools.has(key)) p.pools.set(key, poolCodes(p, down, across));
+  const { codes, rows, cols } = p.pools.get(key);
+  const words = Uint32Array.from(colors, ([r, g, b]) => (255 << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r));
+  const image = new ImageData(cols, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let k = 0; k < codes.length; k++) pixels[k] = words[codes[k]];
+  const cells = document.createElement("canvas");
+  [cells.width, cells.height] = [cols, rows];
+  cells.getContext("2d").putImageData(image, 0, 0);
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  context.clearRect(0, 0, pixelsX, pixelsY);
+  const [unitY, unitX] = [p.row_span * down, p.col_span * across];
+  const [top, left] = [r0 / unitY, c0 / unitX];
+  context.drawImage(cells, left, top, c1 / unitX - left, r1 / unitY - top, 0, 0, pixelsX, pixelsY);
+}
+
+/** The background of a component, as [r, g, b]. */
+function paperOf(root) {
+  return (getComputedStyle(root).backgroundColor.match(/[\d.]+/g) ?? [255, 255, 255]).slice(0, 3).map(Number);
+}
+
+/** A window kept inside the matrix and at least two cells wide; null for everything. */
+function fittedWindow(p, [r0, r1, c0, c1]) {
+  const fit = (from, to, span, total) => {
+    const length = Math.min(total, Math.max(to - from, Math.min(total, 2 * span)));
+    const start = clamp((from + to - length) / 2, 0, total - length);
+    return [start, start + length];
+  };
+  const rows = fit(r0, r1, p.row_span, p.total_rows);
+  const cols = fit(c0, c1, p.col_span, p.total_cols);
+  const everything = rows[1] - rows[0] >= p.total_rows && cols[1] - cols[0] >= p.total_cols;
+  return everything ? null : [...rows, ...cols];
+}
+
 /** The cells that stand out, foremost first: the largest (absolute) values, or the least where low is worse. */
 function largestCells(p, count) {
   const zero = p.scale.signed ? 255 * p.scale.fraction(0) : 0;
