@@ -7,7 +7,7 @@ import pytest
 import workbench as wb
 from workbench.options import HqqOptions, RefinedOptions
 from workbench.recipe import Choice, Recipe, Rule
-from workbench.recipe_history import RecipeHistory, change_said, choice_said, settings_of
+from workbench.recipe_history import RecipeHistory, change_said, choice_said, recipe_said, settings_of
 
 G64 = Choice(wb.Int4WeightOnlyConfig(group_size=64))
 G32 = Choice(wb.Int4WeightOnlyConfig(group_size=32))
@@ -108,3 +108,9 @@ def test_every_setting_that_differs_is_named():
     refined = Choice(wb.Int4WeightOnlyConfig(group_size=64), "refined", options=RefinedOptions(norm=1.5))
     assert change_said(Recipe(G64), Recipe(refined)) == "default: solver rtn → refined, norm at its default → 1.5"
     assert settings_of(refined)["norm"] == "1.5"
+
+
+def test_a_recipe_in_a_few_words():
+    assert recipe_said(Recipe(None)) == "dense"
+    assert recipe_said(Recipe(G64, (A, B))) == "2 rules over int4, group size 64, rtn"
+    assert recipe_said(Recipe(G64, (A,), True)) == "1 rule over int4, group size 64, rtn; the output head too"

@@ -104,6 +104,14 @@ def choice_said(choice: Choice | None) -> str:
     return ", ".join(["int4", f"group size {size}", solver, *changed])
 
 
+def recipe_said(recipe: Recipe) -> str:
+    """Say a recipe in a few words: "2 rules over int4, group size 64, refined"."""
+    count = len(recipe.rules)
+    rules = f"{count} rule{'s' * (count != 1)} over " if count else ""
+    head = "; the output head too" if recipe.output_head else ""
+    return f"{rules}{choice_said(recipe.default)}{head}"
+
+
 def change_said(before: Recipe, after: Recipe) -> str:
     """Say in a line what a change of the recipe did."""
     parts = _default_changes(before, after) + _rule_changes(before.rules, after.rules)
@@ -152,4 +160,4 @@ def _choice_change(before: Choice | None, after: Choice | None) -> str:
     return ", ".join(said) or "written in another way"
 
 
-__all__ = ["RecipeHistory", "Step", "change_said", "choice_said", "settings_of"]
+__all__ = ["RecipeHistory", "Step", "change_said", "choice_said", "recipe_said", "settings_of"]

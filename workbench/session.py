@@ -49,6 +49,7 @@ from workbench.session_details import SessionDetails
 from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
 from workbench.session_rooms import Means
+from workbench.session_words import facts_html, session_facts
 from workbench.sources import ModelSource, Source
 from workbench.sweep import Sweep
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
@@ -155,6 +156,10 @@ class Session:
     def __repr__(self) -> str:
         """Name the model and the coverage."""
         return f"Session({self.source.name!r}, {self.coverage.verdict()})"
+
+    def _repr_html_(self) -> str:
+        """What is known so far as a plain table, where no widget need run."""
+        return facts_html("Int4 Workbench", session_facts(self))
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event, on the thread where it happens; returns a function that stops it."""

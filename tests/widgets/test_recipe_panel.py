@@ -13,7 +13,7 @@ import workbench as wb
 from tests.widgets.conftest import Wire
 from workbench.recipe import Choice, Recipe, Rule
 from workbench.session import Session, open_session
-from workbench.widgets.recipe_panel import MOST_LINES, MOST_RULES, MOST_STEPS, RecipePanel, summary_of
+from workbench.widgets.recipe_panel import MOST_LINES, MOST_RULES, MOST_STEPS, RecipePanel
 
 G32 = Choice(wb.Int4WeightOnlyConfig(group_size=32))
 G64 = Choice(wb.Int4WeightOnlyConfig(group_size=64))
@@ -171,11 +171,6 @@ def test_what_is_sent_is_bounded_for_huge_recipes_and_long_histories(panel: Reci
     assert len(panel.view.steps) == MOST_STEPS
     sent = sum(len(json.dumps(state, default=str)) for state in wire.states)
     assert sent < 20_000
-
-
-def test_summaries() -> None:
-    assert summary_of(Recipe(None)) == "dense"
-    assert summary_of(Recipe(G64, TWO.rules[:1], True)) == "1 rule over int4, group size 64, rtn; the output head too"
 
 
 def test_a_session_is_served_by_two_panels(wire: Wire) -> None:

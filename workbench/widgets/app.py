@@ -14,6 +14,7 @@ from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.recipe import Recipe
 from workbench.session import Event, Session, open_session
+from workbench.session_words import facts_html, session_facts
 from workbench.widgets.calibration_panel import CalibrationPanel
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.configure_panel import ConfigurePanel
@@ -126,6 +127,11 @@ class Workbench(ipywidgets.VBox):
     def __repr__(self) -> str:
         """Name the model and the coverage without serialising a widget."""
         return f"Workbench({self.session.source.name!r}, {self.session.coverage.verdict()})"
+
+    def _repr_html_(self) -> str:
+        """What is known so far as a plain table, for pages where no widget runs."""
+        hint = "Run the cell in JupyterLab, Notebook 7, VS Code, Colab or Voilà to work with it."
+        return facts_html("Int4 Workbench", session_facts(self.session), [hint])
 
     def cancel(self) -> None:
         """Stop what runs at its next block."""

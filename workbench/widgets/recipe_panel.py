@@ -9,7 +9,7 @@ from typing import Any
 from workbench.errors import ConfigError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.recipe import Recipe
-from workbench.recipe_history import choice_said
+from workbench.recipe_history import recipe_said
 from workbench.recipe_rules import RuleRow
 from workbench.session import Event, Session
 from workbench.session_recipe import Against
@@ -47,7 +47,7 @@ class RecipePanel(Panel):
         rules = [row for row in self._rows if row.kind == "rule"]
         shown = [*rules[:MOST_RULES], *(row for row in self._rows if row.kind != "rule")]
         with view.hold_sync():
-            view.summary = summary_of(session.recipe)
+            view.summary = recipe_said(session.recipe)
             view.rules = [_plain(row) for row in shown]
             view.hidden = max(0, len(rules) - MOST_RULES)
             view.total = sum(row.kind in QUANTIZABLE_KINDS for row in session.coverage.rows)
@@ -110,7 +110,7 @@ class RecipePanel(Panel):
         recipes, get = self.session.recipes, message.get
         text, path = str(get("text", "")), str(get("path", ""))
         return {
-            "check": lambda: {"summary": summary_of(recipes.read(text))},
+            "check": lambda: {"summary": recipe_said(recipes.read(text))},
             "apply": lambda: recipes.apply(text),
             "pin": recipes.pin,
             "load": lambda: recipes.load(path),
@@ -137,14 +137,6 @@ class RecipePanel(Panel):
         found = next(one for one in self._rows if (one.kind, one.place) == (shown["kind"], shown["place"]))
         self.session.select(list(found.layers), found.layers[0] if found.layers else None)
         return f"{len(found.layers)} layers selected"
-
-
-def summary_of(recipe: Recipe) -> str:
-    """Say a recipe in a few words."""
-    count = len(recipe.rules)
-    rules = f"{count} rule{'s' * (count != 1)} over " if count else ""
-    head = "; the output head too" if recipe.output_head else ""
-    return f"{rules}{choice_said(recipe.default)}{head}"
 
 
 def _plain(row: RuleRow) -> dict[str, Any]:
