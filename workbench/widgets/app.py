@@ -24,6 +24,7 @@ from workbench.widgets.export_panel import ExportPanel
 from workbench.widgets.layers_panel import LayersPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
+from workbench.widgets.quality_panel import QualityPanel
 from workbench.widgets.recipe_panel import RecipePanel
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
@@ -32,6 +33,7 @@ from workbench.widgets.tabs import Tab, Tabs
 TABS = (
     Tab("layers", "Layers and errors", "Which weights become int4, how, and what that does to each group"),
     Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
+    Tab("quality", "Quality", "How well int4 predicts a text beside the original, and a prompt on both"),
     Tab("recipe", "Recipe", "Everything that was chosen: rules, changes, history, text, files and code"),
     Tab("export", "Export", "Write a checkpoint, check it and load it again"),
 )
@@ -55,6 +57,7 @@ class Workbench(ipywidgets.VBox):
         convergence: The panel with the solver's error by step.
         microscope: The panel with the levels of one group.
         speed: The panel with the speedup chart.
+        quality: The panel with perplexity and divergence on a text, and a prompt on both models.
         recipe_panel: The panel with the recipe's rules, changes, history, text and files.
         export: The panel that writes a checkpoint.
         tabs: Which parts are shown; `tabs.selected` may be set.
@@ -89,6 +92,7 @@ class Workbench(ipywidgets.VBox):
         self.convergence = ConvergencePanel(self.session, self._on_error)
         self.microscope = MicroscopePanel(self.session, self._on_error)
         self.speed = SpeedPanel(self.session, self._on_error)
+        self.quality = QualityPanel(self.session, self._on_error)
         self.recipe_panel = RecipePanel(self.session, self._on_error)
         self.export = ExportPanel(self.session, self._on_error)
         self.tools = Commands(
@@ -110,7 +114,10 @@ class Workbench(ipywidgets.VBox):
         left = ipywidgets.VBox([self.layers, self.configure, self.calibration])
         right = ipywidgets.VBox([self.errors, self.convergence])
         columns = [styled(column, "wb-app-column", "wb-on-layers") for column in (left, right)]
-        wide = {"layers": self.microscope, "speed": self.speed, "recipe": self.recipe_panel, "export": self.export}
+        wide = {
+            **{"layers": self.microscope, "speed": self.speed, "quality": self.quality},
+            **{"recipe": self.recipe_panel, "export": self.export},
+        }
         below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide.items()]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
         parts = [*above, *columns, *below]
@@ -151,7 +158,7 @@ class Workbench(ipywidgets.VBox):
     def _on_event(self, event: Event) -> None:
         panels = (
             *(self.layers, self.configure, self.calibration, self.errors, self.convergence),
-            *(self.microscope, self.speed, self.recipe_panel, self.export),
+            *(self.microscope, self.speed, self.quality, self.recipe_panel, self.export),
         )
         for show in (*(panel.on_event for panel in panels), self._show):
             try:
