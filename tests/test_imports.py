@@ -27,7 +27,7 @@ checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
-jobs events view_cache views group_views ordered_views session_rooms session_details session_compare script
+jobs events view_cache views group_views ordered_views session_rooms session_details session_compare session_zoom script
 layer_inputs calibration_text session_calibration session_recipe session_words sweep
 twin int4_layers model_pair quality_text quality_prompt quality_state quality_run session_prompt session_quality
 session figures widgets

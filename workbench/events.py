@@ -20,6 +20,7 @@ EventKind = Literal[
     "look",
     "details",
     "compare",
+    "zoom",
     "job",
     "speed",
     "error",
@@ -38,7 +39,7 @@ class Event:
     Attributes:
         kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "group" (GroupView),
             "look" (Job of the microscope), "details" (LayerDetails), "compare" (Comparison, or None; on any thread),
-            "job" (Job), "speed" (SpeedPoint),
+            "zoom" (ZoomedBlock), "job" (Job), "speed" (SpeedPoint),
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception),
             "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
             (QualityState), "answers" (Answers, or None). "coverage", "selection" and "recipe" come on the thread of the

@@ -50,6 +50,7 @@ from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
 from workbench.session_rooms import Means
 from workbench.session_words import facts_html, session_facts
+from workbench.session_zoom import SessionZoom
 from workbench.sources import ModelSource, Source
 from workbench.sweep import Sweep
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
@@ -87,6 +88,7 @@ class Session:
         recipes: The recipe's rules, text and files, and the recipes before it.
         details: Histograms and output error of the layer on show.
         compare: Settings that are held fast, and the layer on show under both.
+        zoom: Parts of the heatmap at full size.
         exported: The latest finished export, or None.
     """
 
@@ -138,11 +140,12 @@ class Session:
         )
         means = Means(self._cache, self._in_turn, self._emit, self.calibration.inputs)
         self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
+        self.zoom = SessionZoom(self, means)
         # Views come first: one waits for inputs, and starts a look when it is there.
         self.lanes = (
             *(self.previews, self.looks, self.calibration.lane, self.work),
             *(self.quality.lane, self.quality.prompt.lane),
-            *(self.details.lane, self.compare.lane),
+            *(self.details.lane, self.compare.lane, self.zoom.lane),
         )
         self.coverage = self._preflight(self.recipe)
         self.recipes = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))

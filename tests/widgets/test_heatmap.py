@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import struct
 import threading
 
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.widgets.heatmap import HeatCell, Heatmap, HeatPayload
+from workbench.widgets.heatmap import HeatBlock, HeatCell, Heatmap, HeatPayload, ZoomRequest
 
 
 def payload(seq: int = 1, rows: int = 3, cols: int = 2, **changes: object) -> HeatPayload:
@@ -194,3 +195,52 @@ def test_each_send_leaves_the_routing_to_the_front_end() -> None:
     heat.comm._reply_subshell_id = None  # what ipykernel notes when a cell publishes on the comm
     heat.show(payload())
     assert not hasattr(heat.comm, "_reply_subshell_id")
+
+
+def block(seq: int = 1, **changes: object) -> HeatBlock:
+    """Rows 1 to 3 and columns 1 to 2 of the picture's matrix, one by one."""
+    fields: dict[str, object] = {"rows": (1, 4), "cols": (1, 3), "row_span": 1, "col_span": 1, "turn": 4}
+    values = struct.pack("<6f", *(0.5 + k for k in range(6)))
+    return HeatBlock(**({"values": values, "seq": seq} | fields | changes))
+
+
+def zoom(heat: Heatmap, **changes: object) -> None:
+    heat._handle_custom_msg({"type": "zoom", "rows": [1, 4], "cols": [1, 3], "seq": 1, "turn": 4} | changes, [])
+
+
+def test_a_zoom_asks_for_its_part_and_a_stale_one_does_not(wire) -> None:
+    seen: list[str] = []
+    heat = Heatmap(on_error=lambda error, _where: seen.append(str(error)))
+    asked: list[ZoomRequest] = []
+    heat.on_zoom(asked.append)
+    heat.show(payload())
+    zoom(heat)
+    zoom(heat, seq=0)
+    assert asked == [ZoomRequest((1, 4), (1, 3), 4)]
+    zoom(heat, rows=[1, "x"])
+    assert seen == ["rows=[1, 'x']. Allowed: two whole numbers."] and len(asked) == 1
+
+
+def test_a_block_is_one_message_with_its_values_and_is_read_exactly(wire) -> None:
+    heat = Heatmap()
+    heat.show(payload())
+    wire.clear()
+    assert heat.show_block(block())
+    ((message, buffers),) = wire.messages
+    assert message["content"]["rows"] == (1, 4) and [len(buffer) for buffer in buffers] == [24]
+    heat.selected = (2, 2)
+    assert heat.cell == HeatCell(2, 3, 2, 3, 3.5, 1)
+    heat.selected = (4, 0)
+    assert heat.cell == payload().cell(4, 0), "outside of it, the picture's cell"
+    assert block(row_span=2, rows=(0, 4), col_span=2, cols=(0, 3)).cell(3, 2) == HeatCell(2, 4, 2, 3, 3.5, 1)
+
+
+def test_a_block_of_another_picture_is_not_shown(wire) -> None:
+    heat = Heatmap()
+    assert not heat.show_block(block())
+    heat.show(payload(seq=2))
+    assert not heat.show_block(block(seq=1))
+    assert heat.show_block(block(seq=2))
+    heat.show(payload(seq=3))
+    heat.selected = (2, 2)
+    assert heat.cell == payload(seq=3).cell(2, 2)

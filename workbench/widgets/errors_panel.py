@@ -7,13 +7,15 @@ import threading
 from workbench.group_views import GroupView
 from workbench.jobs import Job
 from workbench.measure.errors import LOW_IS_WORSE, Metric, sampled_rows
-from workbench.records import ErrorSummary
 from workbench.session import METRICS, Event, Session
+from workbench.session_details import LayerDetails
+from workbench.session_zoom import ZoomedBlock
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.facts import Fact, Facts, Tone
+from workbench.widgets.error_facts import described, facts_of, output_of
+from workbench.widgets.facts import Facts
 from workbench.widgets.form import Field, Form, Value
-from workbench.widgets.heatmap import HeatCell, Heatmap, HeatPayload
+from workbench.widgets.heatmap import HeatBlock, HeatCell, Heatmap, HeatPayload, ZoomRequest
 from workbench.widgets.panel import Panel
 
 _METRIC_NAMES = {
@@ -51,6 +53,7 @@ class ErrorsPanel(Panel):
         super().__init__(session, on_error, [self.form, self.heatmap, self.numbers])
         self.form.on_change(self._changed)
         self.heatmap.on_select(self._picked)
+        self.heatmap.on_zoom(self._zoomed)
         self._view: LayerView | None = None
         self._marking: int | None = None  # the thread that moves the mark, which is no click
 
@@ -70,6 +73,10 @@ class ErrorsPanel(Panel):
             self._show(event.data, event.job.number if event.job else 0)
         elif event.kind == "group":
             self._mark(event.data)
+        elif event.kind == "details":
+            self._show_details(event.data)
+        elif event.kind == "zoom":
+            self._show_block(event.data)
         elif event.kind in ("coverage", "selection"):
             self._show_busy()
         elif event.kind == "job" and event.data.quiet:
@@ -91,7 +98,10 @@ class ErrorsPanel(Panel):
         if not self.heatmap.show(payload_of(view, seq, self.session.row(view.name).stack_rows)):
             return
         self._view = view
-        self.numbers.show(facts_of(view), notes=[_described(view), *view.notes])
+        known = self.session.details.latest
+        same = view.exact and known is not None and (known.name, known.config) == (view.name, view.config)
+        facts = [*(output_of(known) if same and known else []), *facts_of(view)]
+        self.numbers.show(facts, notes=[described(view), *view.notes])
 
     def _mark(self, view: GroupView) -> None:
         """Mark the cell of the group under the microscope."""
@@ -110,6 +120,32 @@ class ErrorsPanel(Panel):
         view = self._view
         if view is not None and self._marking != threading.get_ident():
             self.session.look_at_worst(*block_of(view, cell))
+
+    def _zoomed(self, request: ZoomRequest) -> None:
+        view = self._view
+        if view is not None:
+            self.session.zoom.look(view, request.rows, request.cols, request.turn)
+
+    def _show_block(self, block: ZoomedBlock) -> None:
+        view, shown = self._view, self.heatmap.payload
+        if (
+            view is None
+            or shown is None
+            or (view.name, view.config, view.map.metric)
+            != (
+                *(block.name, block.config),
+                block.metric,
+            )
+        ):
+            return
+        spans = block.rows, block.columns, block.row_span, block.column_span
+        self.heatmap.show_block(HeatBlock(*spans, block.values, shown.seq, block.turn))
+
+    def _show_details(self, details: LayerDetails) -> None:
+        """Add the error of the layer's output to the numbers."""
+        view = self._view
+        if view is not None and view.exact and (view.name, view.config) == (details.name, details.config):
+            self.numbers.show([*output_of(details), *facts_of(view)], notes=[described(view), *view.notes])
 
     def _changed(self, field: str, value: Value) -> None:
         if field == "units":
@@ -162,59 +198,3 @@ def payload_of(view: LayerView, seq: int, stack_rows: int | None = None) -> Heat
         stack_rows=stack_rows if view.exact else None,
         low_is_worse=picture.metric in LOW_IS_WORSE,
     )
-
-
-def facts_of(view: LayerView) -> list[Fact]:
-    """Return the numbers of a view, against round-to-nearest."""
-    now, rtn = view.summary, view.rtn
-    return [
-        *_output_error(view),
-        Fact("MSE", f"{now.mse:.3g}", _against(now.mse, rtn.mse, view), _tone(now.mse, rtn.mse)),
-        Fact(
-            "Mean |error|",
-            f"{now.mean_abs:.3g}",
-            _against(now.mean_abs, rtn.mean_abs, view),
-            _tone(now.mean_abs, rtn.mean_abs),
-        ),
-        Fact("SQNR", f"{now.sqnr_db:.2f} dB", _gain(now, rtn, view)),
-        Fact(
-            "Largest |error|",
-            f"{now.max_abs:.3g}",
-            f"at {now.max_at[0]}, {now.max_at[1]}" if view.exact else "of the sampled rows",
-        ),
-        Fact("Relative error", f"{now.relative_rmse:.2%}", "RMS error / RMS weight"),
-        Fact("Bits per weight", f"{now.bits_per_weight:.2f}", "scales and zeros included"),
-    ]
-
-
-def _output_error(view: LayerView) -> list[Fact]:
-    """The error of the layer's output, where the solver looked at that and not at the weights."""
-    if view.solver != "calibrated":
-        return []
-    error, rtn = view.trace.error, view.trace.rtn_error
-    hint = f"{error / rtn:.3f}× round-to-nearest" if rtn > 0 else "round-to-nearest is exact"
-    return [Fact("Output error", f"{error:.3g}", hint, _tone(error, rtn))]
-
-
-def _against(value: float, rtn: float, view: LayerView) -> str:
-    if view.config.solver == "rtn":
-        return "round-to-nearest"
-    return f"{value / rtn:.3f}× round-to-nearest" if rtn > 0 else "round-to-nearest is exact"
-
-
-def _gain(now: ErrorSummary, rtn: ErrorSummary, view: LayerView) -> str:
-    if view.config.solver == "rtn" or now.mse == 0 or rtn.mse == 0:
-        return "signal to error"
-    return f"{now.sqnr_db - rtn.sqnr_db:+.2f} dB over round-to-nearest"
-
-
-def _tone(value: float, rtn: float) -> Tone:
-    return "good" if value < rtn else ""
-
-
-def _described(view: LayerView) -> str:
-    config = view.config
-    zero = "0 is kept exact" if config.domain != "float" else "0 need not be exact"
-    if config.domain == "float" and config.preserve_zero:
-        zero = "each range reaches to 0"
-    return f"group size {config.group_size}, {config.domain} zero point, {view.solver}, {zero}"

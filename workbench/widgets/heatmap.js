@@ -9,17 +9,21 @@ class HeatView {
     this.threshold = null;
     this.window = null; // [row0, row1, col0, col1] in original rows and columns; null: everything
     this.hover = this.cursor = this.drag = null;
+    this.block = null; // the part in view at full size
+    this.turn = 0;
     this.saveLater = lateSaver(model, 30);
     this.build();
     this.stops = [
       followTheme(this.root, () => this.paint()),
       followWidth(this.root, () => this.paint()),
       () => cancelAnimationFrame(this.frame),
+      () => clearTimeout(this.asking),
     ];
     model.on("change:_payload", () => this.take());
     model.on("change:colormap", () => this.paint());
     model.on("change:height", () => this.paint());
     model.on("change:selected", () => this.mark());
+    model.on("msg:custom", (message, buffers) => this.takeBlock(message, buffers));
     model.on("change:busy change:message", () => this.describe());
     this.take();
   }
@@ -68,6 +72,8 @@ class HeatView {
     if (!sameLayer || old.total_cols !== next.total_cols) this.window = this.cursor = this.hover = null;
     if (!sameLayer || old.unit !== next.unit || old.log !== next.log) this.limits = this.threshold = null;
     this.payload = next;
+    this.block = null;
+    this.ask();
     this.paint();
     this.describe();
     this.listLargest();
@@ -122,12 +128,37 @@ class HeatView {
     if (this.canvas.height !== pixelsY) this.canvas.height = pixelsY;
     const colors = this.currentColors();
     paintCells(this.canvas, p, this.extent(), colors, pixelsX, pixelsY);
+    if (this.block) paintBlock(this.canvas, this.block, p, colors, this.extent());
+    this.sub.textContent = `${reductionText(p)}${this.block?.row_span === 1 && this.block.col_span === 1 ? " · in view: every cell, exact values" : ""}`;
+    this.canvas.dataset.block = this.block ? [...this.block.rows, ...this.block.cols].join(",") : "";
     this.canvas.dataset.seq = p.seq;
     this.canvas.dataset.paintMs = (performance.now() - start).toFixed(2);
     this.canvas.dataset.pan = String(this.window !== null);
     this.drawLegend(colors, height);
     this.drawAxes(width, height);
     this.mark();
+  }
+
+  /** Ask for what is in view at full size, once the window rests. */
+  ask() {
+    clearTimeout(this.asking);
+    const p = this.payload;
+    if (!p || !this.window || p.row_span * p.col_span === 1 || !p.badge.startsWith("exact")) return;
+    this.asking = setTimeout(() => {
+      if (this.window) this.model.send({ type: "zoom", ...wholeWindow(p, this.window), seq: p.seq, turn: ++this.turn });
+    }, 120);
+  }
+
+  takeBlock(message, buffers) {
+    const block = this.payload && readBlock(message, buffers, this.payload.seq, this.turn);
+    if (!block) return;
+    this.block = block;
+    this.paintSoon();
+  }
+
+  /** The cell at an original (row, column): of the block at full size where there is one. */
+  cell(row, col) {
+    return (this.block && this.window && blockCell(this.block, row, col)) || cellAt(this.payload, row, col);
   }
 
   currentColors() {
@@ -172,7 +203,7 @@ class HeatView {
   box(row, col) {
     const [width, height] = this.size();
     const [r0, r1, c0, c1] = this.extent();
-    const cell = cellAt(this.payload, row, col);
+    const cell = this.cell(row, col);
     const y = ((cell.row - r0) / (r1 - r0)) * height;
     const x = ((cell.col - c0) / (c1 - c0)) * width;
     const h = ((cell.rowStop - cell.row) / (r1 - r0)) * height;
@@ -211,7 +242,7 @@ class HeatView {
       this.where.textContent = "Point at a cell to read it, click to select it, drag to zoom, double-click to reset.";
       return;
     }
-    const cell = cellAt(p, ...at);
+    const cell = this.cell(...at);
     this.value.textContent = valueText(p, cell);
     this.where.textContent = `${rowText(p, cell)} · ${colText(p, cell)}`;
   }
@@ -260,12 +291,12 @@ class HeatView {
   }
 
   resetAll() {
-    this.window = this.limits = this.threshold = null;
+    this.window = this.limits = this.threshold = this.block = null;
     this.paint();
   }
 
   select(at) {
-    const cell = cellAt(this.payload, ...at);
+    const cell = this.cell(...at);
     this.cursor = [cell.row, cell.col];
     this.model.set("selected", [cell.row, cell.col]);
     this.model.save_changes();
@@ -275,6 +306,7 @@ class HeatView {
   /** Zoom to a window of original rows and columns. */
   zoomTo(window) {
     this.window = fittedWindow(this.payload, window);
+    this.ask();
     this.paintSoon();
   }
 
@@ -310,7 +342,7 @@ class HeatView {
 
   onMove(event) {
     const { x, y, row, col, rect } = this.place(event);
-    const cell = cellAt(this.payload, row, col);
+    const cell = this.cell(row, col);
     this.hover = [cell.row, cell.col];
     if (this.drag) {
       this.drag.moved ||= Math.hypot(x - this.drag.x, y - this.drag.y) > 5;
@@ -397,13 +429,14 @@ class HeatView {
     const p = this.payload;
     const [row, col] = this.cursor ?? this.model.get("selected") ?? [0, 0];
     const first = this.cursor === null && !this.model.get("selected");
-    const i = clamp(Math.floor(row / p.row_span) + (first ? 0 : down), 0, p.rows - 1);
-    const j = clamp(Math.floor(col / p.col_span) + (first ? 0 : across), 0, p.cols - 1);
+    const { row_span: rowSpan, col_span: colSpan } = (this.window && this.block) || p;
+    const i = clamp(Math.floor(row / rowSpan) + (first ? 0 : down), 0, Math.ceil(p.total_rows / rowSpan) - 1);
+    const j = clamp(Math.floor(col / colSpan) + (first ? 0 : across), 0, Math.ceil(p.total_cols / colSpan) - 1);
     this.hover = null;
-    this.cursor = [i * p.row_span, j * p.col_span];
+    this.cursor = [i * rowSpan, j * colSpan];
     this.keepVisible();
     this.mark();
-    const cell = cellAt(p, ...this.cursor);
+    const cell = this.cell(...this.cursor);
     this.live.textContent = `${valueText(p, cell)}, ${rowText(p, cell)}, ${colText(p, cell)}`;
   }
 

@@ -58,7 +58,7 @@ function colText(p, cell) {
 }
 
 function valueText(p, cell) {
-  return `${cell.floor ? "≤ " : ""}${formatNumber(cell.value)}${p.unit ? ` ${p.unit}` : ""}`;
+  return `${cell.floor ? "≤ " : ""}${formatNumber(cell.value, cell.exact ? 6 : 3)}${p.unit ? ` ${p.unit}` : ""}`;
 }
 
 /** One line on what the picture shows and how it was reduced. */
