@@ -15,21 +15,23 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors workers options config records demo inductor
+errors workers options config records demo inductor allocation
 blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
 safetensors_folder stored_formats sources patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
-recipe_edit recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
+recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
-jobs events view_cache views group_views ordered_views session_rooms session_details session_compare session_zoom script
+jobs improvement improve_trials improve_units improve
+events view_cache views group_views ordered_views session_rooms session_details session_compare session_zoom script
 layer_inputs calibration_text session_calibration session_recipe session_words sweep
 twin int4_layers model_pair quality_text quality_prompt quality_state quality_run session_prompt session_quality
+session_improve session_verdict
 session figures widgets
 launch commands cli
 """.split()
