@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nbformat
 from playwright.sync_api import Page, sync_playwright
@@ -27,6 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 PROJECT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = PROJECT / "tests" / "screenshots"
 TOKEN = "t"
+App = Literal["lab", "notebook"]
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
@@ -70,14 +71,16 @@ class LabServer:
         url: Its address without a path.
         root: The folder that it serves; notebooks are put there.
         process: The server's process, leader of its own process group.
+        app: "lab", or "notebook" for Notebook 7.
     """
 
     url: str
     root: Path
     process: subprocess.Popen[bytes]
+    app: App = "lab"
 
     @classmethod
-    def start(cls, folder: Path) -> LabServer:
+    def start(cls, folder: Path, app: App = "lab") -> LabServer:
         """Start a server with its settings, state and notebooks under `folder`, and wait until it answers."""
         root = folder / "root"
         root.mkdir()
@@ -85,35 +88,30 @@ class LabServer:
             path = folder / "settings" / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values), encoding="utf-8")
-        places = {
-            "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
-            "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
-            "JUPYTER_CONFIG_DIR": folder / "config",
-            "JUPYTER_RUNTIME_DIR": folder / "runtime",
-            "IPYTHONDIR": folder / "ipython",
-        }
-        old_path = os.environ.get("PYTHONPATH")
-        python_path = os.pathsep.join([str(PROJECT), *([old_path] if old_path else [])])
-        env = os.environ | {name: str(path) for name, path in places.items()} | {"PYTHONPATH": python_path}
-        port = _free_port()
+        port = free_port()
+        own = "LabApp" if app == "lab" else "JupyterNotebookApp"
         command = [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+            *(sys.executable, "-m", "jupyterlab" if app == "lab" else "notebook", "--no-browser", "--allow-root"),
             *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
             *(f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={root}"),
-            *(
-                "--LabApp.expose_app_in_browser=True",
-                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-            ),
+            f"--{own}.expose_app_in_browser=True",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         ]
         with (folder / "server.log").open("wb") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        server = cls(f"http://127.0.0.1:{port}", root, process)
+            process = subprocess.Popen(command, env=environment(folder), stdout=log, stderr=log, start_new_session=True)
+        server = cls(f"http://127.0.0.1:{port}", root, process, app)
         try:
             server._wait_ready(folder / "server.log")
         except BaseException:
             server.stop()
             raise
         return server
+
+    def page_url(self, name: str) -> str:
+        """Return the address of a notebook in a fresh workspace."""
+        if self.app == "notebook":
+            return f"{self.url}/notebooks/{name}?token={TOKEN}"
+        return f"{self.url}/lab/workspaces/{uuid.uuid4().hex[:8]}/tree/{name}?token={TOKEN}&reset"
 
     def _wait_ready(self, log: Path) -> None:
         deadline = time.monotonic() + 90
@@ -168,8 +166,7 @@ class NotebookPage:
                 "language": "python",
             }
             nbformat.write(book, self.server.root / name)
-        workspace = uuid.uuid4().hex[:8]
-        self.page.goto(f"{self.server.url}/lab/workspaces/{workspace}/tree/{name}?token={TOKEN}&reset")
+        self.page.goto(self.server.page_url(name))
         self.page.wait_for_function(
             "name => window.jupyterapp?.shell?.currentWidget?.context?.path === name",
             arg=name,
@@ -300,11 +297,25 @@ def open_lab(width: int, height: int) -> Iterator[NotebookPage]:
             browser.close()
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Return the variables of a server whose settings, state and kernels keep to `folder`."""
+    places = {
+        "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
+        "JUPYTER_CONFIG_DIR": folder / "config",
+        "JUPYTER_RUNTIME_DIR": folder / "runtime",
+        "IPYTHONDIR": folder / "ipython",
+    }
+    old_path = os.environ.get("PYTHONPATH")
+    python_path = os.pathsep.join([str(PROJECT), *([old_path] if old_path else [])])
+    return os.environ | {name: str(path) for name, path in places.items()} | {"PYTHONPATH": python_path}
+
+
 def _plain(traceback: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", traceback)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

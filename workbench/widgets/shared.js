@@ -18,6 +18,8 @@ function make(tag, props = {}, ...children) {
 /** The component's outer box; Lab's own shortcuts and its use of the plain arrow keys stay out of it. */
 function card(el, name) {
   const root = make("div", { class: `wb ${name}`, "data-lm-suppress-shortcuts": "true" });
+  // Some shortcuts (the arrow keys of Notebook 7) mean whatever has the focus, so that has to say it too.
+  root.addEventListener("focusin", ({ target }) => target.setAttribute("data-lm-suppress-shortcuts", "true"));
   root.addEventListener("keydown", (event) => {
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
   });
