@@ -57,8 +57,8 @@ def test_settings_that_leave_values_alone_share_an_entry():
 
 def test_the_oldest_are_let_go_when_the_cache_is_full():
     weight = weight_of((64, 256))
-    one = weight.numel() * 4 + weight.numel() + 64 * 4 * 2 * 2
-    cache = ViewCache(max_bytes=2 * one)
+    stored = weight.numel() + 64 * 4 * 2 * 2  # codes, scales and zeros; the weight itself is shared
+    cache = ViewCache(max_bytes=4 * weight.numel() + 2 * stored)
     source = Given(weight)
     a, b, c = (settings(64, domain) for domain in ("float", "int", "symmetric"))
     for config in (a, b, a, c):
@@ -66,6 +66,8 @@ def test_the_oldest_are_let_go_when_the_cache_is_full():
     assert len(cache) == 2
     assert cache.get("w", b) is None
     assert cache.get("w", a) is not None and cache.get("w", c) is not None
+    assert 4 * weight.numel() + stored < cache.held_bytes <= cache.max_bytes
+    assert not cache.has_room(stored) and cache.has_room(cache.max_bytes - cache.held_bytes)
 
 
 def test_a_weight_larger_than_the_cache_is_held_alone():

@@ -43,6 +43,7 @@ from workbench.recipe_edit import LayerNames, changed_choice, with_change, with_
 from workbench.recipe_nodes import rules_said, with_dense, with_int4
 from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
 from workbench.script import DEFAULT_DIRECTORY, command_of, python_of
+from workbench.session_ahead import SessionAhead
 from workbench.session_calibration import SessionCalibration
 from workbench.session_compare import SessionCompare
 from workbench.session_details import SessionDetails
@@ -89,6 +90,7 @@ class Session:
         details: Histograms and output error of the layer on show.
         compare: Settings that are held fast, and the layer on show under both.
         zoom: Parts of the heatmap at full size.
+        ahead: Neighbouring settings, solved while nothing else runs, where `ahead.on` is set.
         exported: The latest finished export, or None.
     """
 
@@ -141,6 +143,8 @@ class Session:
         means = Means(self._cache, self._in_turn, self._emit, self.calibration.inputs)
         self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
         self.zoom = SessionZoom(self, means)
+        behind = replace(means, in_turn=partial(self._in_turn, lock=self._loud))
+        self.ahead = SessionAhead(self, behind, lambda: self.lanes)
         # Views come first: one waits for inputs, and starts a look when it is there.
         self.lanes = (
             *(self.previews, self.looks, self.calibration.lane, self.work),
@@ -559,7 +563,7 @@ class Session:
 
     def cancel(self) -> None:
         """Stop what runs; acknowledged at once, done at the next block."""
-        for lane in self.lanes:
+        for lane in (*self.lanes, self.ahead.lane):
             lane.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -73,9 +73,14 @@ class MeasuredLayer:
         return weight.data_ptr() == self.weight.data_ptr() and _version(weight) == self.version
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of the tensors."""
-        parts = (self.weight, self.quantized.codes, self.quantized.scale, self.quantized.zero)
+    def weight_bytes(self) -> int:
+        """Bytes of the weight, which results of one layer share."""
+        return self.weight.numel() * self.weight.element_size()
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of codes, scales and zero points."""
+        parts = (self.quantized.codes, self.quantized.scale, self.quantized.zero)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
@@ -115,8 +120,23 @@ class ViewCache:
         with self._lock:
             self._held[name, _key(config)] = solved
             self._held.move_to_end((name, _key(config)))
-            while len(self._held) > 1 and sum(one.size_bytes for one in self._held.values()) > self.max_bytes:
+            while len(self._held) > 1 and self._bytes() > self.max_bytes:
                 self._held.popitem(last=False)
+
+    def has_room(self, more_bytes: int) -> bool:
+        """Say whether as many bytes more are held without letting go of anything."""
+        with self._lock:
+            return self._bytes() + more_bytes <= self.max_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are held; a weight that several results share counts once."""
+        with self._lock:
+            return self._bytes()
+
+    def _bytes(self) -> int:
+        weights = {one.weight.data_ptr(): one.weight_bytes for one in self._held.values()}
+        return sum(weights.values()) + sum(one.stored_bytes for one in self._held.values())
 
     def __len__(self) -> int:
         """Number of layers held."""

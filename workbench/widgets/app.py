@@ -17,10 +17,13 @@ from workbench.session import Event, Session, open_session
 from workbench.session_words import facts_html, session_facts
 from workbench.widgets.calibration_panel import CalibrationPanel
 from workbench.widgets.commands import Command, Commands
+from workbench.widgets.compare_panel import ComparePanel
 from workbench.widgets.configure_panel import ConfigurePanel
 from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
+from workbench.widgets.histogram_panel import HistogramPanel
+from workbench.widgets.layer_errors_panel import LayerErrorsPanel
 from workbench.widgets.layers_panel import LayersPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
@@ -56,6 +59,9 @@ class Workbench(ipywidgets.VBox):
         errors: The panel with the heatmap and its numbers.
         convergence: The panel with the solver's error by step.
         microscope: The panel with the levels of one group.
+        compare: The panel that holds settings fast and shows them beside those of now.
+        histogram: The panel with the histograms of weights, levels and errors.
+        layer_errors: The panel with the error of every layer in the model's order.
         speed: The panel with the speedup chart.
         quality: The panel with perplexity and divergence on a text, and a prompt on both models.
         recipe_panel: The panel with the recipe's rules, changes, history, text and files.
@@ -91,6 +97,9 @@ class Workbench(ipywidgets.VBox):
         self.errors = ErrorsPanel(self.session, self._on_error)
         self.convergence = ConvergencePanel(self.session, self._on_error)
         self.microscope = MicroscopePanel(self.session, self._on_error)
+        self.compare = ComparePanel(self.session, self._on_error)
+        self.histogram = HistogramPanel(self.session, self._on_error)
+        self.layer_errors = LayerErrorsPanel(self.session, self._on_error)
         self.speed = SpeedPanel(self.session, self._on_error)
         self.quality = QualityPanel(self.session, self._on_error)
         self.recipe_panel = RecipePanel(self.session, self._on_error)
@@ -114,11 +123,11 @@ class Workbench(ipywidgets.VBox):
         left = ipywidgets.VBox([self.layers, self.configure, self.calibration])
         right = ipywidgets.VBox([self.errors, self.convergence])
         columns = [styled(column, "wb-app-column", "wb-on-layers") for column in (left, right)]
-        wide = {
-            **{"layers": self.microscope, "speed": self.speed, "quality": self.quality},
-            **{"recipe": self.recipe_panel, "export": self.export},
-        }
-        below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide.items()]
+        wide = [
+            *(("layers", panel) for panel in (self.microscope, self.compare, self.histogram, self.layer_errors)),
+            *(("speed", self.speed), ("quality", self.quality), ("recipe", self.recipe_panel), ("export", self.export)),
+        ]
+        below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
         parts = [*above, *columns, *below]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
@@ -129,6 +138,7 @@ class Workbench(ipywidgets.VBox):
         self._forget = self.session.listen(self._on_event)
         self.observe(self._recipe_set, names="recipe")
         self.observe(self._selection_set, names="selection")
+        self.session.ahead.on = True
         self.session.refresh()
 
     def __repr__(self) -> str:
@@ -158,7 +168,8 @@ class Workbench(ipywidgets.VBox):
     def _on_event(self, event: Event) -> None:
         panels = (
             *(self.layers, self.configure, self.calibration, self.errors, self.convergence),
-            *(self.microscope, self.speed, self.quality, self.recipe_panel, self.export),
+            *(self.microscope, self.compare, self.histogram, self.layer_errors, self.speed),
+            *(self.quality, self.recipe_panel, self.export),
         )
         for show in (*(panel.on_event for panel in panels), self._show):
             try:
