@@ -99,12 +99,18 @@ class SessionPrompt:
         yield from iter_prompt(models, prompt, ids, tokens, tokenizer, recipe_label(coverage), cancel)
 
     def _on_item(self, key: object, job: Job, item: Progress | Answers) -> None:
-        if isinstance(item, Progress):
-            job.progress = item
-            self._on_job(job)
-            return
-        with self._changing:
-            if key is not self._answering:
-                return  # recipe or prompt are others by now
-            self.answers = item
-        self._on_answers(item)
+        if not isinstance(item, Progress):
+            with self._changing:
+                if key is not self._answering:
+                    return  # recipe or prompt are others by now
+                self.answers = item
+            self._on_answers(item)
+            item = progress_of(item)
+        job.progress = item
+        self._on_job(job)
+
+
+def progress_of(answers: Answers) -> Progress:
+    """Say how far two answers are."""
+    done = min(map(len, answers.tokens))
+    return Progress(answers.wanted if answers.done else done, answers.wanted, f"{done} tokens", 0.0)
