@@ -58,7 +58,7 @@ def test_the_app_is_a_page_of_its_own(voila: VoilaServer, new_page: Callable[...
     page.get_by_role("tab", name="Recipe", exact=True).click()
     expect(page.locator(".wb-rule[data-kind=default]")).to_contain_text("int4, group size 128")
     expect(page.locator(".wb-diff-line[data-kind=added]")).to_contain_text('"group_size": 128')
-    page.get_by_role("tab", name="Layers and errors").or_(page.get_by_role("tab").first).first.click()
+    page.get_by_role("tablist", name="Parts of the workbench").get_by_role("tab").first.click()
     page.screenshot(path=SCREENSHOTS / f"voila-{theme}.png", full_page=True)
     assert (seen.foreign, seen.errors) == (set(), [])
     page.context.close()
