@@ -30,7 +30,13 @@ _MEASURES = (
     _Measure("mse", "MSE", "MSE, squared weight units"),
     _Measure("max_abs", "largest |error|", "largest |error|, weight units"),
 )
-_FIELD = Field("measure", "Show", "menu", tuple((one.field, one.text) for one in _MEASURES), "What a dot stands for")
+_FIELD = Field(
+    "measure",
+    "A dot stands for",
+    "menu",
+    tuple((one.field, one.text) for one in _MEASURES),
+    "What the height of a dot is",
+)
 _EMPTY = "Layers come here as they are solved; “Measure all layers” solves every one."
 
 
