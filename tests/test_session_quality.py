@@ -82,15 +82,17 @@ def slow_greedy(model, ids, count):
     return ids[-count:]
 
 
-def test_perplexity_and_divergence_are_those_of_two_forward_passes(session, pair):
+@pytest.mark.parametrize(("window", "count"), [(512, 3), (2048, 2)])
+def test_perplexity_and_divergence_are_those_of_two_forward_passes(session, pair, window, count):
+    session.quality.configure(window=window, windows=count)
     result = measured(session)
     int4, tokenizer = int4_of(session.recipe)
     ids = torch.tensor(tokenizer(TEXT, verbose=False)["input_ids"])
-    windows = slow_windows(pair[0], int4, ids, 512, 3)
+    windows = slow_windows(pair[0], int4, ids, window, count)
     counts = [one[0] for one in windows]
     tokens = sum(counts)
     found = result.comparison
-    assert (found.tokens, len(found.windows), result.available) == (tokens, 3, -(-len(ids) // 512))
+    assert (found.tokens, len(found.windows), result.available) == (tokens, count, -(-len(ids) // window))
     means = [math.fsum(one[at] for one in windows) / tokens for at in (1, 2, 3, 4)]
     assert found.reference_perplexity == pytest.approx(math.exp(means[0]), rel=1e-5)
     assert found.perplexity == pytest.approx(math.exp(means[1]), rel=1e-5)

@@ -108,6 +108,10 @@ class Results:
     def __init__(self) -> None:
         self._held: OrderedDict[Hashable, Measured] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Number of results held."""
+        return len(self._held)
+
     def get(self, plan: Plan) -> Measured | None:
         """Return the result of a plan and make it the newest, or None."""
         found = self._held.get(plan.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,7 @@ class SessionQuality:
         self.lane = Lane("quality", latest_wins=True)
         self._pair, self._results = ModelPair(calibration, cache), Results()
         self._changing = threading.Lock()  # held while text, plan, results and state change together
+        self._keyed: tuple[Coverage | None, Hashable] = (None, None)  # a coverage, and what it is known by
         self._plan: Plan | None = None  # what the running measurement is of
         self._measured = False  # whether a person has asked for a measurement
         self.prompt = SessionPrompt(
@@ -179,12 +180,16 @@ class SessionQuality:
 
     def _plan_now(self, state: QualityState) -> Plan:
         coverage = self._coverage()
+        if coverage is not self._keyed[0]:
+            self._keyed = coverage, settings_of(coverage)
         calibrated = self._calibration.stamp if needs_calibration(coverage) else ""
         text = (self.text.stamp, state.window, self._pair.weights)
-        return Plan(recipe_label(coverage), (settings_of(coverage), calibrated), text)
+        return Plan(recipe_label(coverage), (self._keyed[1], calibrated), text)
 
     def _shown(self, state: QualityState) -> QualityState:
         """Return the state with the results that hold now."""
+        if not len(self._results):
+            return replace(state, measured=None, change=None, before="", history=())
         plan = self._plan_now(state)
         found = self._results.get(plan)
         change, before = (found and self._results.change(found)) or (None, "")

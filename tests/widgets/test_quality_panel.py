@@ -186,6 +186,14 @@ def test_what_is_said_of_the_perplexity() -> None:
     assert said(broken) == "Not measured: Nothing."
 
 
+def test_bars_stand_on_the_same_windows() -> None:
+    before, fewer = result([0.1, 0.2, 0.3], label="before"), result([0.1], label="stopped")
+    unfinished = Measured(fewer.plan, fewer.comparison, 512, 3, 9)
+    bars = bars_of(shown(result([0.1, 0.1], label="now"), before, unfinished))
+    assert [(bar.label, bar.value) for bar in bars] == [("now", 0.1), ("before", pytest.approx(0.15))]
+    assert all("2 windows" in bar.text for bar in bars) and bars[1].low == 0
+
+
 def test_numbers_without_bounds_have_no_bar_and_break_nothing() -> None:
     state = shown(result([float("inf"), 1.0], 1e6))
     assert bars_of(state) == [] and "∞" in facts_of(state)[0].value

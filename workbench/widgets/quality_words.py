@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from workbench.coverage import size
-from workbench.measure.paired import Change, Estimate
+from workbench.measure.paired import Change, Comparison, Estimate
 from workbench.quality_prompt import Answers
 from workbench.quality_state import Measured, QualityState
 from workbench.widgets.facts import Fact, Tone
@@ -36,7 +36,7 @@ def facts_of(state: QualityState) -> list[Fact]:
     if state.measured is None:
         return []
     found = state.measured.comparison
-    ratio, kl = found.perplexity_ratio, found.mean_kl
+    ratio, kl = found.perplexity_ratio, found.mean_kl.through(_not_below_zero)
     facts = [
         Fact(
             "Perplexity",
@@ -61,16 +61,21 @@ def _change_fact(change: Change, before: str) -> Fact:
 
 
 def bars_of(state: QualityState) -> list[Bar]:
-    """Return the last results, newest first."""
-    rows = [one for one in state.history if math.isfinite(one.comparison.mean_kl.value)]
-    return [_bar(one, state.measured) for one in rows[:_SHOWN]]
+    """Return the last results, newest first: on the same windows, as far as they have them."""
+    newest = state.measured or next(iter(state.history), None)
+    if newest is None:
+        return []
+    count = len(newest.comparison.windows)
+    rows = [one for one in state.history if one is newest or one.covers(count) or one.complete]
+    cut = [(one, Comparison(one.comparison.windows[:count])) for one in rows[:_SHOWN]]
+    return [_bar(one.label, found, one is state.measured) for one, found in cut if math.isfinite(found.mean_kl.value)]
 
 
-def _bar(result: Measured, now: Measured | None) -> Bar:
-    found, kl = result.comparison, result.comparison.mean_kl
-    low = None if kl.low is None else max(0.0, kl.low)
-    text = f"{_three(kl.value)} · {_interval(kl, _three)} · {len(found.windows)} windows"
-    return Bar(result.label, kl.value, low, kl.high, text, _perplexity(found.perplexity), result is now)
+def _bar(label: str, found: Comparison, now: bool) -> Bar:
+    kl = found.mean_kl.through(_not_below_zero)
+    windows = f"{len(found.windows)} window{'s' * (len(found.windows) != 1)}"
+    text = f"{_three(kl.value)} · {_interval(kl, _three)} · {windows}"
+    return Bar(label, kl.value, kl.low, kl.high, text, _perplexity(found.perplexity), now)
 
 
 def _how_much(measured: Measured, wanted: int | None) -> str:
@@ -114,6 +119,11 @@ def _interval(estimate: Estimate, say: Callable[[float], str]) -> str:
 
 def _minus_one(value: float) -> float:
     return value - 1
+
+
+def _not_below_zero(value: float) -> float:
+    """A divergence is never below zero, whatever an interval of few windows says."""
+    return max(0.0, value)
 
 
 def _number(value: float, digits: int = 4) -> str:

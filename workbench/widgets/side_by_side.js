@@ -31,9 +31,11 @@ class SideBySideView {
 
   side(name, prompt, pieces) {
     const first = pieces.findIndex((piece) => piece.differs);
-    const words = pieces.map((piece, i) =>
-      piece.differs ? make("mark", { "data-first": i === first ? "true" : null, text: piece.text }) : document.createTextNode(piece.text),
-    );
+    const words = pieces.flatMap(({ text, differs }, i) => {
+      if (!differs) return [text];
+      const end = text.trimEnd().length || text.length; // the blank after the last word is not marked
+      return [make("mark", { "data-first": i === first ? "true" : null, text: text.slice(0, end) }), text.slice(end)];
+    });
     const text = make("p", { class: "wb-sides-text", tabindex: 0, "aria-label": name }, make("span", { text: prompt }), ...words);
     return make("section", { "data-side": name }, make("h4", { text: name }), text);
   }
