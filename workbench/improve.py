@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from workbench.coverage import Coverage, planned_bytes, preflight_source
 from workbench.errors import WeightError
-from workbench.improve_trials import Trials, candidates
+from workbench.improve_trials import Trials, candidates, rows_tried
 from workbench.improve_units import Unit, choose, together, total_error
-from workbench.improvement import Improvement, LayerChange, said
+from workbench.improvement import OUTPUT_ERROR, WEIGHT_ERROR, Improvement, LayerChange, said
 from workbench.jobs import progress_since
 from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
 from workbench.recipe import Choice, Recipe
@@ -27,7 +27,7 @@ from workbench.solvers import InputMoments
 from workbench.sources import Source
 
 _WORTH = 0.999  # less of a gain is none
-_PLAIN = 0.05  # of the gain, which is given up for a plain recipe
+_PLAIN = 0.1  # on the demo model, groups that move for less than this bring predictions no nearer to the original's
 _ONE_BY_ONE = 96  # of more layers, those that differ by an index alone change together
 _ROUNDS = 4  # of choosing and measuring on all rows
 
@@ -52,7 +52,7 @@ def iter_improve(
         device: Device that will run the layers.
         moments: Layer name → second moments of its inputs; where all int4 layers have them, the error is that of the
             outputs, and the calibrated solver is tried.
-        plain: Share of the gain that is given up for a plain recipe, 0 to 1 (see `improve_units.choose`).
+        plain: How much squared error is accepted for a plain recipe, as a share (see `improve_units.choose`).
         one_by_one: Most int4 layers that change one by one.
         cancel: Set it to stop between blocks.
 
@@ -92,7 +92,9 @@ class _Work:
         self.units: list[Unit] = []
         self.notes: list[str] = []
         self.start, self.done, self.tried = time.monotonic(), 0, 0
-        self.total = 3 * len(coverage.configs)  # once on sampled rows; as it is and as it is chosen, on all
+        rows = [record.matrix for record in source.records() if record.name in coverage.configs]
+        # Each once; where that tells of some rows or settings only, as it is and as it is chosen on all rows too.
+        self.total = sum(3 if self.outputs or rows_tried(*one) < one[0] else 1 for one in rows)
 
     def try_all(self, one_by_one: int) -> Iterator[Progress]:
         """Try every candidate of every layer on sampled rows; a layer that cannot be tried stays as it is."""
@@ -154,7 +156,7 @@ class _Work:
         changes = {change.name: change for unit, place in taken for change in _changes(unit, place)}
         return Improvement(
             recipe=recipe,
-            objective="output error" if self.outputs else "weight error",
+            objective=OUTPUT_ERROR if self.outputs else WEIGHT_ERROR,
             error_before=math.sqrt(before / max(1, layers)),
             error_after=math.sqrt((after if better else before) / max(1, layers)),
             bytes_before=self.coverage.after_bytes,

@@ -105,6 +105,11 @@ def _expected(config: ResolvedConfig, size: int, known: Mapping[ResolvedConfig, 
     return known[_values(replace(config, group_size=size))] * (here / there if there > 0 else 1.0)
 
 
+def rows_tried(n: int, k: int) -> int:
+    """Return how many rows of a weight [n, k] are tried first."""
+    return min(n, max(_LEAST_ROWS, _SAMPLED_WEIGHTS // max(1, k)))
+
+
 class Trials:
     """Measures ways to quantize the layers of a source.
 
@@ -124,8 +129,8 @@ class Trials:
     def sampled(self, name: str, shape: tuple[int, int]) -> Tensor:
         """Return some rows of a weight [N, K], or all of a small one: any float dtype [R, K]."""
         n, k = shape
-        limit = max(_LEAST_ROWS, _SAMPLED_WEIGHTS // max(1, k))
-        if n <= limit:
+        limit = rows_tried(n, k)
+        if n == limit:
             return self.source.weight(name)
         rows = sampled_rows(n, limit)
         if n * k <= _BLOCK_WEIGHTS:

@@ -67,22 +67,20 @@ def total_error(units: Sequence[Unit], chosen: Sequence[int]) -> float:
 def choose(units: Sequence[Unit], *, plain: float = 0.0, only_exact: bool = False) -> list[int]:
     """Return the option of each unit, the least error in no more bytes than now.
 
-    Plainer are, first, another solver and zero point in all layers while group sizes stay, then, with other group
-    sizes: the first that gives up no more than a share of the gain is taken.
+    Plainer are, first, what is there now or one solver and zero point in all layers while group sizes stay, then, with
+    other group sizes: the first whose error is hardly above the least is taken.
 
     Args:
         units: All of them.
-        plain: That share, 0 to 1.
+        plain: How much above the least error that may be, as a share of it.
         only_exact: Whether only options that were measured on all rows count.
     """
     best = _within(units, only_exact, lambda unit, option: True)
-    now = total_error(units, [0] * len(units))
-    wanted = (1 - plain) * (now - total_error(units, best))
     manners = dict.fromkeys(option.manner for unit in units for option in unit.options)
     for sizes_stay in (True, False):
         found = [_within(units, only_exact, partial(_is_plain, manner, sizes_stay)) for manner in manners]
-        plainest = min(filter(None, found), key=lambda one: total_error(units, one), default=best)
-        if now - total_error(units, plainest) >= wanted:
+        plainest = min([[0] * len(units), *filter(None, found)], key=lambda one: total_error(units, one))
+        if total_error(units, plainest) <= (1 + plain) * total_error(units, best):
             return plainest
     return best
 

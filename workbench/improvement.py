@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from workbench.config import ResolvedConfig
 from workbench.recipe import Recipe
 from workbench.records import Record
+
+WEIGHT_ERROR, OUTPUT_ERROR = "weight error", "output error"
+_INDEX = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 @dataclass(frozen=True)
@@ -80,3 +86,47 @@ def said(config: ResolvedConfig) -> str:
     usual = config.domain != "float"
     words = "" if config.preserve_zero == usual else ", 0 exact" if config.preserve_zero else ", 0 free"
     return f"g{config.group_size} {config.domain} {config.solver}{words}"
+
+
+@dataclass(frozen=True)
+class ChangeGroup:
+    """Layers that differ by an index alone and changed alike.
+
+    Attributes:
+        pattern: Their name, "*" for each index; the name itself for a single layer.
+        names: Their module paths.
+        before: The settings as they were.
+        after: The settings now.
+        error_before: Root of the mean of their relative squared errors, before.
+        error_after: The same now.
+        bytes_before: Bytes of all of them before.
+        bytes_after: Bytes now.
+    """
+
+    pattern: str
+    names: tuple[str, ...]
+    before: str
+    after: str
+    error_before: float
+    error_after: float
+    bytes_before: int
+    bytes_after: int
+
+
+def grouped(changes: Iterable[LayerChange]) -> list[ChangeGroup]:
+    """Return the changes, those of layers that differ by an index alone and changed alike as one."""
+    alike: dict[tuple[str, str, str], list[LayerChange]] = {}
+    for change in changes:
+        alike.setdefault((_INDEX.sub("*", change.name), change.before, change.after), []).append(change)
+    found = []
+    for (pattern, before, after), of in alike.items():
+        names = tuple(one.name for one in of)
+        errors = _mean([one.error_before for one in of]), _mean([one.error_after for one in of])
+        sizes = sum(one.bytes_before for one in of), sum(one.bytes_after for one in of)
+        found.append(ChangeGroup(pattern if len(of) > 1 else names[0], names, before, after, *errors, *sizes))
+    return found
+
+
+def _mean(errors: Sequence[float]) -> float:
+    """Return the root of the mean of the squares."""
+    return math.sqrt(sum(error**2 for error in errors) / len(errors))

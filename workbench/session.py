@@ -47,9 +47,11 @@ from workbench.session_ahead import SessionAhead
 from workbench.session_calibration import SessionCalibration
 from workbench.session_compare import SessionCompare
 from workbench.session_details import SessionDetails
+from workbench.session_improve import SessionImprove
 from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
 from workbench.session_rooms import Means
+from workbench.session_verdict import SessionVerdict
 from workbench.session_words import facts_html, session_facts
 from workbench.session_zoom import SessionZoom
 from workbench.sources import ModelSource, Source
@@ -91,6 +93,8 @@ class Session:
         compare: Settings that are held fast, and the layer on show under both.
         zoom: Parts of the heatmap at full size.
         ahead: Neighbouring settings, solved while nothing else runs, where `ahead.on` is set.
+        verdict: Size, error and speed in a line.
+        improving: What the latest search for a better recipe found.
         exported: The latest finished export, or None.
     """
 
@@ -145,10 +149,12 @@ class Session:
         self.zoom = SessionZoom(self, means)
         behind = replace(means, in_turn=partial(self._in_turn, lock=self._loud))
         self.ahead = SessionAhead(self, behind, lambda: self.lanes)
+        self.verdict = SessionVerdict(self, self._alone, self._emit)
+        self.improving = SessionImprove(self, self._emit, self._on_job)
         # Views come first: one waits for inputs, and starts a look when it is there.
         self.lanes = (
             *(self.previews, self.looks, self.calibration.lane, self.work),
-            *(self.quality.lane, self.quality.prompt.lane),
+            *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
             *(self.details.lane, self.compare.lane, self.zoom.lane),
         )
         self.coverage = self._preflight(self.recipe)
@@ -476,6 +482,14 @@ class Session:
         )
         return self.work.submit(Job("Errors of all layers", sweep.run, self._on_sweep, self._on_job))
 
+    def improve(self) -> Job:
+        """Look for a recipe with less error at no more bytes, and take it: one change, which can be undone.
+
+        Raises:
+            ConfigError: when no layer becomes int4, or other work is running.
+        """
+        return self.improving.start()
+
     # --- measuring ----------------------------------------------------------------------------------------------
 
     def measure_speed(
@@ -513,8 +527,7 @@ class Session:
             start, seen = time.monotonic(), set[tuple[str, str, int]]()
             for device in devices:
                 bench = LinearBench(n, k, config, sizes, device=device, **wanted)  # type: ignore[arg-type]
-                alone = self._in_turn(bench.run(cancel), cancel, self._loud)
-                for point in self._in_turn(alone, cancel):
+                for point in self._alone(bench.run(cancel), cancel):
                     seen.add((device, point.dtype, point.batch))
                     label = f"{device}, {point.dtype}, batch {point.batch}"
                     yield progress_since(start, len(seen), len(devices) * bench.steps, label), point, bench
@@ -644,6 +657,10 @@ class Session:
             if step is None:
                 return
             yield step
+
+    def _alone(self, steps: Iterator[T], cancel: threading.Event) -> Iterator[T]:
+        """Take each step while nothing else computes: it is a timing."""
+        return self._in_turn(self._in_turn(steps, cancel, self._loud), cancel)
 
     def _recalibrate(self) -> None:
         """Drop what was measured with another text, and show the current layer anew."""

@@ -211,7 +211,7 @@ def test_a_recipe_file_drives_the_controls_and_is_saved_back_unchanged(app: Work
 
 def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
     enabled = {button["id"]: button["enabled"] for button in app.tools.buttons}
-    assert enabled == {"undo": False, "redo": False, "sweep": True}
+    assert enabled == {"improve": True, "undo": False, "redo": False, "sweep": True}
     change(app, "scope", "this layer")
     change(app, "group_size", 32)
     assert app.recipe.rules[0].pattern == LAYERS[0]
@@ -223,7 +223,7 @@ def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
     assert all(button["enabled"] for button in app.tools.buttons)
     click(app.tools, "redo")
     assert facts(app.layers.verdict)["Weights"] == "41 of 57"
-    assert not app.tools.buttons[1]["enabled"]
+    assert not next(button for button in app.tools.buttons if button["id"] == "redo")["enabled"]
 
 
 def test_the_sweep_fills_the_error_column(app: Workbench) -> None:

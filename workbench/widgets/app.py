@@ -23,6 +23,7 @@ from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
 from workbench.widgets.histogram_panel import HistogramPanel
+from workbench.widgets.improve_panel import ImprovePanel
 from workbench.widgets.layer_errors_panel import LayerErrorsPanel
 from workbench.widgets.layers_panel import LayersPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
@@ -67,7 +68,8 @@ class Workbench(ipywidgets.VBox):
         recipe_panel: The panel with the recipe's rules, changes, history, text and files.
         export: The panel that writes a checkpoint.
         tabs: Which parts are shown; `tabs.selected` may be set.
-        tools: Undo, redo, and the sweep over all layers.
+        improve: The panel with what Improve changed, shown once it has an answer.
+        tools: Improve, undo, redo, and the sweep over all layers.
         commands: Cancel.
         status: The running job, and what went wrong.
 
@@ -104,8 +106,10 @@ class Workbench(ipywidgets.VBox):
         self.quality = QualityPanel(self.session, self._on_error)
         self.recipe_panel = RecipePanel(self.session, self._on_error)
         self.export = ExportPanel(self.session, self._on_error)
+        self.improve = ImprovePanel(self.session, self._on_error)
         self.tools = Commands(
             [
+                Command("improve", "Improve", "Find a recipe with less error at the same size", "primary"),
                 Command("undo", "Undo", "Go back to the recipe before the last change", enabled=False),
                 Command("redo", "Redo", "Take back the last undo", enabled=False),
                 Command("sweep", "Measure all layers", "Solve every int4 layer and fill the table's error column"),
@@ -129,7 +133,7 @@ class Workbench(ipywidgets.VBox):
         ]
         below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
-        parts = [*above, *columns, *below]
+        parts = [*above, styled(self.improve, "wb-across"), *columns, *below]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
         super().__init__([grid])
         styled(self, "wb-app")
@@ -169,7 +173,7 @@ class Workbench(ipywidgets.VBox):
         panels = (
             *(self.layers, self.configure, self.calibration, self.errors, self.convergence),
             *(self.microscope, self.compare, self.histogram, self.layer_errors, self.speed),
-            *(self.quality, self.recipe_panel, self.export),
+            *(self.quality, self.recipe_panel, self.export, self.improve),
         )
         for show in (*(panel.on_event for panel in panels), self._show):
             try:
@@ -204,7 +208,10 @@ class Workbench(ipywidgets.VBox):
             return "undone" if self.session.undo() else "nothing to undo"
         if command == "redo":
             return "done again" if self.session.redo() else "nothing to redo"
-        self.session.sweep_errors()
+        if command == "improve":
+            self.session.improve()
+        else:
+            self.session.sweep_errors()
         return ""
 
     def _recipe_set(self, change: Any) -> None:

@@ -35,6 +35,8 @@ class LayersPanel(Panel):
 
     def on_event(self, event: Event) -> None:
         """Show a new coverage, a selection, or a layer's error."""
+        if event.kind in ("verdict", "improved", "view", "error", "coverage", "selection"):
+            self.verdict.verdict = self.session.verdict.line()
         if event.kind == "coverage":
             self._show_coverage(event.data)
         elif event.kind == "selection":
@@ -50,7 +52,8 @@ class LayersPanel(Panel):
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
             self.table.update(list(known), error=[view.summary.relative_rmse for view in known.values()])
-        self.verdict.show(facts_of(coverage), title=f"Int4 Workbench: {coverage.model}")
+        line = self.session.verdict.line()
+        self.verdict.show(facts_of(coverage), title=f"Int4 Workbench: {coverage.model}", verdict=line)
         self._show_notes(coverage)
 
     def _show_notes(self, coverage: Coverage) -> None:
