@@ -44,6 +44,8 @@ def test_the_first_paint_counts_weights_levels_and_errors(lab: NotebookPage) -> 
     expect(weights.locator(".wb-sub")).to_contain_text("65,536 weights, 16,384 levels")
     expect(weights.locator(".wb-outline")).to_have_count(1)
     expect(errors.locator(".wb-sub")).to_contain_text("rtn, float, group size 64")
+    boxes = [one.bounding_box() for one in (weights, errors)]
+    assert boxes[0] and boxes[1] and boxes[0]["y"] == boxes[1]["y"] and boxes[0]["width"] == boxes[1]["width"] > 500
     before = errors.locator(".wb-bar").get_attribute("d")
     errors.get_by_label("log counts").uncheck()
     expect(errors.locator(".wb-bar")).not_to_have_attribute("d", before or "")
@@ -85,6 +87,9 @@ def test_a_beside_b_opens_groups_and_follows_the_microscope(lab: NotebookPage) -
     lab.page.locator(".wb-app").get_by_role("slider", name="Group size").press("ArrowRight")
     expect(compare.locator("figcaption").nth(1)).to_contain_text("group size 128")
     expect(compare.locator("figcaption").first).to_contain_text("group size 64")
+    dots = lab.page.locator(".wb-app .wb-dots")
+    expect(dots.locator(".wb-dot-mark[data-name]")).to_have_count(1)
+    expect(dots.locator(".wb-sub")).to_have_text("1 of 42 int4 layers solved under this recipe")
     expect(lab.page.locator(".wb-app .wb-verdict", has_text="A is better")).to_be_visible()
     left = compare.locator("canvas[data-side=a]")
     left.click(position={"x": 10, "y": 100})
@@ -97,6 +102,7 @@ def test_a_beside_b_opens_groups_and_follows_the_microscope(lab: NotebookPage) -
     left.press("0")
     lab.page.locator(".wb-app").get_by_role("slider", name="Group size").press("ArrowLeft")
     expect(lab.page.locator(".wb-app .wb-verdict", has_text="A and B store the same error")).to_be_visible()
+    expect(compare.locator(".wb-value b").last).to_have_text("B − A 0")
 
 
 def test_units_are_switched_and_sqnr_says_what_is_low(lab: NotebookPage) -> None:
@@ -146,4 +152,5 @@ def test_they_are_readable_and_fit(lab: NotebookPage, theme: str) -> None:
         lab.page.wait_for_timeout(200)
         assert view.evaluate(LOW_CONTRAST) == []
         assert view.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+        lab.screenshot(f"errors-app-{theme}", ".wb-app")
         lab.screenshot(f"errors-{name}-{theme}", f".wb-app .wb-{name} >> nth=0")

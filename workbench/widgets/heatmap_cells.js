@@ -19,7 +19,7 @@ function cellAt(p, row, col) {
     rowStop: Math.min(p.total_rows, (i + 1) * p.row_span),
     col: j * p.col_span,
     colStop: Math.min(p.total_cols, (j + 1) * p.col_span),
-    value: p.scale.value(code),
+    value: p.scale.signed && Math.abs(code - 127.5) < 1 ? 0 : p.scale.value(code), // no code stands for 0 itself
     floor: p.log && code === 0,
   };
 }

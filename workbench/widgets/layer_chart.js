@@ -53,7 +53,11 @@ class LayerDots {
 
   update({ type, places, values }) {
     if (type !== "update") return;
-    places.forEach((place, i) => this.layers[place] && (this.layers[place].value = values[i]));
+    const held = this.model.get("_layers").values; // the model's own, so that a later state differs from it
+    places.forEach((place, i) => {
+      held[place] = values[i];
+      if (this.layers[place]) this.layers[place].value = values[i];
+    });
     this.drawSoon();
   }
 
