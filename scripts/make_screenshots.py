@@ -1,6 +1,6 @@
 """Takes the README's pictures from the real page: the shipped notebook on the demo model in JupyterLab and Chromium.
 
-    .venv/bin/python scripts/make_screenshots.py        # writes docs/workbench-light.png and docs/workbench-dark.png
+    .venv/bin/python scripts/make_screenshots.py        # writes docs/workbench-light.png, docs/<tab>-light.png and the same in dark
 
 Needs the extra "test" (Playwright) and a Chromium. The speedups in the picture are those of the machine it runs on.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
 
-from notebook_page import NotebookPage, open_lab  # noqa: E402
+from notebook_page import NotebookPage, open_lab, show_tab  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
 
 WALK = """
@@ -22,8 +22,11 @@ app.session.select(["model.layers.0.mlp.down_proj"])
 app.session.sweep_errors().wait()
 app.session.measure_speed(batch_sizes=(1, 4, 16, 64, 256, 1024)).wait()
 app.session.export("exports/demo-int4").wait()
+app.session.quality.measure()
 app.wait()
 """
+TABS = {"errors": "Layers and errors", "speed": "Speed", "quality": "Quality", "recipe": "Recipe", "export": "Export"}
+FIRST_SCREEN = 1070  # pixels of the app that the README shows
 
 
 def walk(lab: NotebookPage) -> None:
@@ -37,12 +40,19 @@ def walk(lab: NotebookPage) -> None:
 
 
 def pictures(lab: NotebookPage, folder: Path) -> None:
-    """Save the app in both themes."""
+    """Save each tab of the app in both themes."""
     for theme in ("light", "dark"):
         lab.set_theme(theme)
-        lab.page.mouse.move(0, 0)
-        lab.page.wait_for_timeout(500)
-        lab.page.locator(".wb-app").screenshot(path=folder / f"workbench-{theme}.png")
+        for name, label in TABS.items():
+            show_tab(lab.page, label)
+            lab.page.mouse.move(0, 0)
+            lab.page.wait_for_timeout(700)
+            lab.page.locator(".wb-app").screenshot(path=folder / f"{name}-{theme}.png")
+        show_tab(lab.page, TABS["errors"])
+        box = lab.page.locator(".wb-app").bounding_box()
+        assert box is not None
+        clip = {**box, "height": FIRST_SCREEN}
+        lab.page.screenshot(path=folder / f"workbench-{theme}.png", clip=clip)
 
 
 def main() -> int:
@@ -51,7 +61,7 @@ def main() -> int:
     with open_lab(1460, 3700) as lab:
         walk(lab)
         pictures(lab, folder)
-    print(f"wrote {folder}/workbench-light.png and {folder}/workbench-dark.png")
+    print(f"wrote {', '.join(TABS)} to {folder}, light and dark")
     return 0
 
 
