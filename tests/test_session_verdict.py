@@ -46,7 +46,7 @@ def test_a_session_says_what_it_knows_and_no_more(measured):
     assert session.verdict.line() == (
         f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}, "
         f"{coverage.before_bytes / coverage.after_bytes:.2f}× smaller · weight error {error:.1%} of a · "
-        "decoding 2.00× as fast as dense (batch 1, 16×256 float32, a CPU)"
+        "decoding 2.00× as fast as dense on this CPU"
     )
     assert measured == [Target(16, 256, 64, "cpu", "float32")]
 
@@ -136,3 +136,15 @@ def test_a_layer_that_is_exact_has_no_error():
     assert session.wait(30)
     assert session.verdict.error_said() == "weight error 0.0% of a"
     assert relative_error([replace(view) for view in session.errors.values()]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("model.layers.0.self_attn.q_proj", "0.self_attn.q_proj"),
+        ("model.layers.3.experts.12.up", "12.up"),
+        ("lm_head", "lm_head"),
+    ],
+)
+def test_names_in_the_line_are_short(name, short):
+    assert session_verdict.short_name(name) == short

@@ -129,10 +129,10 @@ class SessionImprove:
     def _no_inputs(self, coverage: Coverage) -> str:
         """Say why the inputs of the layers are not used, or "" when they are."""
         calibration, rows = self._owner.calibration, coverage.int4_rows
-        if calibration.state.problem is not None:
-            return f"errors are those of the weights: {calibration.state.problem.what}"
         if not calibration.text.strip():
             return "errors are those of the weights: with a calibration text they would be those of outputs"
+        if calibration.state.problem is not None:
+            return f"errors are those of the weights: {calibration.state.problem.what}"
         if any(row.kind in (EXPERTS, STACK) for row in rows):
             return "errors are those of the weights: inputs of experts are not recorded one by one"
         need = sum(InputMoments.size_bytes(row.shape[-1]) for row in rows)

@@ -112,12 +112,12 @@ class SessionVerdict:
         if found is not None and self._seen.improving.applied and found.objective == OUTPUT_ERROR:
             return f"{OUTPUT_ERROR} {_percent(found.error_after)} over all layers in int4"
         if all(name in errors for name in names):
-            what = "all layers in int4" if len(names) > 1 else names[0]
+            what = "all layers in int4" if len(names) > 1 else short_name(names[0])
             return f"weight error {_percent(relative_error([errors[name] for name in names]))} of {what}"
         view = errors.get(self._seen.current)
         if view is None:
             return "measuring error…"
-        return f"weight error {_percent(view.summary.relative_rmse)} of {view.name}"
+        return f"weight error {_percent(view.summary.relative_rmse)} of {short_name(view.name)}"
 
     def speed_said(self) -> str:
         """Say the speed of decoding, or that it is not measured, and why."""
@@ -126,7 +126,9 @@ class SessionVerdict:
             return ""
         problem = self._problems.get(target, "")
         known = self._known.get(target)
-        return f"decoding {known}" if known else f"speed not measured: {problem}" if problem else MEASURING
+        if known is not None:
+            return f"decoding {known.said} on this {'GPU' if target.device == 'cuda' else 'CPU'}"
+        return f"speed not measured: {problem}" if problem else MEASURING
 
     def follow(self) -> Job | None:
         """Measure the speed under the recipe, unless it is known or other work runs; then, once that has ended."""
@@ -193,6 +195,13 @@ def target_of(coverage: Coverage, dtypes: Mapping[str, str], device: str) -> Tar
     of_shape = Counter({one: count for one, count in held.items() if one[:2] == shape})
     n, k, group_size, dtype = of_shape.most_common(1)[0][0]
     return Target(n, k, group_size, device, dtype if dtype in DTYPES else "bfloat16")
+
+
+def short_name(name: str) -> str:
+    """Return a module path from the last index on: "0.self_attn.q_proj"; all of one without an index."""
+    parts = name.split(".")
+    last = max((at for at, part in enumerate(parts) if part.isdecimal()), default=0)
+    return ".".join(parts[last:])
 
 
 def relative_error(views: list[LayerView]) -> float:

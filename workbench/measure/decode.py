@@ -49,10 +49,14 @@ class DecodeSpeed(Record):
         """How many times as fast as dense int4 is."""
         return self.dense_ms / self.int4_ms
 
+    @property
+    def said(self) -> str:
+        """Which is faster, in a phrase."""
+        return f"{self.ratio:.2f}× as fast as dense" if self.ratio >= 1 else f"{1 / self.ratio:.2f}× slower than dense"
+
     def __str__(self) -> str:
-        """Say it in a phrase."""
-        fast = f"{self.ratio:.2f}× as fast as dense" if self.ratio >= 1 else f"{1 / self.ratio:.2f}× slower than dense"
-        return f"{fast} (batch 1, {self.n}×{self.k} {self.dtype}, {self.device_name})"
+        """Say it in a phrase, with what was measured."""
+        return f"{self.said} (batch 1, {self.n}×{self.k} {self.dtype}, {self.device_name})"
 
 
 def iter_decode(

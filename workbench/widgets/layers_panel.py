@@ -9,11 +9,12 @@ from typing import Any
 from workbench.config import GROUP_SIZES
 from workbench.coverage import Coverage, size
 from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.measure.decode import DecodeSpeed
 from workbench.records import CoverageRow
 from workbench.session import Event, Session
 from workbench.views import LayerView
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.facts import Fact, Facts
+from workbench.widgets.facts import Fact, Facts, Tone
 from workbench.widgets.layer_table import LayerChoice, LayerTable, columns_of
 from workbench.widgets.panel import Panel
 
@@ -35,8 +36,8 @@ class LayersPanel(Panel):
 
     def on_event(self, event: Event) -> None:
         """Show a new coverage, a selection, or a layer's error."""
-        if event.kind in ("verdict", "improved", "view", "error", "coverage", "selection"):
-            self.verdict.verdict = self.session.verdict.line()
+        if event.kind in ("verdict", "improved", "view", "error", "selection"):
+            self._show_verdict()
         if event.kind == "coverage":
             self._show_coverage(event.data)
         elif event.kind == "selection":
@@ -52,9 +53,13 @@ class LayersPanel(Panel):
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
             self.table.update(list(known), error=[view.summary.relative_rmse for view in known.values()])
-        line = self.session.verdict.line()
-        self.verdict.show(facts_of(coverage), title=f"Int4 Workbench: {coverage.model}", verdict=line)
+        self.verdict.title = f"Int4 Workbench: {coverage.model}"
+        self._show_verdict()
         self._show_notes(coverage)
+
+    def _show_verdict(self) -> None:
+        verdict = self.session.verdict
+        self.verdict.show([*facts_of(self.session.coverage), *speed_facts(verdict.speed)], verdict=verdict.line())
 
     def _show_notes(self, coverage: Coverage) -> None:
         errors = self.session.errors
@@ -103,6 +108,14 @@ def facts_of(coverage: Coverage) -> list[Fact]:
         Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
         Fact("Bits per weight", f"{8 * coverage.after_bytes / parameters:.2f}", "whole model, scales included"),
     ]
+
+
+def speed_facts(speed: DecodeSpeed | None) -> list[Fact]:
+    """Return the measured speed of decoding, with what was measured; nothing until it is there."""
+    if speed is None:
+        return []
+    tone: Tone = "good" if speed.ratio >= 1 else "warn"
+    return [Fact("Decoding", f"{speed.ratio:.2f}× dense", f"{speed.n}×{speed.k} at batch 1, {speed.device_name}", tone)]
 
 
 def _surprises(coverage: Coverage) -> list[str]:
