@@ -58,13 +58,13 @@ def test_the_first_paint_counts_weights_levels_and_errors(lab: NotebookPage) -> 
 
 def test_dots_fill_with_the_sweep_and_a_click_puts_a_layer_on_show(lab: NotebookPage) -> None:
     dots = lab.page.locator(".wb-app .wb-dots")
-    expect(dots.locator(".wb-dot-mark[data-name]")).to_have_count(1)
+    expect(dots.locator(".wb-dot-mark[data-layer]")).to_have_count(1)
     lab.page.get_by_role("button", name="Measure all layers", exact=True).click()
-    expect(dots.locator(".wb-dot-mark[data-name]")).to_have_count(42, timeout=60_000)
+    expect(dots.locator(".wb-dot-mark[data-layer]")).to_have_count(42, timeout=60_000)
     expect(dots.locator(".wb-sub")).to_have_text("42 of 42 int4 layers solved under this recipe")
-    dots.locator(f".wb-dot-mark[data-name='{UP}']").click()
+    dots.locator(f".wb-dot-mark[data-layer='{UP}']").click()
     expect(lab.page.locator(".wb-app .wb-heat .wb-title")).to_have_text(UP)
-    expect(dots.locator(f".wb-current[data-name='{UP}']")).to_have_count(1)
+    expect(dots.locator(f".wb-current[data-layer='{UP}']")).to_have_count(1)
     expect(lab.page.locator(".wb-app .wb-micro .wb-sub")).to_contain_text(UP)
     expect(lab.page.locator(".wb-app .wb-bars .wb-sub").first).to_contain_text(UP)
     lab.page.mouse.move(0, 0)
@@ -77,7 +77,7 @@ def test_dots_fill_with_the_sweep_and_a_click_puts_a_layer_on_show(lab: Notebook
     plot.press("Enter")
     expect(lab.page.locator(".wb-app .wb-heat .wb-title")).not_to_have_text(UP)
     lab.page.locator(f".wb-app [data-name='{UP}']").first.click()
-    expect(dots.locator(f".wb-current[data-name='{UP}']")).to_have_count(1)
+    expect(dots.locator(f".wb-current[data-layer='{UP}']")).to_have_count(1)
 
 
 def test_a_beside_b_opens_groups_and_follows_the_microscope(lab: NotebookPage) -> None:
@@ -88,7 +88,7 @@ def test_a_beside_b_opens_groups_and_follows_the_microscope(lab: NotebookPage) -
     expect(compare.locator("figcaption").nth(1)).to_contain_text("group size 128")
     expect(compare.locator("figcaption").first).to_contain_text("group size 64")
     dots = lab.page.locator(".wb-app .wb-dots")
-    expect(dots.locator(".wb-dot-mark[data-name]")).to_have_count(1)
+    expect(dots.locator(".wb-dot-mark[data-layer]")).to_have_count(1)
     expect(dots.locator(".wb-sub")).to_have_text("1 of 42 int4 layers solved under this recipe")
     expect(lab.page.locator(".wb-app .wb-verdict", has_text="A is better")).to_be_visible()
     left = compare.locator("canvas[data-side=a]")

@@ -116,7 +116,7 @@ class LayerDots {
     this.svg.setAttribute("aria-label", this.summary(shown));
     const size = clamp((frame.right - frame.left) / this.layers.length / 2.2, 2.2, 4.5);
     const dots = shown.map((layer) =>
-      make("svg:path", { class: "wb-dot-mark", "data-name": layer.name, style: `color:${this.color(layer)}`, d: markerPath(layer.kind, this.x(layer.place), this.y.at(layer.value), size) }),
+      make("svg:path", { class: "wb-dot-mark", "data-layer": layer.name, style: `color:${this.color(layer)}`, d: markerPath(layer.kind, this.x(layer.place), this.y.at(layer.value), size) }),
     );
     this.marks = make("svg:g", {});
     this.guide = make("svg:g", {});
@@ -154,10 +154,10 @@ class LayerDots {
     const [current, selected] = [this.model.get("current"), new Set(this.model.get("selected"))];
     const parts = [];
     const on = this.layers.find(({ name }) => name === current);
-    if (on) parts.push(make("svg:line", { class: "wb-current", "data-name": current, x1: this.x(on.place), x2: this.x(on.place), y1: this.frame0.top, y2: this.frame0.bottom }));
+    if (on) parts.push(make("svg:line", { class: "wb-current", "data-layer": current, x1: this.x(on.place), x2: this.x(on.place), y1: this.frame0.top, y2: this.frame0.bottom }));
     for (const layer of this.shown()) {
       if (layer.name !== current && !(selected.size > 1 && selected.has(layer.name))) continue;
-      parts.push(make("svg:circle", { class: "wb-ring", "data-name": layer.name, cx: this.x(layer.place), cy: this.y.at(layer.value), r: 8 }));
+      parts.push(make("svg:circle", { class: "wb-ring", "data-layer": layer.name, cx: this.x(layer.place), cy: this.y.at(layer.value), r: 8 }));
     }
     this.marks.replaceChildren(...parts);
   }
