@@ -51,8 +51,8 @@ def pictures(lab: NotebookPage, folder: Path) -> None:
         show_tab(lab.page, TABS["errors"])
         box = lab.page.locator(".wb-app").bounding_box()
         assert box is not None
-        clip = {**box, "height": FIRST_SCREEN}
-        lab.page.screenshot(path=folder / f"workbench-{theme}.png", clip=clip)
+        box["height"] = FIRST_SCREEN
+        lab.page.screenshot(path=folder / f"workbench-{theme}.png", clip=box)
 
 
 def main() -> int:
