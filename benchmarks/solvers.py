@@ -24,8 +24,8 @@ from workbench.config import Int4WeightOnlyConfig
 from workbench.demo import demo_path
 from workbench.measure.timing import time_interleaved
 from workbench.options import SolverName
-from workbench.solvers import InputMoments, solve
 from workbench.safetensors_folder import SafetensorsFolder
+from workbench.solvers import InputMoments, solve
 
 Call = Callable[[], Any]
 NORMS = (2.0, 1.0, 0.7)

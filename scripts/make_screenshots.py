@@ -1,6 +1,6 @@
 """Takes the README's pictures from the real page: the shipped notebook on the demo model in JupyterLab and Chromium.
 
-    .venv/bin/python scripts/make_screenshots.py        # writes docs/workbench-light.png, docs/<tab>-light.png and the same in dark
+    .venv/bin/python scripts/make_screenshots.py        # docs/workbench-light.png, docs/<tab>-light.png, and in dark
 
 Needs the extra "test" (Playwright) and a Chromium. The speedups in the picture are those of the machine it runs on.
 """
