@@ -28,10 +28,12 @@ measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
 hf exporting export_checks api
 jobs improvement improve_trials improve_units improve
-events view_cache views group_views ordered_views session_rooms session_details session_compare session_zoom session_ahead script
+events view_cache views group_views ordered_views
+session_rooms session_details session_compare session_zoom session_ahead script
 layer_inputs calibration_text session_calibration session_recipe session_words sweep
 twin int4_layers model_pair quality_text quality_prompt quality_state quality_run session_prompt session_quality
 session_improve session_verdict
+report session_report
 session figures widgets
 launch commands cli
 """.split()

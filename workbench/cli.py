@@ -1,4 +1,4 @@
-"""The command line: `workbench lab|quantize|inspect|verify|generate|bench|throughput|tune`.
+"""The command line: `workbench lab|quantize|inspect|report|verify|generate|bench|throughput|tune`.
 
 Every error of a person's input is one clear line on stderr and exit code 2; Ctrl-C is 130, with nothing half-written.
 """
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     _lab_arguments(add(commands.lab, "open the workbench in JupyterLab"))
     _quantize_arguments(add(commands.quantize, "quantize a model folder into a checkpoint"))
     _inspect_arguments(add(commands.inspect, "say what a checkpoint or a model folder holds"))
+    _report_arguments(add(commands.report, "write one HTML file for people without a kernel"))
     one = add(commands.verify, "check every hash, shape and range of a checkpoint")
     one.add_argument("directory", type=Path, help="a checkpoint")
     one = add(commands.generate, "load a checkpoint and print greedy text")
@@ -92,6 +93,14 @@ def _quantize_arguments(one: argparse.ArgumentParser) -> None:
 def _inspect_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("directory", help="a checkpoint, a model folder, a hub name, or demo")
     one.add_argument("--json", action="store_true", help="print JSON")
+    _settings(one)
+
+
+def _report_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("model", help="a model folder, a hub name, or demo")
+    one.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    one.add_argument("--speed", action="store_true", help="measure the speed by batch size too")
+    one.add_argument("--calibration", type=Path, metavar="FILE", help="a text like what the model will see")
     _settings(one)
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench.errors import CheckpointError, ConfigError, EnvironmentProblem
+from workbench.errors import Cancelled, CheckpointError, ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from workbench.calibration import Calibration
     from workbench.coverage import Coverage
+    from workbench.jobs import Job
     from workbench.paths import MeasuredPath
     from workbench.recipe import Recipe
     from workbench.records import LayerResult, Progress, SpeedPoint
@@ -285,6 +286,52 @@ def throughput(arguments: argparse.Namespace) -> None:
     print(step.report)
     if arguments.json:
         write_json(arguments.json, step.report.to_json())
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write one HTML file: coverage, errors of every layer, recipe and code, and the speed of this machine."""
+    from workbench.coverage import size
+    from workbench.report.write import check_target
+    from workbench.session import open_session
+
+    recipe = _recipe(arguments)
+    check_target(arguments.out)
+    session = open_session(arguments.model)
+    if arguments.calibration is not None:
+        session.load_calibration_file(arguments.calibration)
+    session.set_recipe(recipe)
+    session.refresh()
+    session.wait()  # for the first view, and the speed that is measured behind it
+    with _ProgressLine() as shown, stopping() as cancel:
+        if arguments.speed:
+            finish(session.measure_speed(), shown, cancel)
+        finish(session.report(arguments.out), shown, cancel)
+    written = session.reporting.latest
+    assert written is not None, "a report that was not written is an error"
+    for name in written.missing:
+        print(f"note: {name} could not be solved and has no error in the report")
+    print(session.verdict.line())
+    print(f"wrote {written.path}: {size(written.size_bytes)}")
+
+
+def finish(job: Job, shown: _ProgressLine, cancel: threading.Event) -> None:
+    """Wait for a job of a session with a line of progress; a Ctrl-C cancels it.
+
+    Raises:
+        Cancelled: when it was cancelled.
+        WorkbenchError: whatever else ended it.
+    """
+    seen: object = None
+    while not job.wait(0.05):
+        if job.progress is not None and job.progress is not seen:
+            seen = job.progress
+            shown.show(job.progress)
+        if cancel.is_set():
+            job.cancel()
+    if job.state == "cancelled":
+        raise Cancelled(f"{job.label} was cancelled.")
+    if job.error is not None:
+        raise job.error
 
 
 def _check_writable(*paths: Path | None) -> None:

@@ -28,6 +28,7 @@ EventKind = Literal[
     "quality",
     "answers",
     "improved",
+    "report",
     "verdict",
     "problem",
 ]
@@ -45,9 +46,9 @@ class Event:
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception),
             "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
             (QualityState), "answers" (Answers, or None), "improved" (Improvement, or None once it is let go of),
-            "verdict" (SessionVerdict: its speed is measured, or cannot be). "coverage", "selection" and "recipe" come
-            on the thread of the person's action ("coverage" on a worker's where Improve changes the recipe),
-            "calibration", "quality" and "answers" on either, all others on a worker's.
+            "report" (ReportFile), "verdict" (SessionVerdict: its speed is measured, or cannot be). "coverage",
+            "selection" and "recipe" come on the thread of the person's action ("coverage" on a worker's where Improve
+            changes the recipe), "calibration", "quality" and "answers" on either, all others on a worker's.
         data: What the kind says.
         job: The job that it comes from, or None.
     """

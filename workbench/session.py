@@ -50,6 +50,7 @@ from workbench.session_details import SessionDetails
 from workbench.session_improve import SessionImprove
 from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
+from workbench.session_report import SessionReport
 from workbench.session_rooms import Means
 from workbench.session_verdict import SessionVerdict
 from workbench.session_words import facts_html, session_facts
@@ -95,6 +96,7 @@ class Session:
         ahead: Neighbouring settings, solved while nothing else runs, where `ahead.on` is set.
         verdict: Size, error and speed in a line.
         improving: What the latest search for a better recipe found.
+        reporting: The report that was written last.
         exported: The latest finished export, or None.
     """
 
@@ -151,14 +153,17 @@ class Session:
         self.ahead = SessionAhead(self, behind, lambda: self.lanes)
         self.verdict = SessionVerdict(self, self._alone, self._emit)
         self.improving = SessionImprove(self, self._emit, self._on_job)
+        self.reporting = SessionReport(
+            self, sweep=self._sweep, on_swept=self._on_sweep, emit=self._emit, on_job=self._on_job
+        )
         # Views come first: one waits for inputs, and starts a look when it is there.
-        self.lanes = (
+        self.lanes: tuple[Lane, ...] = (
             *(self.previews, self.looks, self.calibration.lane, self.work),
             *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
             *(self.details.lane, self.compare.lane, self.zoom.lane),
         )
         self.coverage = self._preflight(self.recipe)
-        self.recipes = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))
+        self.recipes: SessionRecipe = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))
         self._index()
         rows = self.layer_rows()
         self._layers = LayerNames([row.name for row in rows])
@@ -472,15 +477,7 @@ class Session:
         """
         if needs_calibration(self.coverage):
             self.calibration.check()
-        sweep = Sweep(
-            self.source,
-            self.calibration,
-            self._cache,
-            coverage=lambda: self.coverage,
-            recorded=lambda name: name in self.errors,
-            check=self._check_readable,
-        )
-        return self.work.submit(Job("Errors of all layers", sweep.run, self._on_sweep, self._on_job))
+        return self.work.submit(Job("Errors of all layers", self._sweep().run, self._on_sweep, self._on_job))
 
     def improve(self) -> Job:
         """Look for a recipe with less error at no more bytes, and take it: one change, which can be undone.
@@ -574,6 +571,15 @@ class Session:
 
         return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job))
 
+    def report(self, path: Path | str = "report.html") -> Job:
+        """Write one HTML file with all figures, for people without a kernel; layers not solved yet are solved first.
+
+        Raises:
+            ConfigError: when the file cannot be written, a layer is to be calibrated and there is no text, or other
+                work is running.
+        """
+        return self.reporting.start(path)
+
     def cancel(self) -> None:
         """Stop what runs; acknowledged at once, done at the next block."""
         for lane in (*self.lanes, self.ahead.lane):
@@ -607,6 +613,16 @@ class Session:
         return command_of(self.source, self.recipe, directory, text, self.recipes.file)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> Sweep:
+        return Sweep(
+            self.source,
+            self.calibration,
+            self._cache,
+            coverage=lambda: self.coverage,
+            recorded=lambda name: name in self.errors,
+            check=self._check_readable,
+        )
 
     def _preflight(self, recipe: Recipe) -> Coverage:
         coverage = preflight_source(self.source, recipe, device=self.device)

@@ -1,0 +1,43 @@
+"""One file, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+from workbench.errors import ConfigError
+
+
+def check_target(path: Path | str) -> Path:
+    """Return the file that a report goes to, before any work.
+
+    Raises:
+        ConfigError: when it is a folder, or its folder does not exist.
+    """
+    target = Path(path).expanduser().absolute()
+    if not str(path).strip() or target.is_dir() or not target.parent.is_dir():
+        raise ConfigError(f"The report {str(path)!r} cannot be written.", allowed="a file in a folder that exists")
+    return target
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text in UTF-8 beside its place and put it there in one step; what was there stays if that fails.
+
+    Raises:
+        ConfigError: when the file cannot be written, with the system's reason.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        mend = "choose a folder that you may write to"
+        raise ConfigError(f"The report {str(path)!r} was not written: {error.strerror}.", mend=mend) from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
