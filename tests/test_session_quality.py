@@ -239,7 +239,6 @@ def test_cancel_stops_both(session):
     jobs = [session.quality.measure(), session.quality.prompt.ask(PROMPT, 512)]
     assert first.wait(TIMEOUT_S)
     session.cancel()
-    assert all(job.state in ("cancelling", "cancelled") for job in jobs)
     assert session.wait(TIMEOUT_S)
     assert {job.state for job in jobs} == {"cancelled"}
     assert not session.quality.prompt.answers.done

@@ -86,7 +86,7 @@ def test_the_settings_unfold_and_a_bad_value_is_put_back(lab: NotebookPage) -> N
     steps.fill("4")
     steps.press("Enter")
     expect(convergence(lab).locator("path.wb-point[data-series=hqq]")).to_have_count(5)
-    expect(lab.page.get_by_text("hqq, iters 4")).to_be_visible()
+    expect(lab.page.get_by_text("hqq, iters 4", exact=True)).to_be_visible()
     assert lab.run_code("print(app.recipe.default.options.iters)") == "4"
     lab.page.get_by_role("button", name="Undo", exact=True).click()
     expect(steps).to_have_value("20")
@@ -96,8 +96,8 @@ def test_calibrated_shows_its_text_and_ends_in_a_calibrated_view(lab: NotebookPa
     choose(lab, "calibrated")
     expect(calibration(lab)).to_be_visible()
     expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("inputs of the dense model", timeout=60_000)
-    expect(fact(lab, "Output error")).to_contain_text(re.compile(r"0\.\d+× round-to-nearest"))
-    expect(fact(lab, "Output error")).to_have_attribute("data-tone", "good")
+    expect(fact(lab, "Squared output error")).to_contain_text(re.compile(r"0\.\d+× round-to-nearest"))
+    expect(fact(lab, "Squared output error")).to_have_attribute("data-tone", "good")
     expect(lab.page.locator(".wb-facts li", has_text="inputs of the dense model; an export takes")).to_be_visible()
     expect(convergence(lab).locator(".wb-title")).to_have_text("Convergence: calibrated")
     expect(convergence(lab).locator("text.wb-axis-name", has_text="mean squared output error")).to_be_visible()
@@ -155,7 +155,7 @@ def test_a_long_text_is_shown_in_part_and_replaced_whole(lab: NotebookPage) -> N
 
 
 def test_a_file_is_read_or_said_to_be_missing(lab: NotebookPage) -> None:
-    path = lab.page.get_by_label("or a text file")
+    path = calibration(lab).get_by_label("or a text file")
     path.fill("nowhere.txt")
     path.press("Enter")
     expect(calibration(lab).get_by_role("alert").filter(has_text="cannot be read")).to_be_visible()

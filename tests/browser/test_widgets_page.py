@@ -262,7 +262,7 @@ class TestHeatmap:
     def test_the_largest_cells_are_listed(self, lab: NotebookPage, heat: Locator) -> None:
         heat.get_by_text("Largest cells", exact=True).click()
         first = heat.locator("table tr").nth(1)
-        expect(first.locator("td")).to_have_text(["0.51 of the range", "2408–2415", "154–155"])
+        expect(first.locator("td")).to_have_text(["0.51 of the range", "output features 2408–2415", "154–155"])
         first.get_by_role("button").click()
         lab.page.wait_for_timeout(300)
         assert lab.run_code("print(heat.selected)") == "(2408, 154)"

@@ -60,7 +60,8 @@ def test_it_is_shown_while_a_layer_is_to_be_calibrated(app: Workbench) -> None:
 def test_a_calibrated_view_says_its_inputs_and_what_it_gains(app: Workbench) -> None:
     calibrate(app)
     facts = {fact["label"]: fact for fact in app.errors.numbers.facts}
-    assert facts["Output error"]["tone"] == "good" and "× round-to-nearest" in facts["Output error"]["hint"]
+    squared = facts["Squared output error"]
+    assert squared["tone"] == "good" and "× round-to-nearest" in squared["hint"]
     assert app.errors.heatmap.payload is not None
     assert app.errors.heatmap.payload.badge == "inputs of the dense model"
     assert any("inputs of the dense model" in note for note in app.errors.numbers.notes)
