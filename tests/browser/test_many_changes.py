@@ -36,14 +36,14 @@ MOVES = """async (count) => {
 }"""
 
 
-@pytest.mark.parametrize("moves", [80, pytest.param(1000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("moves", [40, pytest.param(1000, marks=pytest.mark.soak)])
 def test_moves_leave_nothing_behind(notebook: NotebookPage, moves: int) -> None:
     notebook.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
     notebook.run_all()
     page = notebook.page
     expect(page.locator(".wb-heat canvas")).to_have_attribute("data-seq", re.compile(r"\d+"))
     notebook.run_code(COUNT)
-    page.evaluate(MOVES, 40)  # caches fill once
+    page.evaluate(MOVES, 24)  # caches fill once
     before = json.loads(notebook.run_code(STATE, timeout_s=60))
     page.evaluate(MOVES, moves)
     after = json.loads(notebook.run_code(STATE, timeout_s=60))
