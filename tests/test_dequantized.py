@@ -71,7 +71,6 @@ def theirs(folder, config):
 
 @pytest.mark.parametrize("name", ["gpt_oss", "qwen3_moe"])
 def test_transformers_own_dequantizing_gives_the_same_where_it_can(name, tmp_path):
-    pytest.importorskip("accelerate")
     folder = made(name, tmp_path)
     fp8 = transformers.FineGrainedFP8Config(dequantize=True, weight_block_size=(16, 32))
     want = theirs(folder, transformers.Mxfp4Config(dequantize=True) if name == "gpt_oss" else fp8)
