@@ -236,9 +236,11 @@ def test_cancel_stops_both(session):
     session.quality.configure(windows="all")
     first = threading.Event()
     session.listen(lambda event: first.set() if event.kind == "answers" and event.data else None)
-    jobs = [session.quality.measure(), session.quality.prompt.ask(PROMPT, 512)]
+    jobs = [session.quality.prompt.ask(PROMPT, 512)]
     assert first.wait(TIMEOUT_S)
+    jobs.append(session.quality.measure())  # neither is near its end now
     session.cancel()
+    assert all(job.state in ("cancelling", "cancelled") for job in jobs)
     assert session.wait(TIMEOUT_S)
     assert {job.state for job in jobs} == {"cancelled"}
     assert not session.quality.prompt.answers.done
