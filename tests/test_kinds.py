@@ -6,6 +6,7 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+import workbench.kinds as kinds
 from tests.tiny_models import make
 from workbench.kinds import (
     computes_linear,
@@ -99,6 +100,19 @@ def test_a_module_that_is_called_conv1d_and_is_another_is_left():
 
     assert not is_conv1d(Conv1D(3, 5))
     assert not is_conv1d(nn.Conv1d(3, 5, 1))
+
+
+def test_trying_a_class_draws_no_random_number():
+    class Own(OwnForward):
+        pass
+
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    layer, conv = Own(4, 3), Conv1D(3, 5)
+    kinds._forward_is_transposed_linear.cache_clear()
+    torch.manual_seed(3)
+    assert computes_linear(layer) and is_conv1d(conv)
+    assert torch.equal(torch.rand(1), expected)
 
 
 def test_experts_in_both_orientations():

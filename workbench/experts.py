@@ -62,10 +62,7 @@ class Int4Experts(nn.Module, StandIn):
         super().__init__()
         self.transposed = transposed
         self.num_experts, self.out_features, self.in_features = num_experts, rows // num_experts, weight.shape[1]
-        settings: dict[str, Any] = {"device": device, "dtype": dtype, "inner_k_tiles": inner_k_tiles}
-        self.experts = [
-            Int4Linear(part, **settings) for part in _parts(weight, num_experts)
-        ]  # in a list: no submodules
+        self._cut(weight, device, dtype, inner_k_tiles)
 
     @property
     def group_size(self) -> int:
@@ -191,13 +188,16 @@ class Int4Experts(nn.Module, StandIn):
         rows = self.num_experts * self.out_features
         if weight.shape != (rows, self.in_features):
             raise WeightError(f"weight has {weight.shape[0]} rows.", allowed=f"{rows} for {self.num_experts} experts")
-        settings: dict[str, Any] = {"device": device, "dtype": self.dtype, "inner_k_tiles": self.inner_k_tiles}
-        self.experts = [Int4Linear(part, **settings) for part in _parts(weight, self.num_experts)]
+        self._cut(weight, device, self.dtype, self.inner_k_tiles)
 
-
-def _parts(weight: QuantizedWeight, num_experts: int) -> list[QuantizedWeight]:
-    rows = weight.shape[0] // num_experts
-    return [weight.part(slice(e * rows, (e + 1) * rows)) for e in range(num_experts)]
+    def _cut(
+        self, weight: QuantizedWeight, device: torch.device | str | None, dtype: torch.dtype, inner_k_tiles: int
+    ) -> None:
+        rows = self.out_features
+        parts = [weight.part(slice(e * rows, (e + 1) * rows)) for e in range(self.num_experts)]
+        self.experts = [  # a list: no submodules
+            Int4Linear(part, device=device, dtype=dtype, inner_k_tiles=inner_k_tiles) for part in parts
+        ]
 
 
 # --- the implementation that transformers' experts modules call ------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -105,10 +107,17 @@ def stored_transposed(module: nn.Module, name: str, parameter: Tensor) -> bool:
     return name == "weight" and is_conv1d(module)
 
 
+@contextlib.contextmanager
+def _unnoticed() -> Iterator[None]:
+    """Make a probe on the CPU, whatever the default device is; the random numbers that it draws are given back."""
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        yield
+
+
 @functools.cache
 def _class_is_transposed(kind: Any) -> bool | None:
     try:
-        with torch.device("cpu"):
+        with _unnoticed():
             probe = kind(num_experts=2, input_size=3, output_size=5)
         return {(2, 5, 3): False, (2, 3, 5): True}.get(tuple(probe.weight.shape))
     except Exception:  # a class that is made in another way does not tell
@@ -119,7 +128,8 @@ def _class_is_transposed(kind: Any) -> bool | None:
 def _forward_is_linear(kind: Any) -> bool:
     try:
         probe = kind.__new__(kind)
-        nn.Linear.__init__(probe, 5, 3, dtype=torch.float64, device="cpu")
+        with _unnoticed():
+            nn.Linear.__init__(probe, 5, 3, dtype=torch.float64, device="cpu")
         return _agrees(probe, probe.weight.t(), probe.bias)
     except Exception:  # a forward that needs more than a linear layer has is no linear layer
         return False
@@ -128,7 +138,7 @@ def _forward_is_linear(kind: Any) -> bool:
 @functools.cache
 def _forward_is_transposed_linear(kind: Any) -> bool:
     try:
-        with torch.device("cpu"):
+        with _unnoticed():
             probe = kind(3, 5).double()  # as Conv1D(nf, nx)
         weight, bias = probe.weight, probe.bias
         if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.shape != (5, 3):
