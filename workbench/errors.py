@@ -18,14 +18,19 @@ class WorkbenchError(Exception):
         self.mend = mend
         parts = [what]
         if allowed:
-            parts.append(f"Allowed: {allowed}.")
+            parts.append(f"Allowed: {_ended(allowed)}")
         if mend:
-            parts.append(f"To mend it: {mend}.")
+            parts.append(f"To mend it: {_ended(mend)}")
         super().__init__(" ".join(parts))
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the message says it all, a traceback through our code would bury it."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def _ended(sentence: str) -> str:
+    """Return a sentence with its full stop, unless it ends in a mark of its own."""
+    return sentence if sentence.endswith(("?", "!", ".")) else f"{sentence}."
 
 
 class ConfigError(WorkbenchError, ValueError):

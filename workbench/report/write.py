@@ -14,11 +14,21 @@ def check_target(path: Path | str) -> Path:
     """Return the file that a report goes to, before any work.
 
     Raises:
-        ConfigError: when it is a folder, or its folder does not exist.
+        ConfigError: when it is a folder, or its folder does not exist or may not be written to.
     """
     target = Path(path).expanduser().absolute()
-    if not str(path).strip() or target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"The report {str(path)!r} cannot be written.", allowed="a file in a folder that exists")
+    mend = ""
+    if not str(path).strip():
+        mend = "name a file, for instance report.html"
+    elif target.is_dir():
+        mend = f"it is a folder: name a file in it, for instance {str(Path(path) / 'report.html')!r}"
+    elif not target.parent.is_dir():
+        mend = f"make the folder {str(target.parent)!r} first, or choose one that exists"
+    elif not os.access(target.parent, os.W_OK):
+        mend = f"choose a folder that you may write to: {str(target.parent)!r} is none"
+    if mend:
+        allowed = "a file in a folder that exists"
+        raise ConfigError(f"The report {str(path)!r} cannot be written.", allowed=allowed, mend=mend)
     return target
 
 

@@ -30,6 +30,7 @@ from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
 from workbench.widgets.quality_panel import QualityPanel
 from workbench.widgets.recipe_panel import RecipePanel
+from workbench.widgets.report_panel import ReportPanel
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
 from workbench.widgets.tabs import Tab, Tabs
@@ -39,7 +40,7 @@ TABS = (
     Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
     Tab("quality", "Quality", "How well int4 predicts a text beside the original, and a prompt on both"),
     Tab("recipe", "Recipe", "Everything that was chosen: rules, changes, history, text, files and code"),
-    Tab("export", "Export", "Write a checkpoint, check it and load it again"),
+    Tab("export", "Export", "Write a checkpoint and check it; save a report to send around"),
 )
 
 
@@ -67,6 +68,7 @@ class Workbench(ipywidgets.VBox):
         quality: The panel with perplexity and divergence on a text, and a prompt on both models.
         recipe_panel: The panel with the recipe's rules, changes, history, text and files.
         export: The panel that writes a checkpoint.
+        report: The panel that saves the report.
         tabs: Which parts are shown; `tabs.selected` may be set.
         improve: The panel with what Improve changed, shown once it has an answer.
         tools: Improve, undo, redo, and the sweep over all layers.
@@ -106,6 +108,7 @@ class Workbench(ipywidgets.VBox):
         self.quality = QualityPanel(self.session, self._on_error)
         self.recipe_panel = RecipePanel(self.session, self._on_error)
         self.export = ExportPanel(self.session, self._on_error)
+        self.report = ReportPanel(self.session, self._on_error)
         self.improve = ImprovePanel(self.session, self._on_error)
         self.tools = Commands(
             [
@@ -130,6 +133,7 @@ class Workbench(ipywidgets.VBox):
         wide = [
             *(("layers", panel) for panel in (self.microscope, self.compare, self.histogram, self.layer_errors)),
             *(("speed", self.speed), ("quality", self.quality), ("recipe", self.recipe_panel), ("export", self.export)),
+            ("export", self.report),
         ]
         below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
@@ -173,7 +177,7 @@ class Workbench(ipywidgets.VBox):
         panels = (
             *(self.layers, self.configure, self.calibration, self.errors, self.convergence),
             *(self.microscope, self.compare, self.histogram, self.layer_errors, self.speed),
-            *(self.quality, self.recipe_panel, self.export, self.improve),
+            *(self.quality, self.recipe_panel, self.export, self.report, self.improve),
         )
         for show in (*(panel.on_event for panel in panels), self._show):
             try:
