@@ -20,12 +20,12 @@ blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
-safetensors_folder stored_formats sources patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
+safetensors_folder stored_formats sources known_layers patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
 recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
-checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.save checkpoint
+checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
 hf exporting export_checks api
 jobs improvement improve_trials improve_units improve
 events view_cache views group_views ordered_views
