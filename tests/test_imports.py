@@ -26,6 +26,7 @@ calibration sequential
 checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
+targets.target targets.folder targets foreign.folder foreign
 hf exporting export_checks api
 jobs improvement improve_trials improve_units improve
 events view_cache views group_views ordered_views

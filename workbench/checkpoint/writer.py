@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,22 @@ class ShardWriter:
     Args:
         directory: Where the shards go.
         max_shard_bytes: A shard is written before it would grow beyond this.
+        metadata: Returns what a shard's header says, by the names of its tensors.
     """
 
-    def __init__(self, directory: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+        *,
+        metadata: Callable[[list[str]], dict[str, str]] = lambda names: {"format": "pt"},
+    ) -> None:
         if max_shard_bytes < 1:
             raise CheckpointError(f"max_shard_bytes={max_shard_bytes}.", allowed="1 or more")
         self.directory = directory
         self.max_shard_bytes = max_shard_bytes
         self.size_bytes = 0
+        self._metadata = metadata
         self._held: dict[str, Tensor] = {}
         self._held_bytes = 0
         self._storages: set[int] = set()
@@ -78,7 +86,7 @@ class ShardWriter:
         path = self.directory / _shard_name(len(self._shards))
         path.touch()
         mode = path.stat().st_mode & 0o777  # what the person's umask allows; safetensors would make it private
-        save_file(self._held, path, metadata={"format": "pt"})
+        save_file(self._held, path, metadata=self._metadata(list(self._held)))
         path.chmod(mode)
         self._held, self._held_bytes, self._storages = {}, 0, set()
 

@@ -1,0 +1,112 @@
+"""Targets that are a folder of safetensors with a configuration: what differs between them is how a weight is encoded."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from workbench.affine import QuantizedWeight
+from workbench.checkpoint.contents import Contents, Outline, write_config
+from workbench.checkpoint.native import ModuleFormat
+from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
+from workbench.targets.target import Fit, LoadLines, Misfit, Written
+
+
+class FolderTarget(ABC):
+    """A folder of safetensors; the dense tensors keep their names and values.
+
+    Attributes:
+        name: As `wb.export(format=…)` takes it.
+        title: As a person reads it.
+        engines: What loads it.
+    """
+
+    name: str
+    title: str
+    engines: str
+    max_shard_bytes = MAX_SHARD_BYTES
+
+    # --- what a format says -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def misfits(self, outline: Outline) -> list[Misfit]:
+        """Say why a model does not fit; [] when it does."""
+
+    @abstractmethod
+    def rounds(self, outline: Outline) -> str:
+        """Say what is rounded, "" for nothing."""
+
+    @abstractmethod
+    def layer_bytes(self, form: ModuleFormat) -> int:
+        """Bytes of one layer's tensors, its bias apart."""
+
+    @abstractmethod
+    def encode(self, name: str, weight: QuantizedWeight, outline: Outline) -> dict[str, Tensor]:
+        """Return full name → tensor of one layer, as the format stores it."""
+
+    @abstractmethod
+    def decode(self, name: str, tensors: Mapping[str, Tensor], form: ModuleFormat) -> QuantizedWeight:
+        """Return the weight that the format's loader sees in tensors that `encode` made: codes exact, scales as stored."""
+
+    @abstractmethod
+    def configured(self, outline: Outline) -> dict[str, Any]:
+        """Return config.json."""
+
+    @abstractmethod
+    def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
+        """Return the lines that load a folder that was written."""
+
+    def dense_name(self, name: str) -> str:
+        """Return what the format calls a dense tensor."""
+        return name
+
+    def notes(self, outline: Outline) -> list[str]:
+        """Say what a person must know before exporting."""
+        return []
+
+    def metadata(self, names: list[str], outline: Outline) -> dict[str, str]:
+        """Return the header metadata of a shard that holds these tensors."""
+        return {"format": "pt"}
+
+    # --- the same for all -------------------------------------------------------------------------------------------
+
+    def fit(self, outline: Outline) -> Fit:
+        """Say whether the target can hold a model; no value is read."""
+        misfits = tuple(self.misfits(outline))
+        if misfits:
+            return Fit(self.name, misfits=misfits, notes=tuple(self.notes(outline)))
+        size_bytes = outline.dense_bytes + sum(self.layer_bytes(form) for form in outline.int4.values())
+        return Fit(self.name, self.rounds(outline), (), size_bytes, tuple(self.notes(outline)))
+
+    def write(
+        self, contents: Contents, outline: Outline, folder: Path, cancel: threading.Event | None = None
+    ) -> Iterator[Written]:
+        """Write shards, configuration and tokenizer into an empty folder; yields each int4 layer."""
+        writer = ShardWriter(folder, self.max_shard_bytes, metadata=lambda names: self.metadata(names, outline))
+        for part in contents.parts(cancel):
+            dense = {self.dense_name(name): tensor for name, tensor in part.tensors.items()}
+            if part.weight is None:
+                writer.add(dense)
+                continue
+            encoded = self.encode(part.name, part.weight, outline)
+            form = ModuleFormat.of(part.weight, outline.int4[part.name].experts)
+            error = max_error(part.weight, self.decode(part.name, encoded, form))
+            writer.add({**encoded, **dense})
+            yield Written(part.name, error, part.solved)
+        writer.finish()
+        contents.write_files(folder)
+        write_config(folder, self.configured(outline))
+
+
+def max_error(weight: QuantizedWeight, stored: QuantizedWeight) -> float:
+    """Return the largest absolute difference between two dequantized weights of the same shape, in weight units."""
+    if not weight.codes.numel():
+        return 0.0
+    rows = max(1, 2**22 // max(1, weight.shape[1]))
+    parts = (slice(start, start + rows) for start in range(0, weight.shape[0], rows))
+    return max(float((weight.part(p).dequantize() - stored.part(p).dequantize()).abs().max()) for p in parts)
