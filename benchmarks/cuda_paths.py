@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.cuda_graphs import Call, copies_beyond_l2, require_gpu, time_captured
+from benchmarks.cuda_graphs import copies_beyond_l2, require_gpu
 from benchmarks.report import Goal, Report, Row, finish, options, ratio, time_row
 from workbench.affine import QuantizedWeight
 from workbench.choice import available_paths, chosen_path
 from workbench.cuda_paths import tiles_note
 from workbench.kernels import int4_linear
 from workbench.linear import Int4Linear
+from workbench.measure.graphs import Call, time_captured
 from workbench.measure.roofline import Roofline, measure_roofline
 from workbench.tuning import tune
 

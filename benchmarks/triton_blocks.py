@@ -14,8 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.cuda_graphs import Call, copies_beyond_l2, require_gpu, time_captured
+from benchmarks.cuda_graphs import copies_beyond_l2, require_gpu
 from benchmarks.report import Goal, Report, Row, finish, options, time_row
+from workbench.measure.graphs import Call, time_captured
 from workbench.packed import PackedWeight
 from workbench.packing import Layout
 from workbench.triton_blocks import Blocks, choose_blocks

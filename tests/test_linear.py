@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench import Int4Linear, Int4WeightOnlyConfig, quantize_weight
 from workbench.choice import current_table
 from workbench.errors import ConfigError, KernelError, WeightError
+from workbench.kernels import int4_linear
 from workbench.native import native_note
 from workbench.packing import Layout, pack, required_layout
 
@@ -296,11 +298,23 @@ def test_to_cuda_repacks_and_back_gives_equal_bits(shape, domain):
 
 @cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_weight_packed_on_the_cpu_is_refused_on_cuda():
-    layer = make_layer(64, 128)
-    layer.packed, layer.scales_and_zeros = layer.packed.cuda(), layer.scales_and_zeros.cuda()
+def test_a_layer_of_which_a_part_is_on_cuda_is_refused_there():
+    layer, x = make_layer(64, 128), make_input(1, 128, device="cuda")
+    with pytest.raises(KernelError, match=r"The activation is on cuda:0, the weight on cpu.*\.to\('cuda:0'\)"):
+        layer(x)
+    weight, parts = layer.packed_weight(), (layer.packed.cuda(), layer.scales_and_zeros.cuda())
     with pytest.raises(KernelError, match=r"packed for cpu/.*but this process reads cuda"):
-        layer(make_input(1, 128, device="cuda"))
+        int4_linear(x, replace(weight, packed=parts[0], scales_and_zeros=parts[1]))
+    layer.packed, layer.scales_and_zeros = parts  # moved one by one: packed anew, but the bias was left behind
+    with pytest.raises(KernelError, match=r"The bias is on cpu, the packed weight on cuda:0.*\.to\('cuda:0'\)"):
+        layer(x)
+
+
+def test_a_bias_on_another_device_is_refused():
+    layer = make_layer(64, 128)
+    layer.bias = torch.nn.Parameter(layer.bias.to("meta"))
+    with pytest.raises(KernelError, match=r"The bias is on meta, the packed weight on cpu.*\.to\('cpu'\)"):
+        layer(make_input(1, 128))
 
 
 # --- copying, saving, loading ----------------------------------------------------------------------------------------

@@ -80,8 +80,10 @@ def test_it_prints_as_sentences():
     assert str(table(point(1, "op", 1))).splitlines()[1].endswith("op at every batch")
 
 
-def test_equal_times_go_to_the_first_path():
-    assert choose_path(table(point(1, "dequantize", 1), point(1, "op", 1)), **SHAPE, batch=1) == "op"
+def test_of_equally_fast_paths_none_is_preferred():
+    batches = (1, 2, 4, 8, 16)
+    found = table(*(point(batch, path, 1.0) for batch in batches for path in ("fused", "op")))
+    assert [choose_path(found, **SHAPE, batch=batch) for batch in batches] == ["op", "op", "op", "fused", "fused"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tuning: what was measured is stored and used, other shapes are kept, and bad input is refused before any work."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +87,19 @@ def test_it_really_measures():
     assert "measured on this machine" in table.note
     x = torch.randn(8, 128)
     assert int4_linear(x, packed()).shape == (8, 96)
+
+
+def test_on_a_gpu_captured_graphs_are_timed_at_more_batches(monkeypatch):
+    calls = {"op": [lambda x: x]}
+
+    def time_captured(given, x, budget_s, *, cancel):
+        assert given == calls and budget_s == 0.5 and cancel is None
+        return {"op": [1.0]}
+
+    monkeypatch.setattr(tuning, "time_captured", time_captured)
+    x = SimpleNamespace(is_cuda=True)
+    assert tuning._times([SimpleNamespace(name="op", calls=calls["op"])], x, 0.5, None) == {"op": [1.0]}
+    assert set(TUNING_BATCHES) < set(tuning.tuning_batches("cuda")) and tuning.tuning_batches("cpu") == TUNING_BATCHES
 
 
 def test_cancelled_tuning_stores_nothing(clock):

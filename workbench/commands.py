@@ -343,7 +343,7 @@ def _check_writable(*paths: Path | None) -> None:
 def tune(arguments: argparse.Namespace) -> None:
     """Measure the paths of int4 products and keep the table for this machine."""
     from workbench.paths import table_file
-    from workbench.tuning import TUNING_BATCHES, iter_tune, keep, wanted_shapes
+    from workbench.tuning import iter_tune, keep, tuning_batches, wanted_shapes
 
     shapes: Any = [(arguments.n, arguments.k)]
     if arguments.model is not None:
@@ -353,7 +353,7 @@ def tune(arguments: argparse.Namespace) -> None:
     wanted = wanted_shapes(shapes, arguments.device, [_group_size(arguments)], arguments.dtypes)
     points = _measured(
         lambda cancel: iter_tune(wanted, device=arguments.device, cancel=cancel),
-        len(wanted) * len(TUNING_BATCHES),
+        len(wanted) * len(tuning_batches(arguments.device)),
         lambda point: f"{point.n}x{point.k}, {point.dtype}, batch {point.batch}",
     )
     print(keep(points, arguments.device))

@@ -12,7 +12,7 @@ from workbench.affine import QuantizedWeight, group_count
 from workbench.choice import device_note, path_note
 from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout
 from workbench.dequantize import dequantized
-from workbench.errors import CheckpointError, WeightError, WorkbenchError
+from workbench.errors import CheckpointError, KernelError, WeightError, WorkbenchError
 from workbench.kernels import int4_linear
 from workbench.options import SolverName, SolverOptions
 from workbench.packed import PackedWeight, kernel_layout, pack_weight, padding_note
@@ -148,10 +148,22 @@ class Int4Linear(nn.Module):
         return QuantizedWeight(packed.codes(), scale, zero, self.group_size, self.domain, self.solved_by)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype."""
+        """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype.
+
+        Raises:
+            KernelError: when x does not fit, or the bias is on another device than the weight.
+        """
         result = int4_linear(x, self.packed_weight())
         bias = self.bias
-        return result if bias is None else result + bias.to(result.dtype)
+        if bias is None:
+            return result
+        if bias.device != result.device:
+            raise KernelError(
+                f"The bias is on {bias.device}, the packed weight on {result.device}.",
+                allowed="one device for both",
+                mend=f"move the whole layer with .to({str(result.device)!r})",
+            )
+        return result + bias.to(result.dtype)
 
     def notes(self) -> list[str]:
         """Say how this layer runs where it is: kernel, padding, casts."""

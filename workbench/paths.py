@@ -26,6 +26,7 @@ PathName = Literal["op", "fused", "dequantize"]
 PATHS: tuple[PathName, ...] = ("op", "fused", "dequantize")
 _FORMAT = 1
 _UNMEASURED = 50.0  # of a log: a path is not taken where it was not measured
+_EQUAL = 1e-9  # of a log: times that differ by less are equal
 _NEAR = math.log(4)  # a shape speaks for others up to four times as large or as small, in N and in K
 
 Step = tuple[float, PathName]  # up to this batch, this path
@@ -178,12 +179,16 @@ def _steps_of_shape(times: dict[int, dict[PathName, float]]) -> tuple[Step, ...]
     """Find up to which batch each path is best; as batches grow the op comes first, then fused, then dequantize.
 
     Keeping that order, what is left over the fastest path at each measured batch is least in all, on a log scale: one
-    time that something disturbed changes little. Between measured batches times run straight on log scales.
+    time that something disturbed changes little. Where several orders leave as little, paths were equally fast, and the
+    change is in the middle of them: none is preferred. Between measured batches times run straight on log scales.
     """
     batches = sorted(times)
     ends = itertools.combinations_with_replacement(range(len(batches) + 1), len(PATHS) - 1)
     orders = [[PATHS[sum(place >= end for end in found)] for place in range(len(batches))] for found in ends]
-    best = min(orders, key=lambda order: (_left_over(batches, times, order), [PATHS.index(path) for path in order]))
+    over = [_left_over(batches, times, order) for order in orders]
+    equal = [order for order, left in zip(orders, over, strict=True) if left <= min(over) + _EQUAL]
+    equal.sort(key=lambda order: [PATHS.index(path) for path in order])
+    best = equal[(len(equal) - 1) // 2]
     steps = [
         (_meeting(low, high, times, first, last), first)
         for (low, first), (high, last) in itertools.pairwise(zip(batches, best, strict=True))
