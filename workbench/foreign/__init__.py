@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from workbench.checkpoint.contents import CheckpointContents, Contents
 from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.native import QUANT_METHOD
 from workbench.errors import CheckpointError
 
-# quant_method of a config.json → "module:class" of this package. A class takes the folder.
-READERS: dict[str, str] = {}
+# quant_method of a config.json → what opens the folder.
+READERS: dict[str, Callable[[Path], Contents]] = {}
 
 
 def open_int4(directory: Path | str) -> Contents:
@@ -40,7 +38,4 @@ def open_int4(directory: Path | str) -> Contents:
             allowed=", ".join([QUANT_METHOD, *READERS]),
             mend="name a folder with int4 weights; dense ones are quantized, not imported",
         )
-    module, _, name = READERS[str(method)].partition(":")
-    reader: Callable[[Path], Any] = getattr(importlib.import_module(f"workbench.foreign.{module}"), name)
-    contents: Contents = reader(path)
-    return contents
+    return READERS[str(method)](path)

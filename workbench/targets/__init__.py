@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-
 from workbench.errors import ConfigError
 from workbench.targets.target import Target
 
-# Name → module of this package, in the order in which they are offered; each module has one `TARGET`.
-MODULES: dict[str, str] = {}
-
-
-def target_names() -> list[str]:
-    """Names of all export targets."""
-    return list(MODULES)
+NATIVE = "native"
+# In the order in which they are offered.
+_ALL: tuple[Target, ...] = ()
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
 def get_target(name: str) -> Target:
@@ -22,7 +17,6 @@ def get_target(name: str) -> Target:
     Raises:
         ConfigError: when there is none.
     """
-    if name not in MODULES:
-        raise ConfigError(f"format={name!r} is no export target.", allowed=", ".join(["native", *MODULES]))
-    target: Target = importlib.import_module(f"workbench.targets.{MODULES[name]}").TARGET
-    return target
+    if name not in TARGETS:
+        raise ConfigError(f"format={name!r} is no export target.", allowed=", ".join([NATIVE, *TARGETS]))
+    return TARGETS[name]

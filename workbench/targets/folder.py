@@ -1,4 +1,4 @@
-"""Targets that are a folder of safetensors with a configuration: what differs between them is how a weight is encoded."""
+"""Targets that are a folder of safetensors: what differs between them is how a weight is encoded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FolderTarget(ABC):
 
     @abstractmethod
     def decode(self, name: str, tensors: Mapping[str, Tensor], form: ModuleFormat) -> QuantizedWeight:
-        """Return the weight that the format's loader sees in tensors that `encode` made: codes exact, scales as stored."""
+        """Return the weight that the format's loader sees in what `encode` made: codes exact, scales as stored."""
 
     @abstractmethod
     def configured(self, outline: Outline) -> dict[str, Any]:

@@ -63,12 +63,12 @@ class Fit:
 
     @property
     def state(self) -> State:
-        """ "exact", "rounded" or "refused"."""
+        """One of "exact", "rounded" and "refused"."""
         return "refused" if self.misfits else "rounded" if self.rounds else "exact"
 
     @property
     def change(self) -> dict[str, dict[str, Any]]:
-        """Layer → settings that would make the target take it; {} when there is nothing to change or no setting helps."""
+        """Layer → settings that would make the target take it; {} when nothing is to change or no setting helps."""
         if any(not misfit.change for misfit in self.misfits):
             return {}
         changes: dict[str, dict[str, Any]] = {}
