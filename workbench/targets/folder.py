@@ -61,9 +61,13 @@ class FolderTarget(ABC):
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
 
-    def dense_name(self, name: str) -> str:
-        """Return what the format calls a dense tensor."""
-        return name
+    def encode_dense(self, name: str, tensor: Tensor, outline: Outline) -> dict[str, Tensor]:
+        """Return full name → tensor of a tensor that stays dense."""
+        return {name: tensor}
+
+    def size_bytes(self, outline: Outline) -> int:
+        """Bytes of all tensors."""
+        return outline.dense_bytes + sum(self.layer_bytes(form) for form in outline.int4.values())
 
     def notes(self, outline: Outline) -> list[str]:
         """Say what a person must know before exporting."""
@@ -80,8 +84,7 @@ class FolderTarget(ABC):
         misfits = tuple(self.misfits(outline))
         if misfits:
             return Fit(self.name, misfits=misfits, notes=tuple(self.notes(outline)))
-        size_bytes = outline.dense_bytes + sum(self.layer_bytes(form) for form in outline.int4.values())
-        return Fit(self.name, self.rounds(outline), (), size_bytes, tuple(self.notes(outline)))
+        return Fit(self.name, self.rounds(outline), (), self.size_bytes(outline), tuple(self.notes(outline)))
 
     def write(
         self, contents: Contents, outline: Outline, folder: Path, cancel: threading.Event | None = None
@@ -89,7 +92,9 @@ class FolderTarget(ABC):
         """Write shards, configuration and tokenizer into an empty folder; yields each int4 layer."""
         writer = ShardWriter(folder, self.max_shard_bytes, metadata=lambda names: self.metadata(names, outline))
         for part in contents.parts(cancel):
-            dense = {self.dense_name(name): tensor for name, tensor in part.tensors.items()}
+            dense: dict[str, Tensor] = {}
+            for name, tensor in part.tensors.items():
+                dense |= self.encode_dense(name, tensor, outline)
             if part.weight is None:
                 writer.add(dense)
                 continue
