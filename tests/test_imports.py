@@ -26,8 +26,8 @@ calibration sequential
 checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
-targets.target targets.folder targets foreign.folder foreign
-hf exporting export_checks api
+targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets targets.run foreign.folder foreign
+hf exporting export_checks api conversion
 jobs improvement improve_trials improve_units improve
 events view_cache views group_views ordered_views
 session_rooms session_details session_compare session_zoom session_ahead script
@@ -36,7 +36,7 @@ twin int4_layers model_pair quality_text quality_prompt quality_state quality_ru
 session_improve session_verdict
 report session_report
 session figures widgets
-launch commands cli
+launch commands export_commands inspect_commands cli
 """.split()
 
 # Foreign library → the only rooms that may import it.

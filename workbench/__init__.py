@@ -30,6 +30,9 @@ _HOMES = {
     "demo_calibration_text": "demo",
     "demo_model": "hf",
     "dequantize_affine": "affine",
+    "export": "conversion",
+    "export_targets": "conversion",
+    "import_checkpoint": "conversion",
     "load_checkpoint": "hf",
     "load_model": "hf",
     "measure_quality": "measure.quality",
@@ -56,6 +59,9 @@ if TYPE_CHECKING:
     from workbench.config import MappingType as MappingType
     from workbench.config import TensorCoreTiledLayout as TensorCoreTiledLayout
     from workbench.config import ZeroPointDomain as ZeroPointDomain
+    from workbench.conversion import export as export
+    from workbench.conversion import export_targets as export_targets
+    from workbench.conversion import import_checkpoint as import_checkpoint
     from workbench.demo import demo_calibration_text as demo_calibration_text
     from workbench.errors import WorkbenchError as WorkbenchError
     from workbench.hf import demo_model as demo_model

@@ -1,4 +1,4 @@
-"""The command line: `workbench lab|quantize|inspect|report|verify|generate|bench|throughput|tune`.
+"""The command line, `workbench COMMAND`: quantize, export, import, look, measure, and open the notebooks.
 
 Every error of a person's input is one clear line on stderr and exit code 2; Ctrl-C is 130, with nothing half-written.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from workbench import __version__, commands
+from workbench import __version__, commands, export_commands, inspect_commands
 from workbench.errors import Cancelled, WorkbenchError
 from workbench.recipe_presets import PRESETS
 
@@ -53,16 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(command: Callable[[argparse.Namespace], None], help_line: str) -> argparse.ArgumentParser:
-        one = subparsers.add_parser(command.__name__, help=help_line, description=command.__doc__)
+        one = subparsers.add_parser(command.__name__.rstrip("_"), help=help_line, description=command.__doc__)
         one.set_defaults(command=command)
         return one
 
     _lab_arguments(add(commands.lab, "open the workbench in JupyterLab"))
     _quantize_arguments(add(commands.quantize, "quantize a model folder into a checkpoint"))
-    _inspect_arguments(add(commands.inspect, "say what a checkpoint or a model folder holds"))
+    _export_arguments(add(export_commands.export, "write a model in a format that another engine loads"))
+    _targets_arguments(add(export_commands.targets, "say which formats can hold a model, before any work"))
+    _import_arguments(add(export_commands.import_, "convert an int4 checkpoint of another library"))
+    _inspect_arguments(add(inspect_commands.inspect, "say what a checkpoint or a model folder holds"))
     _report_arguments(add(commands.report, "write one HTML file for people without a kernel"))
-    one = add(commands.verify, "check every hash, shape and range of a checkpoint")
-    one.add_argument("directory", type=Path, help="a checkpoint")
+    one = add(inspect_commands.verify, "check every hash, shape and range of a checkpoint")
+    one.add_argument("directory", type=Path, help="a checkpoint, or what workbench export wrote")
     one = add(commands.generate, "load a checkpoint and print greedy text")
     one.add_argument("directory", type=Path, help="a checkpoint")
     one.add_argument("prompt", help="the text to go on from")
@@ -88,6 +91,27 @@ def _quantize_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--calibration", type=Path, metavar="FILE", help="a text like what the model will see")
     one.add_argument("--min-coverage", type=float, default=0.0, help="least share of linear bytes in int4, 0 to 1")
     _settings(one)
+
+
+def _export_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("model", help="a model folder, a hub name, demo, or an int4 checkpoint")
+    one.add_argument("--format", required=True, metavar="NAME", help="one that workbench targets lists")
+    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    one.add_argument("--overwrite", action="store_true", help="replace the folder when it exists")
+    one.add_argument("--calibration", type=Path, metavar="FILE", help="a text like what the model will see")
+    _settings(one)
+
+
+def _targets_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("model", help="a model folder, a hub name, demo, or an int4 checkpoint")
+    one.add_argument("--json", action="store_true", help="print JSON")
+    _settings(one)
+
+
+def _import_arguments(one: argparse.ArgumentParser) -> None:
+    one.add_argument("checkpoint", help="a folder of compressed-tensors, GPTQ or AWQ, or a GGUF file")
+    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    one.add_argument("--overwrite", action="store_true", help="replace the folder when it exists")
 
 
 def _inspect_arguments(one: argparse.ArgumentParser) -> None:

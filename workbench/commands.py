@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import signal
 import sys
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from workbench.errors import Cancelled, CheckpointError, ConfigError, EnvironmentProblem
+from workbench.errors import Cancelled, ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from workbench.calibration import Calibration
@@ -38,7 +37,7 @@ def quantize(arguments: argparse.Namespace) -> None:
 
     if arguments.out is None and not arguments.dry_run:
         raise ConfigError("No folder to write.", mend="name one with --out DIR, or look first with --dry-run")
-    recipe = _recipe(arguments)
+    recipe = recipe_of(arguments)
     source = open_source(arguments.model)
     coverage = preflight_source(source, recipe, min_coverage=arguments.min_coverage)
     if arguments.dry_run:
@@ -48,9 +47,9 @@ def quantize(arguments: argparse.Namespace) -> None:
     check_exportable(source, coverage)
     for line in (coverage.verdict(), *(f"note: {note}" for note in coverage.notes)):
         print(line, flush=True)
-    calibration, model = _calibration(arguments, coverage)
+    calibration, model = calibration_of(arguments, coverage)
     results = []
-    with _ProgressLine() as shown, stopping() as cancel:
+    with ProgressLine() as shown, stopping() as cancel:
         steps = iter_write_quantized(
             source,
             coverage,
@@ -71,7 +70,7 @@ def quantize(arguments: argparse.Namespace) -> None:
     print(f"load it: import workbench as wb; model, tokenizer = wb.load_checkpoint({str(target)!r})")
 
 
-def _calibration(arguments: argparse.Namespace, coverage: Coverage) -> tuple[Calibration | None, Any]:
+def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[Calibration | None, Any]:
     """Return the calibration and the model to run it through, where a layer is to be calibrated."""
     from workbench.calibration import Calibration
     from workbench.calibration_text import read_text
@@ -138,74 +137,6 @@ def mean_error(coverage: Coverage, results: list[LayerResult]) -> str:
     return "; ".join(said)
 
 
-def inspect(arguments: argparse.Namespace) -> None:
-    """Say what a checkpoint or a model folder holds."""
-    from workbench.checkpoint.integrity import read_quantization
-    from workbench.checkpoint.native import QUANT_METHOD
-    from workbench.coverage import preflight_source
-    from workbench.hf import local_folder, open_source, read_config
-
-    folder = local_folder(arguments.directory)
-    config = read_config(folder)
-    quantization = read_quantization(folder)
-    if quantization.get("quant_method") == QUANT_METHOD:
-        _inspect_checkpoint(folder, config, quantization, as_json=arguments.json)
-    elif quantization:
-        method = quantization.get("quant_method")
-        raise CheckpointError(
-            f"{str(folder)!r} is quantized with {method!r}.",
-            allowed=f"a checkpoint of the workbench ({QUANT_METHOD!r}), or a model that is not quantized",
-        )
-    else:
-        coverage = preflight_source(open_source(arguments.directory), _recipe(arguments))
-        print(json.dumps(coverage.to_json(), indent=2) if arguments.json else coverage)
-
-
-def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict[str, Any], *, as_json: bool) -> None:
-    from workbench.checkpoint.integrity import check_headers
-    from workbench.checkpoint.native import parse
-    from workbench.checkpoint.writer import size_on_disk
-    from workbench.coverage import size
-
-    modules = parse(quantization)
-    stored = check_headers(folder, modules)
-    if as_json:
-        print(json.dumps(quantization, indent=2))
-        return
-    width = max((len(name) for name in modules), default=6)
-    print(f"{'module':<{width}}  {'shape':<14} {'group':>5} {'domain':<10} {'scales':<8} {'bits':>5}  solved by")
-    for name, form in modules.items():
-        shape = f"{form.out_features}x{form.in_features}"
-        bits = 8 * form.size_bytes / (form.out_features * form.in_features)
-        held = f"{shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype:<8} {bits:>5.2f}"
-        print(f"{name:<{width}}  {held}  {form.solved_by or '?'}")
-    dense = quantization.get("modules_to_not_convert") or []
-    architectures = config.get("architectures") or ["unknown architecture"]
-    print(
-        f"{architectures[0]}, format {quantization['format_version']}, {len(modules)} int4 modules, "
-        f"{len(dense)} dense linear layers, {len(stored.names())} tensors, {size(size_on_disk(folder))}; "
-        f"made by {quantization.get('producer', 'an unknown program')}"
-    )
-
-
-def verify(arguments: argparse.Namespace) -> None:
-    """Check every hash, shape and range of a checkpoint."""
-    from workbench.checkpoint.integrity import iter_verify
-
-    checked, bad = 0, []
-    for found in iter_verify(arguments.directory):
-        checked += 1
-        if found.problem:
-            bad.append(f"{found.what}: {found.problem}")
-            print(f"damaged: {bad[-1]}", flush=True)
-    if bad:
-        raise CheckpointError(
-            f"{str(arguments.directory)!r} is damaged in {len(bad)} of {checked} places, first {bad[0]}.",
-            mend="fetch or save it again",
-        )
-    print(f"{arguments.directory}: whole ({checked} things checked)")
-
-
 def generate(arguments: argparse.Namespace) -> None:
     """Load a checkpoint and print greedy text after a prompt."""
     from workbench.exporting import sample_text
@@ -251,7 +182,7 @@ def _measured(
     from workbench.jobs import progress_since
 
     start, found, seen = time.monotonic(), list[_Point](), set[tuple[Any, ...]]()
-    with _ProgressLine() as shown, stopping() as cancel:
+    with ProgressLine() as shown, stopping() as cancel:
         for point in points(cancel):
             found.append(point)
             step = (point.dtype, point.n, point.k, point.group_size, point.batch)
@@ -273,7 +204,7 @@ def throughput(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"The model {twice[0]!r} is named twice.", mend="name each model once")
     with quiet():
         models = {name: load_model(name, device=arguments.device)[0] for name in arguments.models}
-    with _ProgressLine() as shown, stopping() as cancel:
+    with ProgressLine() as shown, stopping() as cancel:
         for step in iter_throughput(
             models,
             prompt_tokens=arguments.prompt_tokens,
@@ -294,7 +225,7 @@ def report(arguments: argparse.Namespace) -> None:
     from workbench.report.write import check_target
     from workbench.session import open_session
 
-    recipe = _recipe(arguments)
+    recipe = recipe_of(arguments)
     check_target(arguments.out)
     session = open_session(arguments.model)
     if arguments.calibration is not None:
@@ -302,7 +233,7 @@ def report(arguments: argparse.Namespace) -> None:
     session.set_recipe(recipe)
     session.refresh()
     session.wait()  # for the first view, and the speed that is measured behind it
-    with _ProgressLine() as shown, stopping() as cancel:
+    with ProgressLine() as shown, stopping() as cancel:
         if arguments.speed:
             finish(session.measure_speed(), shown, cancel)
         finish(session.report(arguments.out), shown, cancel)
@@ -314,7 +245,7 @@ def report(arguments: argparse.Namespace) -> None:
     print(f"wrote {written.path}: {size(written.size_bytes)}")
 
 
-def finish(job: Job, shown: _ProgressLine, cancel: threading.Event) -> None:
+def finish(job: Job, shown: ProgressLine, cancel: threading.Event) -> None:
     """Wait for a job of a session with a line of progress; a Ctrl-C cancels it.
 
     Raises:
@@ -373,7 +304,7 @@ def lab(arguments: argparse.Namespace) -> None:
         raise EnvironmentProblem(f"JupyterLab ended with code {code}.", mend="its own messages above say why")
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe:
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
     """Make a recipe of a file, a preset, or the settings on the command line."""
     from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout
     from workbench.recipe import as_recipe
@@ -425,14 +356,14 @@ SETTINGS = (
 )
 
 
-class _ProgressLine:
+class ProgressLine:
     """One line that is written over on a terminal; elsewhere, every tenth step."""
 
     def __init__(self) -> None:
         self._count = 0
         self._live = sys.stderr.isatty()
 
-    def __enter__(self) -> _ProgressLine:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,8 +9,9 @@ from workbench.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.sources import FolderSource, ModelSource, Source
+from workbench.targets.run import RECORD_FILE
 
-CHECKPOINT_MARK = "config.json"  # a folder with this file holds a model or a checkpoint
+CHECKPOINT_MARKS = ("config.json", RECORD_FILE)  # a folder with one of these holds a model or an export
 
 
 def export_target(source: Source, directory: Path | str, *, overwrite: bool) -> Path:
@@ -28,12 +29,28 @@ def export_target(source: Source, directory: Path | str, *, overwrite: bool) -> 
         raise CheckpointError(f"{str(target)!r} holds the working folder.", mend="name a new folder inside it")
     if isinstance(source, FolderSource) and source.path.resolve().is_relative_to(whole):
         raise CheckpointError(f"{str(target)!r} holds the model that is read.", mend="name another folder")
-    if overwrite and whole.is_dir() and any(whole.iterdir()) and not (whole / CHECKPOINT_MARK).is_file():
+    check_replaceable(target, overwrite=overwrite)
+    return target
+
+
+def check_replaceable(directory: Path | str, *, overwrite: bool) -> None:
+    """Refuse to replace a folder that holds files but no checkpoint.
+
+    Raises:
+        CheckpointError: when it does.
+    """
+    target = Path(directory).expanduser()
+    whole = target.resolve()
+    if (
+        overwrite
+        and whole.is_dir()
+        and any(whole.iterdir())
+        and not any((whole / mark).is_file() for mark in CHECKPOINT_MARKS)
+    ):
         raise CheckpointError(
-            f"{str(target)!r} holds files but no {CHECKPOINT_MARK}: replacing it would delete what is no checkpoint.",
+            f"{str(target)!r} holds files but no config.json: replacing it would delete what is no checkpoint.",
             mend="name another folder, or remove this one yourself",
         )
-    return target
 
 
 def check_exportable(source: Source, coverage: Coverage) -> None:

@@ -187,6 +187,9 @@ class SolvedContents:
         calibration: The text, when a layer is to be calibrated.
         model: The model to run it through; a live source brings its own.
 
+    Attributes:
+        coverage: What becomes int4, and how.
+
     Raises:
         CheckpointError: when weights of the model are missing, or the source cannot be written.
     """
@@ -204,20 +207,25 @@ class SolvedContents:
         if not isinstance(source, FolderSource | ModelSource):
             raise CheckpointError(f"{type(source).__name__} cannot be written.", allowed="a live model or a folder")
         _refuse_lost(source)
-        self._source, self._coverage, self._recipe = source, coverage, recipe
-        self._tokenizer, self._calibration, self._model = tokenizer, calibration, model
+        self.coverage = coverage
+        self._source, self._recipe, self._tokenizer = source, recipe, tokenizer
+        self._calibration, self._model = calibration, model
         self._int4 = set(coverage.configs)
+
+    def calibrate(self, calibration: Calibration | None, model: nn.Module | None) -> None:
+        """Give the text and the model later, once the coverage has shown that they are needed."""
+        self._calibration, self._model = calibration, model
 
     def outline(self) -> Outline:
         """Say what will be written; no value is read."""
         forms = {}
-        for row in self._coverage.int4_rows:
-            config = self._coverage.configs[row.name]
+        for row in self.coverage.int4_rows:
+            config = self.coverage.configs[row.name]
             *experts, n, k = row.shape
             dtype = str(config.scale_dtype).removeprefix("torch.")
             forms[row.name] = ModuleFormat(n, k, config.group_size, config.domain, dtype, config.form, *experts)
-        kinds = {row.name: row.kind for row in self._coverage.int4_rows}
-        rows = self._coverage.rows
+        kinds = {row.name: row.kind for row in self.coverage.int4_rows}
+        rows = self.coverage.rows
         dense = tuple(row.name for row in rows if row.kind in QUANTIZABLE_KINDS and row.decision == "dense")
         headers = dict(self._headers())
         return Outline(self._source.name, self._config(), forms, kinds, dense, headers, self._recipe)
@@ -232,7 +240,7 @@ class SolvedContents:
             else:
                 yield Part(name, tensors)
         given = {"calibration": self._calibration, "model": self._model}
-        for step in iter_quantize(self._source, self._coverage, cancel=cancel, **given):  # type: ignore[arg-type]
+        for step in iter_quantize(self._source, self.coverage, cancel=cancel, **given):  # type: ignore[arg-type]
             yield Part(step.result.name, rest.pop(step.result.name, {}), step.weight, step)
 
     def write_files(self, folder: Path) -> None:

@@ -24,18 +24,35 @@ def open_int4(directory: Path | str) -> Contents:
         CheckpointError: when it is no int4 checkpoint of a known format, or is damaged.
     """
     path = Path(directory).expanduser()
-    if not (path / "config.json").is_file():
-        raise CheckpointError(
-            f"{str(path)!r} has no config.json.", allowed="a checkpoint folder", mend="check the path"
-        )
-    found = read_json(path / "config.json").get("quantization_config")
-    method = found.get("quant_method") if isinstance(found, dict) else None
+    method = int4_method(path)
     if method == QUANT_METHOD:
         return CheckpointContents(path)
-    if method not in READERS:
+    if method is None:
+        found = quant_method(path)
         raise CheckpointError(
-            f"{str(path)!r} has the quant_method {method!r}.",
+            f"{str(path)!r} has the quant_method {found!r}.",
             allowed=", ".join([QUANT_METHOD, *READERS]),
             mend="name a folder with int4 weights; dense ones are quantized, not imported",
         )
-    return READERS[str(method)](path)
+    return READERS[method](path)
+
+
+def int4_method(folder: Path) -> str | None:
+    """Return the quant_method of a folder that `open_int4` opens; None for any other.
+
+    Raises:
+        CheckpointError: when its config.json is missing or damaged.
+    """
+    found = quant_method(folder)
+    return found if found == QUANT_METHOD or found in READERS else None
+
+
+def quant_method(folder: Path) -> str | None:
+    """Return the quant_method that a folder's config.json names, or None.
+
+    Raises:
+        CheckpointError: when its config.json is missing or damaged.
+    """
+    settings = read_json(folder / "config.json").get("quantization_config")
+    found = settings.get("quant_method") if isinstance(settings, dict) else None
+    return found if isinstance(found, str) else None

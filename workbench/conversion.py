@@ -1,0 +1,162 @@
+"""Public calls around export targets: which fit, write one, and bring a checkpoint of another library in."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from workbench.calibration import as_calibration
+from workbench.checkpoint.contents import Contents, ModelContents, SolvedContents
+from workbench.checkpoint.native import int4_layers
+from workbench.coverage import preflight_source
+from workbench.errors import CheckpointError, ConfigError
+from workbench.exporting import calibration_model
+from workbench.foreign import int4_method, open_int4
+from workbench.hf import load_tokenizer, local_folder, open_source
+from workbench.layers import model_device
+from workbench.recipe import RecipeLike, as_recipe
+from workbench.sources import ModelSource, Source
+from workbench.targets import NATIVE
+from workbench.targets.run import ExportReport, TargetTable, fits_of, iter_export_to
+from workbench.targets.target import Written
+
+
+def export_targets(model: nn.Module | str | Path, recipe: RecipeLike | None = None, **settings: Any) -> TargetTable:
+    """Say which formats can hold a model exactly, which would round, and what to change for the others.
+
+    Nothing is read or solved: ask before quantizing.
+
+    Args:
+        model: A model, quantized or not, a model folder, a hub name, "demo", or an int4 checkpoint.
+        recipe: What becomes int4, for a model that is not quantized yet.
+        settings: As `wb.quantize_` takes them: include, exclude, solver, domain, options, output_head.
+
+    Raises:
+        ModelError, CheckpointError: when a path cannot be read.
+        ConfigError: for a recipe for what is int4 already.
+    """
+    return fits_of(contents_of(model, recipe, **settings).outline())
+
+
+def export(
+    model: nn.Module | str | Path,
+    directory: Path | str,
+    format: str = NATIVE,
+    *,
+    recipe: RecipeLike | None = None,
+    tokenizer: Any = None,
+    calibration: Any = None,
+    overwrite: bool = False,
+    progress: Callable[[Written], None] | None = None,
+    cancel: threading.Event | None = None,
+    **settings: Any,
+) -> ExportReport:
+    """Write a model in a format that another engine loads, atomically.
+
+    Args:
+        model: A model with int4 layers, an int4 checkpoint; or a dense model, a folder, a hub name or "demo", which is
+            then quantized under the recipe on the way, layer by layer.
+        directory: The folder to make.
+        format: "native", or one of those that `wb.export_targets` lists.
+        recipe: What becomes int4, for a model that is not quantized yet.
+        tokenizer: Written beside a live model; a folder brings its own.
+        calibration: For solver="calibrated", as `wb.quantize_` takes it.
+        overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
+        progress: Called after each int4 layer.
+        cancel: Set it to stop; nothing is left behind.
+        settings: As `wb.quantize_` takes them: include, exclude, solver, domain, options, output_head.
+
+    Returns:
+        What was written; print it.
+
+    Raises:
+        ConfigError: for an unknown format, or a recipe for what is int4 already.
+        CheckpointError: when the format cannot hold the model, or the folder exists or cannot be written.
+        ModelError: when a path cannot be read.
+        Cancelled: when `cancel` was set.
+    """
+    contents = contents_of(model, recipe, tokenizer=tokenizer, calibration=calibration, **settings)
+    for step in iter_export_to(format, contents, directory, overwrite=overwrite, cancel=cancel):
+        if isinstance(step, ExportReport):
+            return step
+        if progress is not None:
+            progress(step)
+    raise AssertionError("the report comes last")
+
+
+def import_checkpoint(
+    path: str | Path, directory: Path | str, *, overwrite: bool = False, cancel: threading.Event | None = None
+) -> ExportReport:
+    """Convert an int4 checkpoint of another library to the native format; codes stay as they are, bit for bit.
+
+    Args:
+        path: A folder in compressed-tensors' pack-quantized, GPTQ or AWQ form, or a GGUF file of Q4_0 and Q4_1.
+        directory: The folder to make; `wb.load_checkpoint` loads it.
+        overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
+        cancel: Set it to stop; nothing is left behind.
+
+    Returns:
+        What was written; print it.
+
+    Raises:
+        CheckpointError: when it is damaged, of an unknown form, or `directory` cannot be written.
+        Cancelled: when `cancel` was set.
+    """
+    for step in iter_export_to(NATIVE, open_int4(path), directory, overwrite=overwrite, cancel=cancel):
+        if isinstance(step, ExportReport):
+            return step
+    raise AssertionError("the report comes last")
+
+
+def contents_of(
+    model: nn.Module | str | Path,
+    recipe: RecipeLike | None = None,
+    *,
+    tokenizer: Any = None,
+    calibration: Any = None,
+    **settings: Any,
+) -> Contents:
+    """Return what a checkpoint is written from; see `export` for the arguments."""
+    if isinstance(model, nn.Module):
+        if int4_layers(model):
+            _refuse_recipe(recipe, settings)
+            return ModelContents(model, tokenizer)
+        source: Source = ModelSource(model)
+        device: Any = model_device(model)
+    else:
+        if (path := int4_path(model)) is not None:
+            _refuse_recipe(recipe, settings)
+            return open_int4(path)
+        source, device = open_source(model), "cpu"
+    settled = as_recipe(recipe, **settings)
+    coverage = preflight_source(source, settled, device=device)
+    if not coverage.configs:
+        raise ConfigError("No layer becomes int4 under this recipe.", mend="print(wb.preflight(model, recipe))")
+    contents = SolvedContents(source, coverage, settled, tokenizer=tokenizer)
+    if calibration is not None:
+        words = load_tokenizer(model) if tokenizer is None and not isinstance(model, nn.Module) else tokenizer
+        contents.calibrate(as_calibration(calibration, words), calibration_model(source, coverage))
+    return contents
+
+
+def int4_path(path_or_name: str | Path) -> Path | None:
+    """Return the path of an int4 checkpoint, native or of another library; None for anything else."""
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    try:
+        folder = local_folder(path_or_name)
+        return folder if int4_method(folder) else None
+    except CheckpointError:
+        return None  # what it lacks is said by who opens it
+
+
+def _refuse_recipe(recipe: RecipeLike | None, settings: dict[str, Any]) -> None:
+    if recipe is not None or any(value not in (None, False) for value in settings.values()):
+        raise ConfigError(
+            "A recipe, and the model is int4 already.", mend="leave the recipe away, or name the original"
+        )

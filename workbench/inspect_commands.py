@@ -1,0 +1,103 @@
+"""What the commands that look at a checkpoint do: `workbench inspect|verify`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from workbench.commands import recipe_of
+from workbench.errors import CheckpointError
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Say what a checkpoint or a model folder holds."""
+    from workbench.checkpoint.integrity import read_quantization
+    from workbench.checkpoint.native import QUANT_METHOD
+    from workbench.coverage import preflight_source
+    from workbench.hf import local_folder, open_source, read_config
+
+    folder = local_folder(arguments.directory)
+    config = read_config(folder)
+    quantization = read_quantization(folder)
+    if quantization.get("quant_method") == QUANT_METHOD:
+        _inspect_checkpoint(folder, config, quantization, as_json=arguments.json)
+    elif quantization:
+        _inspect_foreign(folder, as_json=arguments.json)
+    else:
+        coverage = preflight_source(open_source(arguments.directory), recipe_of(arguments))
+        print(json.dumps(coverage.to_json(), indent=2) if arguments.json else coverage)
+
+
+def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict[str, Any], *, as_json: bool) -> None:
+    from workbench.checkpoint.integrity import check_headers
+    from workbench.checkpoint.native import parse
+    from workbench.checkpoint.writer import size_on_disk
+    from workbench.coverage import size
+
+    modules = parse(quantization)
+    stored = check_headers(folder, modules)
+    if as_json:
+        print(json.dumps(quantization, indent=2))
+        return
+    width = max((len(name) for name in modules), default=6)
+    print(f"{'module':<{width}}  {'shape':<14} {'group':>5} {'domain':<10} {'scales':<8} {'bits':>5}  solved by")
+    for name, form in modules.items():
+        shape = f"{form.out_features}x{form.in_features}"
+        bits = 8 * form.size_bytes / (form.out_features * form.in_features)
+        held = f"{shape:<14} {form.group_size:>5} {form.domain:<10} {form.scale_dtype:<8} {bits:>5.2f}"
+        print(f"{name:<{width}}  {held}  {form.solved_by or '?'}")
+    dense = quantization.get("modules_to_not_convert") or []
+    architectures = config.get("architectures") or ["unknown architecture"]
+    print(
+        f"{architectures[0]}, format {quantization['format_version']}, {len(modules)} int4 modules, "
+        f"{len(dense)} dense linear layers, {len(stored.names())} tensors, {size(size_on_disk(folder))}; "
+        f"made by {quantization.get('producer', 'an unknown program')}"
+    )
+
+
+def _inspect_foreign(folder: Path, *, as_json: bool) -> None:
+    """Say what an int4 checkpoint of another library holds."""
+    from workbench.coverage import size
+    from workbench.foreign import open_int4, quant_method
+
+    outline = open_int4(folder).outline()
+    if as_json:
+        held = {
+            name: {"shape": list(form.shape), "group_size": form.group_size, "domain": form.domain}
+            for name, form in outline.int4.items()
+        }
+        print(json.dumps({"quant_method": quant_method(folder), "modules": held}, indent=2))
+        return
+    width = max((len(name) for name in outline.int4), default=6)
+    print(f"{'module':<{width}}  {'shape':<14} {'group':>5} domain")
+    for name, form in outline.int4.items():
+        shape = "x".join(map(str, form.shape))
+        print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain}")
+    method, dense = quant_method(folder) or "gguf", size(outline.dense_bytes)
+    print(f"{method}, {len(outline.int4)} int4 modules, {len(outline.dense)} dense tensors ({dense})")
+    print(f"convert it: workbench import {folder} --out DIR")
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Check every hash, shape and range of a checkpoint, or every file of an export."""
+    from workbench.checkpoint.integrity import iter_verify
+    from workbench.targets.run import RECORD_FILE, verify_export
+
+    if (arguments.directory / RECORD_FILE).is_file():
+        print(f"{arguments.directory}: whole ({verify_export(arguments.directory)} files checked)")
+        return
+
+    checked, bad = 0, []
+    for found in iter_verify(arguments.directory):
+        checked += 1
+        if found.problem:
+            bad.append(f"{found.what}: {found.problem}")
+            print(f"damaged: {bad[-1]}", flush=True)
+    if bad:
+        raise CheckpointError(
+            f"{str(arguments.directory)!r} is damaged in {len(bad)} of {checked} places, first {bad[0]}.",
+            mend="fetch or save it again",
+        )
+    print(f"{arguments.directory}: whole ({checked} things checked)")

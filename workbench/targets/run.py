@@ -1,0 +1,249 @@
+"""Write an export: check that it fits, write it whole or not at all, record what it is, and check it again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench.checkpoint.atomic import new_directory
+from workbench.checkpoint.contents import Contents, Outline
+from workbench.checkpoint.integrity import inside, read_json
+from workbench.checkpoint.native import PRODUCER
+from workbench.checkpoint.save import iter_write_native
+from workbench.checkpoint.writer import file_sha256
+from workbench.coverage import size
+from workbench.errors import CheckpointError
+from workbench.targets import NATIVE, TARGETS, get_target
+from workbench.targets.target import Fit, LoadLines, Written
+
+RECORD_FILE = "int4_export.json"
+RECORD_VERSION = "1.0"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Attributes:
+        target: Name of the format.
+        directory: Where it is.
+        files: Number of files.
+        size_bytes: Bytes of all files.
+        fit: What was known before.
+        max_error: Largest absolute difference between what the format's loader dequantizes and our weights, in weight
+            units; it comes from rounding scales and zero points alone.
+        worst: The layer that has it, "" where there is none.
+        load: Lines that load it.
+    """
+
+    target: str
+    directory: Path
+    files: int
+    size_bytes: int
+    fit: Fit
+    max_error: float
+    worst: str
+    load: LoadLines
+
+    def __str__(self) -> str:
+        """The report as text."""
+        lines = [f"wrote {self.directory} ({self.target}): {size(self.size_bytes)} in {self.files} files"]
+        lines.append(error_said(self.max_error, self.worst))
+        lines += [f"note: {note}" for note in self.fit.notes]
+        for what, said in (("Python", self.load.python), ("shell", self.load.shell)):
+            if said:
+                lines.append(f"load it ({what}):")
+                lines += [f"    {line}" for line in said.splitlines()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """Which formats can hold a model under its recipe, in the order in which they are offered.
+
+    Attributes:
+        model: What the model is called.
+        fits: Name of the format → verdict; "native" first, which holds everything.
+    """
+
+    model: str
+    fits: dict[str, Fit]
+
+    def fit(self, name: str) -> Fit:
+        """Return the verdict of one format.
+
+        Raises:
+            ConfigError: when there is no such format.
+        """
+        if name not in self.fits:
+            get_target(name)
+        return self.fits[name]
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Return (name, engines, "exact", "rounded" or "refused", size, what rounds or what to change) of each."""
+        return [
+            (name, _engines(name), fit.state, size(fit.size_bytes) if fit.size_bytes else "", _remark(fit))
+            for name, fit in self.fits.items()
+        ]
+
+    def __str__(self) -> str:
+        """The table as text."""
+        head = ("format", "loaded by", "", "size", "")
+        rows = [head, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
+        return "\n".join([f"export targets of {self.model}", *lines])
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook."""
+        from html import escape
+
+        body = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows()
+        )
+        names = ("Format", "Loaded by", "Fit", "Size", "What rounds, or what to change")
+        header = "".join(f"<th scope='col' style='text-align:left'>{name}</th>" for name in names)
+        return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def fits_of(outline: Outline) -> TargetTable:
+    """Ask every target whether it can hold a model; no value is read."""
+    native = Fit(NATIVE, size_bytes=outline.native_bytes)
+    return TargetTable(outline.model, {NATIVE: native} | {name: one.fit(outline) for name, one in TARGETS.items()})
+
+
+def iter_export_to(
+    target: str,
+    contents: Contents,
+    directory: Path | str,
+    *,
+    overwrite: bool = False,
+    cancel: threading.Event | None = None,
+) -> Iterator[Written | ExportReport]:
+    """Write an export, atomically; yields each int4 layer, and the report last.
+
+    Args:
+        target: Name of the format, "native" included.
+        contents: What is written.
+        directory: The folder to make.
+        overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
+        cancel: Set it to stop; nothing is left behind.
+
+    Raises:
+        ConfigError: for an unknown format.
+        CheckpointError: when the format cannot hold the model, or the folder exists or cannot be written.
+        Cancelled: when `cancel` was set.
+    """
+    outline = contents.outline()
+    path = Path(directory)
+    if target == NATIVE:
+        errors = dict.fromkeys(outline.int4, 0.0)
+        for part in iter_write_native(contents, path, overwrite=overwrite, cancel=cancel):
+            yield Written(part.name, 0.0, part.solved)
+        yield _report(Fit(NATIVE, size_bytes=outline.native_bytes), path, errors, _native_lines(path))
+        return
+    one = get_target(target)
+    fit = one.fit(outline)
+    fit.check()
+    errors = {}
+    with new_directory(path, overwrite=overwrite, need_bytes=fit.size_bytes) as folder:
+        for written in one.write(contents, outline, folder, cancel):
+            errors[written.name] = written.max_error
+            yield written
+        _write_record(folder, target, outline, errors)
+    yield _report(fit, path, errors, one.load_lines(path, outline))
+
+
+def verify_export(directory: Path | str) -> int:
+    """Check every file of an export against its record and return how many were checked.
+
+    Raises:
+        CheckpointError: naming each file that is damaged, missing or not in the record.
+    """
+    folder = Path(directory)
+    record = read_json(folder / RECORD_FILE)
+    version, files = record.get("format_version"), record.get("files")
+    if not isinstance(version, str) or version.split(".")[0] != RECORD_VERSION.split(".")[0]:
+        raise CheckpointError(
+            f"{RECORD_FILE} has format_version {version!r}.", allowed="1.x", mend="update the package"
+        )
+    if not isinstance(files, dict) or not files:
+        raise CheckpointError(f"{RECORD_FILE} lists no files.", mend="it is damaged: export again")
+    bad = [f"{name}: {problem}" for name, facts in files.items() if (problem := _file_problem(folder, name, facts))]
+    known = {*files, RECORD_FILE}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+            bad.append(f"{path.relative_to(folder).as_posix()}: not in the record")
+    if bad:
+        more = f"; and {len(bad) - 5} more." if len(bad) > 5 else "."
+        raise CheckpointError(
+            f"The export {str(folder)!r} is damaged: {'; '.join(bad[:5])}{more}", mend="fetch it or export it again"
+        )
+    return len(files)
+
+
+def error_said(max_error: float, worst: str) -> str:
+    """Say what rounding did to the weights."""
+    if max_error == 0:
+        return "weights: exactly ours (max |Δw| 0)"
+    return f"weights: max |Δw| {max_error:.3g} from rounding scales and zero points, in {worst}"
+
+
+def _file_problem(folder: Path, name: str, facts: Any) -> str:
+    if not isinstance(facts, dict) or not inside(name):
+        return "named outside the folder"
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        return "missing"
+    if path.stat().st_size != facts.get("size_bytes"):
+        return f"has {path.stat().st_size} bytes, saved with {facts.get('size_bytes')}"
+    return "" if file_sha256(path) == facts.get("sha256") else "its bytes are not those that were saved"
+
+
+def _write_record(folder: Path, target: str, outline: Outline, errors: dict[str, float]) -> None:
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    record = {
+        "format_version": RECORD_VERSION,
+        "target": target,
+        "model": outline.model,
+        "producer": PRODUCER,
+        "recipe": None if outline.recipe is None else outline.recipe.to_json(),
+        "max_error": errors,
+        "files": files,
+    }
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _report(fit: Fit, directory: Path, errors: dict[str, float], load: LoadLines) -> ExportReport:
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    worst = max(errors, key=lambda name: errors[name], default="")
+    largest = errors.get(worst, 0.0)
+    total = sum(path.stat().st_size for path in files)
+    return ExportReport(fit.target, directory, len(files), total, fit, largest, worst if largest else "", load)
+
+
+def _native_lines(directory: Path) -> LoadLines:
+    return LoadLines(
+        "import workbench.hf\nfrom transformers import AutoModelForCausalLM\n\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(directory)!r})",
+        f"workbench generate {str(directory)!r} 'Once upon a time'",
+    )
+
+
+def _engines(name: str) -> str:
+    return "transformers with workbench" if name == NATIVE else TARGETS[name].engines
+
+
+def _remark(fit: Fit) -> str:
+    if fit.misfits:
+        return "; ".join(map(str, fit.misfits))
+    return "; ".join([one for one in (fit.rounds, *fit.notes) if one])
