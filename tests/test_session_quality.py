@@ -422,3 +422,27 @@ def test_prompts_that_cannot_be_answered_are_refused(session, prompt, tokens):
     with pytest.raises(ConfigError):
         session.quality.prompt.ask(prompt, tokens)
     assert session.quality.prompt.answers is None and not session.quality.prompt.lane.busy
+
+
+# --- what flatters, and where it is measured --------------------------------------------------------------------------
+
+
+def test_the_calibration_text_is_not_taken_for_a_held_out_one(session):
+    state = lambda: session.quality.state  # noqa: E731
+    session.quality.set_text(session.calibration.text)
+    assert not state().calibrated_on  # no layer looks at it
+    session.configure(solver="calibrated", scope="layer")
+    assert state().calibrated_on
+    session.quality.set_text(TEXT)
+    assert not state().calibrated_on
+    session.set_calibration_text("before " + TEXT + " after")
+    assert state().calibrated_on  # a part of it flatters too
+    session.configure(solver="rtn", scope="layer")
+    assert not state().calibrated_on
+
+
+def test_a_folder_that_is_to_run_on_cuda_is_measured_on_the_cpu_and_says_so(pair):
+    assert open_session("demo", device="cpu").quality.state.device_note == ""
+    assert open_session(*pair, device="cuda").quality.state.device_note == ""  # a model is measured where it is
+    note = open_session("demo", device="cuda").quality.state.device_note
+    assert note.startswith("measured on the CPU") and "device='cuda'" in note

@@ -203,7 +203,7 @@ def iter_layer_moments(
         model: A model that takes token ids.
         names: Module paths of linear layers.
         calibration: The text.
-        cancel: Set it to stop between sequences.
+        cancel: Set it to stop before the next of these layers.
 
     Yields:
         The share of sequences done, 0 to 1.
@@ -218,7 +218,7 @@ def iter_layer_moments(
     calibration.hold_limit(max(widths.values(), default=1))
     batches = list(calibration.batches(model_device(model)))
     with evaluating(model):
-        tap = InputTap(layers)
+        tap = InputTap(layers, cancel)
         with tap.probing():
             run_model(model, batches[0][:1])
         with tap.collecting():
@@ -241,9 +241,9 @@ class InputTap:
         leader: Name → the layer whose moments it shares (itself when it does not), after `probing`.
     """
 
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
-        """Watch `layers`, by name."""
-        self.layers = layers
+    def __init__(self, layers: dict[str, nn.Module], cancel: threading.Event | None = None) -> None:
+        """Watch `layers`, by name; once `cancel` is set, a forward pass ends at the next of them."""
+        self.layers, self._cancel = layers, cancel
         self.calls: list[str] = []
         self.leader = {name: name for name in layers}
         self._moments: dict[str, InputMoments] = {}
@@ -320,7 +320,11 @@ class InputTap:
             raise Reached
 
     def _hooks(self, see: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
-        return hooked(self.layers.items(), lambda name, args, kwargs: see(name, args[0] if args else kwargs["input"]))
+        def look_and_see(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            look(self._cancel)
+            see(name, args[0] if args else kwargs["input"])
+
+        return hooked(self.layers.items(), look_and_see)
 
 
 @contextmanager

@@ -86,6 +86,8 @@ class QualityState:
         history: Results on this text, newest first, that of this recipe included.
         problem: Why the newest try failed, or None.
         loads_bytes: Bytes of the model that is loaded first; 0 for one that is in memory.
+        device_note: Where it is measured, when that is not where the layers will run; else "".
+        calibrated_on: Whether the calibrated layers were fitted to this very text, so that the numbers flatter.
     """
 
     origin: str
@@ -100,6 +102,8 @@ class QualityState:
     history: tuple[Measured, ...] = ()
     problem: WorkbenchError | None = None
     loads_bytes: int = 0
+    device_note: str = ""
+    calibrated_on: bool = False
 
 
 class Results:

@@ -97,7 +97,7 @@ class _Work:
         self.stand_ins = _StandIns(layers)
 
     def run(self) -> Iterator[str]:
-        tap = InputTap(self.layers)
+        tap = InputTap(self.layers, self.cancel)
         chains = _find_chains(self.model, self.layers)
         with tap.probing(), _watching(chains) as seen:
             run_model(self.model, self.batches[0][:1])

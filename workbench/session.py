@@ -145,6 +145,7 @@ class Session:
             on_state=partial(self._emit, "quality"),
             on_answers=partial(self._emit, "answers"),
             on_job=self._on_job,
+            device=self.device,
         )
         means = Means(self._cache, self._in_turn, self._emit, self.calibration.inputs)
         self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from workbench.coverage import Coverage
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError, WorkbenchError
@@ -23,6 +25,7 @@ from workbench.quantize import needs_calibration
 from workbench.records import Progress
 from workbench.session_calibration import InTurn, SessionCalibration
 from workbench.session_prompt import SessionPrompt
+from workbench.sources import FolderSource, Source
 from workbench.view_cache import ViewCache
 
 DEMO_ORIGIN = "the demo model's held-out text"
@@ -43,6 +46,7 @@ class SessionQuality:
         on_state: Called after each change of `state`, on any thread.
         on_answers: Called after each token of an answer, and with None when the answers are stale; on any thread.
         on_job: Called after each change of a job, on its lane's thread.
+        device: Device that will run the layers.
 
     Attributes:
         text: The text.
@@ -62,6 +66,7 @@ class SessionQuality:
         on_state: Callable[[QualityState], None],
         on_answers: Callable[[Answers | None], None],
         on_job: Callable[[Job], None],
+        device: str = "cpu",
     ) -> None:
         self._calibration, self._coverage, self._in_turn, self._views = calibration, coverage, in_turn, views
         self._on_state, self._on_job = on_state, on_job
@@ -87,6 +92,7 @@ class SessionQuality:
             windows=DEFAULT_WINDOWS,
             follow=True,
             loads_bytes=calibration.state.loads_bytes,
+            device_note=_device_note(calibration.source, device),
         )
 
     @property
@@ -188,12 +194,18 @@ class SessionQuality:
 
     def _shown(self, state: QualityState) -> QualityState:
         """Return the state with the results that hold now."""
+        state = replace(state, calibrated_on=self._calibrated_on())
         if not len(self._results):
             return replace(state, measured=None, change=None, before="", history=())
         plan = self._plan_now(state)
         found = self._results.get(plan)
         change, before = (found and self._results.change(found)) or (None, "")
         return replace(state, measured=found, change=change, before=before, history=self._results.on(plan.text))
+
+    def _calibrated_on(self) -> bool:
+        """Say whether a layer is calibrated on the text that is measured, or on one that holds it or is in it."""
+        one, other = self.text.text.strip(), self._calibration.text.strip()
+        return bool(one and other and needs_calibration(self._coverage()) and (one in other or other in one))
 
     def _measure(self, *, quiet: bool) -> Job | None:
         with self._changing:
@@ -245,3 +257,11 @@ class SessionQuality:
                     self.state = replace(self.state, problem=job.error)
             self._on_state(self.state)
         self._on_job(job)
+
+
+def _device_note(source: Source, device: str) -> str:
+    """Say that a folder's model is measured on the CPU, where its layers will run elsewhere."""
+    if not isinstance(source, FolderSource) or torch.device(device).type == "cpu":
+        return ""
+    mend = f"to measure on {device}, open the model itself: wb.Workbench(*wb.load_model(path, device={device!r}))"
+    return f"measured on the CPU, where a folder's model is loaded, and not on {device}; {mend}"

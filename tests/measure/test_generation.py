@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.tiny_models import make
 from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.measure.causal import window_logits
 from workbench.measure.generation import end_tokens, first_difference, iter_answers, room_for
 
 PROMPT = torch.tensor([5, 9, 11])
@@ -102,3 +103,22 @@ def test_logits_that_are_no_numbers_are_named():
 )
 def test_the_first_difference(one, other, place):
     assert first_difference(one, other) == place
+
+
+def test_a_pass_that_takes_long_ends_before_its_next_layer():
+    cancel, ran, model = threading.Event(), [], make("qwen2")
+    layers = model.model.layers
+    removes = [
+        layers[0].register_forward_pre_hook(lambda *_: cancel.set()).remove,
+        layers[1].register_forward_pre_hook(lambda *_: ran.append(1)).remove,
+    ]
+    try:
+        with pytest.raises(Cancelled):
+            next(iter_answers([model], PROMPT, 4, frozenset(), cancel))
+        with pytest.raises(Cancelled):
+            cancel.clear()
+            window_logits(model, PROMPT, "the model", 0, cancel)
+    finally:
+        for remove in removes:
+            remove()
+    assert ran == [] and not any(module._forward_pre_hooks for module in model.modules())

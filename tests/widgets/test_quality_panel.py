@@ -57,6 +57,22 @@ def measure(app: Workbench) -> dict[str, tuple[str, str]]:
     return {fact["label"]: (fact["value"], fact["hint"]) for fact in app.quality.numbers.facts}
 
 
+def test_the_tab_has_the_change_of_perplexity_while_it_holds_and_the_calibration_text_is_warned_of(
+    app: Workbench,
+) -> None:
+    assert app.tabs.badges == {}
+    numbers = measure(app)
+    assert app.tabs.badges == {"quality": f"{numbers['Difference'][0]} perplexity"}
+    app.session.quality.configure(follow=False)
+    app.session.configure(group_size=32)
+    assert app.tabs.badges == {}
+    assert not any("calibration text" in note for note in app.quality.numbers.notes)
+    app.session.set_calibration_text(TEXT)
+    app.session.configure(solver="calibrated", scope="layer")
+    app.session.cancel()
+    assert app.quality.numbers.notes[-1].startswith("this is the calibration text")
+
+
 def test_nothing_is_measured_before_somebody_asks(app: Workbench) -> None:
     assert app.quality.numbers.verdict == "Not measured yet."
     assert "held-out text" in app.quality.text.hint and app.quality.text.fold == "closed"

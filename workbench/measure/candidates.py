@@ -93,7 +93,7 @@ def make_candidates(
         dense = nn.Linear(k, n, bias=False, device="meta")
         dense.weight = nn.Parameter(weight.to(DTYPES[dtype]), requires_grad=False)
         held = dense.weight.numel() * dense.weight.element_size()
-        found.append(Candidate(DENSE, "eager", copies_beyond_cache(dense, held, device), held))
+        found.append(Candidate(DENSE, "eager", copies_beyond_cache(dense, held, device, cancel), held))
     if compiled:
         found += [_compiled(one) for one in found if one.path in _COMPILED]
     return found
@@ -116,7 +116,8 @@ def _int4_candidates(
     resolved = replace(cfg, use_hqq=False).resolved(device)  # the solver changes values, never speed
     solved = solve(weight, resolved, cancel=cancel).weight
     layer = Int4Linear(solved, dtype=dtype, inner_k_tiles=resolved.inner_k_tiles)
-    copies = [one for one in copies_beyond_cache(layer, layer.size_bytes, device) if isinstance(one, Int4Linear)]
+    made = copies_beyond_cache(layer, layer.size_bytes, device, cancel)
+    copies = [one for one in made if isinstance(one, Int4Linear)]
     packed = [one.packed_weight() for one in copies]
     found = [Candidate(LINEAR, "eager", copies, layer.size_bytes, packed[0])] if LINEAR in paths else []
     for path in ALONE:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from workbench.calibration import hooked
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.layers import model_device
 from workbench.measure.divergence import check_finite
@@ -24,20 +26,41 @@ def window_logits(model: nn.Module, ids: Tensor, name: str, place: int, cancel: 
         ids: int64 [T].
         name: What the model is called in errors.
         place: Place in the text of the window's first token.
-        cancel: Set it to stop before the forward pass.
+        cancel: Set it to stop before the next layer.
 
     Raises:
         ModelError: for a model without logits, or with NaN or infinity in them.
         Cancelled: when `cancel` was set.
     """
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Measuring was cancelled.", mend="start it again; the models are as they were")
-    output = model(input_ids=ids[None].to(model_device(model)), use_cache=False)
+    _look(cancel)
+    with stoppable([model], cancel):
+        output = model(input_ids=ids[None].to(model_device(model)), use_cache=False)
     logits = getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != (1, len(ids)):
         raise _no_logits(name, f"gives no logits [1, {len(ids)}, vocabulary]")
     check_finite(logits[0, :-1], name, place)
     return logits[0, :-1]
+
+
+@contextlib.contextmanager
+def stoppable(models: Iterable[nn.Module], cancel: threading.Event | None) -> Iterator[None]:
+    """Within, a forward pass on this thread ends before its next layer once `cancel` is set: a pass may take seconds.
+
+    Raises:
+        Cancelled: out of that pass.
+    """
+    if cancel is None:
+        yield
+        return
+    modules = [module for model in models for module in model.modules()]
+    leaves = [module for module in dict.fromkeys(modules) if next(module.children(), None) is None]
+    with hooked(((module, module) for module in leaves), lambda *_: _look(cancel)):
+        yield
+
+
+def _look(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("Measuring was cancelled.", mend="start it again; the models are as they were")
 
 
 def check_model(model: nn.Module, name: str, ids: Tensor, window: int) -> None:

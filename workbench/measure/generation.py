@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import Cancelled, ConfigError
+from workbench.errors import ConfigError
 from workbench.layers import model_device
+from workbench.measure.causal import stoppable
 from workbench.measure.divergence import check_finite
 
 
@@ -76,20 +77,23 @@ def iter_answers(
         ids: int64 [T], the prompt, at least one token.
         count: Most tokens of an answer.
         ends: Tokens that end an answer.
-        cancel: Set it to stop before the next token.
+        cancel: Set it to stop before the next layer of a model.
 
     Raises:
         Cancelled: when `cancel` was set.
         ModelError: for a model with NaN or infinity in its logits.
     """
-    answers = [Answer() for _ in models]
     readers = [_Reader(model, ids) for model in models]
+    with stoppable(models, cancel):
+        yield from _answers(readers, count, ends)
+
+
+def _answers(readers: Sequence[_Reader], count: int, ends: frozenset[int]) -> Iterator[tuple[Answer, ...]]:
+    answers = [Answer() for _ in readers]
     for _ in range(count):
         for at, reader in enumerate(readers):
             if answers[at].ended:
                 continue
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("The answers were cancelled.", mend="ask again")
             token, share = reader.next()
             before = answers[at]
             answers[at] = Answer((*before.ids, token), (*before.shares, share), token in ends)

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from workbench.errors import ConfigError
-from workbench.measure.timing import Timer, rotation_bytes, time_interleaved
+from workbench.measure.timing import Timer, rotation_bytes, stop_if, time_interleaved
 from workbench.records import Record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -105,6 +105,7 @@ def _bandwidth(device: str, budget_s: float, cancel: threading.Event | None, tim
     """Bytes per second of the faster of copying and reading; float32 vectors, together larger than the cache."""
     count = max(rotation_bytes(device) // 2, 2**28 if device == "cuda" else 0) // 4
     source = torch.ones(count, device=device)
+    stop_if(cancel)  # either takes a while of a large cache
     target = torch.zeros(count, device=device)
     calls = {"copy": lambda: target.copy_(source), "read": lambda: torch.dot(source, source)}
     moved = {"copy": 8 * count, "read": 4 * count}

@@ -165,11 +165,21 @@ def rotation_bytes(device: str = "cpu") -> int:
     return min(_MOST_ROTATION, max(_LEAST_ROTATION, 2 * (cache_bytes(device) or 0)))
 
 
-def copies_beyond_cache(layer: nn.Module, held_bytes: int, device: str = "cpu") -> list[nn.Module]:
-    """Return `layer` and as many copies as fill `rotation_bytes` together, at most 32 in all and 1 GiB."""
+def copies_beyond_cache(
+    layer: nn.Module, held_bytes: int, device: str = "cpu", cancel: threading.Event | None = None
+) -> list[nn.Module]:
+    """Return `layer` and as many copies as fill `rotation_bytes` together, at most 32 in all and 1 GiB.
+
+    Raises:
+        Cancelled: when `cancel` was set, before the next copy.
+    """
     held = max(1, held_bytes)
     count = max(1, min(_MAX_COPIES, -(-rotation_bytes(device) // held), _MOST_ROTATION // held))
-    return [layer, *(copy.deepcopy(layer) for _ in range(count - 1))]
+    made = [layer]
+    for _ in range(count - 1):
+        stop_if(cancel)
+        made.append(copy.deepcopy(layer))
+    return made
 
 
 def rotating(

@@ -29,6 +29,7 @@ from workbench.widgets.layers_panel import LayersPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
 from workbench.widgets.quality_panel import QualityPanel
+from workbench.widgets.quality_words import tab_badge
 from workbench.widgets.recipe_panel import RecipePanel
 from workbench.widgets.report_panel import ReportPanel
 from workbench.widgets.speed_panel import SpeedPanel
@@ -193,6 +194,8 @@ class Workbench(ipywidgets.VBox):
             self.selection = list(self.session.selection)
         elif event.kind == "view":
             self.view = event.data
+        elif event.kind == "quality":
+            self.tabs.badge("quality", tab_badge(event.data))
         elif event.kind == "job":
             self._show_job(event.data)
         elif event.kind == "problem":

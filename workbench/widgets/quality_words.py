@@ -31,6 +31,13 @@ def said(state: QualityState) -> str:
     return f"int4 {way} the perplexity of this text by {_percent(abs(ratio.value - 1))}."
 
 
+def tab_badge(state: QualityState) -> str:
+    """Return what stands on the tab: the change of perplexity; "" where nothing is measured under this recipe."""
+    if state.measured is None:
+        return ""
+    return f"{_signed_percent(state.measured.comparison.perplexity_ratio.value - 1)} perplexity"
+
+
 def facts_of(state: QualityState) -> list[Fact]:
     """Return the headline numbers."""
     if state.measured is None:
@@ -48,6 +55,8 @@ def facts_of(state: QualityState) -> list[Fact]:
         Fact("Same first choice", f"{found.agreement:.1%}", "of the tokens"),
         Fact("Measured on", f"{found.tokens:,} tokens", _how_much(state.measured, state.windows)),
     ]
+    if state.calibrated_on:
+        facts.append(Fact("Text", "not held out", "the layers were calibrated on it: the numbers flatter", "warn"))
     if state.change is not None:
         facts.append(_change_fact(state.change, state.before))
     return facts
@@ -91,6 +100,10 @@ def notes_of(state: QualityState) -> list[str]:
     notes = list(state.measured.notes) if state.measured is not None else []
     if state.loads_bytes and not state.history:
         notes.append(f"measuring loads the model into memory: {size(state.loads_bytes)}")
+    if state.device_note:
+        notes.append(state.device_note)
+    if state.calibrated_on:
+        notes.append("this is the calibration text: give one that the layers were not fitted to, for honest numbers")
     if state.measured is not None and state.measured.comparison.mean_kl.low is not None:
         notes.append("intervals: 95 %, paired: both models read the same tokens, so hard text widens none of them")
     return notes

@@ -71,7 +71,7 @@ def describe(job: Job) -> dict[str, Any]:
     """Say where a job stands: label, state, fraction and a line of text."""
     progress = job.progress
     fraction = None
-    parts: list[str] = [job.state]
+    parts: list[str] = ["cancelling: stops after this step" if job.state == "cancelling" else job.state]
     if progress is not None:
         if progress.total:
             fraction = min(1.0, progress.done / progress.total)

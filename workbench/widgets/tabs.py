@@ -67,7 +67,9 @@ class Tabs(Component):
     def badge(self, tab: str, text: str) -> None:
         """Write a short text beside a tab's label; "" takes it away."""
         kept = {name: value for name, value in self.badges.items() if name != tab}
-        self.badges = {**kept, tab: text} if text else kept
+        wanted = {**kept, tab: text} if text else kept
+        if wanted != self.badges:
+            self.badges = wanted
 
     def _summary(self) -> str:
         return self.selected
