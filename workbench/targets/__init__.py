@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from workbench.errors import ConfigError
+from workbench.targets.compressed_tensors import CompressedTensors
 from workbench.targets.target import Target
 
 NATIVE = "native"
 # In the order in which they are offered.
-_ALL: tuple[Target, ...] = ()
+_ALL: tuple[Target, ...] = (CompressedTensors(),)
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 

@@ -1,0 +1,176 @@
+"""What compressed-tensors, GPTQ and AWQ have in common: integer zero points, and one group size for a whole model.
+
+Layers with larger groups are written in the model's smallest, each scale and zero point as often as it is needed: the
+weights stay what they are, so that mixed recipes, groups of 256, and a K that only 32 divides are held exactly, and
+layers that an engine fuses always agree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.affine import MID_POINT, QuantizedWeight
+from workbench.checkpoint.contents import Outline
+from workbench.checkpoint.native import ModuleFormat
+from workbench.config import Domain
+from workbench.coverage import size
+from workbench.errors import CheckpointError
+from workbench.kinds import CONV1D, EXPERTS, STACK
+from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
+
+GROUP_SIZES = (128, 64, 32)
+EXPERT = "expert"  # kind of a matrix of one expert, named as the hub stores it
+# Model types of transformers with Conv1D layers, whose weights lie [in_features, out_features] in the model.
+_CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder", "convbert")
+_FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_NATIVE = "use the native format"
+_ROWS = 64  # of Marlin's tiles
+_COLUMNS = 128
+
+
+def common_group_size(outline: Outline) -> int:
+    """Return the largest group size that divides every layer's groups and K; 0 where there is none."""
+    for group_size in GROUP_SIZES:
+        if all(form.group_size % group_size == form.in_features % group_size == 0 for form in outline.int4.values()):
+            return group_size
+    return 0
+
+
+def regrouped(weight: QuantizedWeight, group_size: int) -> QuantizedWeight:
+    """Return the same weight in smaller groups, of which each repeats the scale and zero point of its large one."""
+    if weight.group_size == group_size:
+        return weight
+    groups, times = weight.shape[1] // group_size, weight.group_size // group_size
+    scale = weight.scale.repeat_interleave(times, dim=1)[:, :groups]
+    zero = None if weight.zero is None else weight.zero.repeat_interleave(times, dim=1)[:, :groups]
+    return replace(weight, scale=scale, zero=zero, group_size=group_size)
+
+
+def zero_codes(weight: QuantizedWeight) -> Tensor:
+    """Return the code whose value is 0 of each group, uint8 [N, K/g]: 8 for a symmetric weight."""
+    return torch.full(weight.scale.shape, MID_POINT, dtype=torch.uint8) if weight.zero is None else weight.zero
+
+
+def asymmetric(outline: Outline) -> bool:
+    """Say whether any layer has zero points of its own."""
+    return any(form.domain != "symmetric" for form in outline.int4.values())
+
+
+def model_dtype(outline: Outline) -> torch.dtype:
+    """Return the dtype that the model is loaded in: what its configuration says, else that of most of its tensors."""
+    said = outline.config.get("dtype") or outline.config.get("torch_dtype")
+    text = outline.config.get("text_config")
+    if said is None and isinstance(text, dict):
+        said = text.get("dtype") or text.get("torch_dtype")
+    if str(said).removeprefix("torch.") in _FLOATS:
+        return _FLOATS[str(said).removeprefix("torch.")]
+    usual = Counter(dtype for dtype, _ in outline.dense.values() if dtype in _FLOATS.values()).most_common(1)
+    return usual[0][0] if usual else torch.bfloat16
+
+
+def rounded_scales(outline: Outline, dtype: torch.dtype) -> str:
+    """Say what is lost when scales are stored in a dtype, "" for nothing."""
+    stored = {_FLOATS[form.scale_dtype] for form in outline.int4.values()}
+    if dtype == torch.float32 or stored == {dtype}:
+        return ""
+    if dtype == torch.float16 and stored == {torch.bfloat16}:
+        return "scales to float16 (exact from 6.1e-5 to 65504)"
+    return f"scales to {str(dtype).removeprefix('torch.')}"
+
+
+def stored_scale(name: str, weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """Return the scales of a weight in the dtype that they are stored in.
+
+    Raises:
+        CheckpointError: when one is too large for it.
+    """
+    scale = weight.scale.to(dtype)
+    if not bool(torch.isfinite(scale).all()):
+        raise CheckpointError(
+            f"{name} has a scale of {float(weight.scale.abs().max()):.3g}.",
+            allowed=f"up to {torch.finfo(dtype).max:.5g} in {str(dtype).removeprefix('torch.')}",
+            mend="leave this layer dense, or export a model in bfloat16",
+        )
+    return scale
+
+
+def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains: tuple[Domain, ...]) -> list[Misfit]:
+    """Refuse what none of the family holds: other domains than these (of a mixture of experts: those), and shapes."""
+    has_experts = bool({EXPERT, EXPERTS, STACK} & set(outline.kinds.values()))
+    found = domain_misfits(outline.int4, expert_domains if has_experts else domains)
+    found += misfits_by(
+        outline.int4,
+        lambda form: form.in_features % GROUP_SIZES[-1] != 0,
+        lambda form: f"in_features {form.in_features}",
+        allowed="multiples of 32",
+        mend="leave these layers dense",
+    )
+    transposed = outline.config.get("model_type") in _CONV1D_TYPES
+    turned = [name for name, kind in outline.kinds.items() if kind == CONV1D or (transposed and kind == "linear")]
+    if turned:
+        found.append(Misfit("Conv1D layers", "linear layers", f"leave them dense, or {_NATIVE}", tuple(turned)))
+    stacked = [name for name, kind in outline.kinds.items() if kind in (EXPERTS, STACK)]
+    if stacked:
+        said = "stacked experts whose names on the hub are not known"
+        mend = f"leave the experts dense, or {_NATIVE}"
+        found.append(Misfit(said, "one matrix for each expert", mend, tuple(stacked)))
+    return found
+
+
+def family_notes(outline: Outline) -> list[str]:
+    """Say how a recipe is expressed, and which engines take less than the format."""
+    notes = []
+    group_size = common_group_size(outline)
+    finer = [form for form in outline.int4.values() if group_size and form.group_size != group_size]
+    if finer:
+        added = sum(_added_bytes(form, group_size) for form in finer)
+        notes.append(
+            f"{len(finer)} layers have larger groups; all are written in groups of {group_size} with their scales "
+            f"repeated: the same weights, {size(added)} more"
+        )
+    if any(kind == "output_head" for kind in outline.kinds.values()):
+        notes.append("the output head is int4: transformers loads it, vLLM does not")
+    off = [form for form in outline.int4.values() if form.out_features % _ROWS or form.in_features % _COLUMNS]
+    if off:
+        notes.append(
+            f"{len(off)} layers are not multiples of {_ROWS} x {_COLUMNS}: on CUDA they run outside the Marlin kernel"
+        )
+    return notes
+
+
+def ignored(outline: Outline) -> list[str]:
+    """Return the paths of what is not quantized: every matrix that stays dense, and an output head that is tied."""
+    found = dict.fromkeys(outline.dense_layers)
+    for name, (_, shape) in outline.dense.items():
+        module, _, parameter = name.rpartition(".")
+        if parameter == "weight" and len(shape) == 2 and module not in outline.int4:
+            found[module] = None
+    return [*found, *([] if "lm_head" in found or "lm_head" in outline.int4 else ["lm_head"])]
+
+
+def family_lines(directory: Path, outline: Outline, *, python_extra: str = "", argument: str = "") -> LoadLines:
+    """Return the lines that load a folder in transformers and serve it with vLLM."""
+    called = next(iter(outline.config.get("architectures") or ["AutoModelForCausalLM"]))
+    auto = "AutoModelForCausalLM" if called.endswith("ForCausalLM") else called
+    names = f"{auto}, {python_extra}" if python_extra else auto
+    return LoadLines(
+        f"from transformers import {names}\n\nmodel = {auto}.from_pretrained({str(directory)!r}{argument})",
+        f"vllm serve {directory}",
+    )
+
+
+def settings_of(outline: Outline, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return config.json with a quantization_config."""
+    return {**outline.config, "quantization_config": settings}
+
+
+def _added_bytes(form: ModuleFormat, group_size: int) -> int:
+    fine = form.in_features // group_size
+    coarse = -(-form.in_features // form.group_size)
+    return form.out_features * max(1, form.experts) * (fine - coarse) * _FLOATS[form.scale_dtype].itemsize
