@@ -21,6 +21,7 @@ _HOMES = {
     "Recipe": "recipe",
     "RefinedOptions": "options",
     "TensorCoreTiledLayout": "config",
+    "TransformersConfig": "hf.quantizer",
     "Workbench": "widgets.app",
     "WorkbenchError": "errors",
     "ZeroPointDomain": "config",
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from workbench.hf import demo_model as demo_model
     from workbench.hf import load_checkpoint as load_checkpoint
     from workbench.hf import load_model as load_model
+    from workbench.hf.quantizer import TransformersConfig as TransformersConfig
     from workbench.linear import Int4Linear as Int4Linear
     from workbench.measure.quality import measure_quality as measure_quality
     from workbench.measure.speed import bench_linear as bench_linear

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from workbench.checkpoint.integrity import check_headers
-from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, parse
-from workbench.errors import CheckpointError, ModelError, WorkbenchError
-from workbench.experts import Int4Experts, route_experts
-from workbench.layers import Int4Layer, get_layer, lies_transposed, swap_layer, weight_as_used
-from workbench.linear import Int4Linear
-from workbench.offload import offloaded_values
-from workbench.portable import quantized_from_portable
+from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, describe_model, parse
+from workbench.coverage import Coverage
+from workbench.errors import CheckpointError, ConfigError, ModelError, WorkbenchError
+from workbench.experts import route_experts
+from workbench.hf.on_load import OnLoad, SolveOnLoad
+from workbench.hf.places import check_checkpoint
+from workbench.hf.portable_linear import PortableLinear, portable_layer
+from workbench.layers import swap_layer, weight_as_used
 from workbench.quantize import RECIPE_ATTRIBUTE, keep_names
-from workbench.recipe import Recipe
+from workbench.recipe import Recipe, RecipeLike, as_recipe
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -51,56 +49,58 @@ class Int4WorkbenchConfig(QuantizationConfigMixin):
         return (config, kwargs) if return_unused_kwargs else config
 
 
-class PortableLinear(nn.Module):
-    """Holds a weight's tensors while transformers fills them in; it becomes an int4 layer afterwards.
+class TransformersConfig(Int4WorkbenchConfig):
+    """Quantizes a dense model while it is loaded, as the `quantization_config` of `from_pretrained`.
+
+    Args:
+        recipe: A configuration for all linear layers but the output head, a recipe, or torchao's dictionary of names to
+            configurations.
+        settings: As `wb.quantize_` takes them: include, exclude, solver, domain, options, output_head.
 
     Attributes:
-        form: How the weight is stored.
-        weight: uint8 [N, ceil(K/2)], and beside it the scale and, by domain, the zero point.
-        bias: Parameter [N] or None.
-        transposed: Whether the dense weight lay [..., K, N].
+        recipe: The recipe.
+
+    Raises:
+        ConfigError, PatternError: for a recipe that contradicts itself.
     """
 
-    transposed = False
-
-    def __init__(self, form: ModuleFormat, device: torch.device, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.form = form
-        self.in_features, self.out_features = form.in_features, form.out_features  # some architectures' inits read them
-        self.dtype = dtype
-        for name, (tensor_dtype, shape) in form.tensors().items():
-            self.register_buffer(name, torch.empty(shape, dtype=tensor_dtype, device=device))
-        self.bias = bias
-
-    def finished(self, name: str) -> Int4Layer:
-        """Return the int4 layer.
-
-        Raises:
-            CheckpointError: when a value is out of range.
-        """
-        tensors: dict[str, Tensor] = {
-            suffix: getattr(self, suffix).to(dtype) for suffix, (dtype, _) in self.form.tensors().items()
-        }  # exact: where transformers changes a dtype while loading, it widens
-        try:
-            weight = quantized_from_portable(
-                tensors,
-                in_features=self.form.in_features,
-                group_size=self.form.group_size,
-                domain=self.form.domain,
-                solved_by=self.form.solved_by,
-            )
-        except WorkbenchError as error:
-            raise CheckpointError(f"{name}: {error.what}", allowed=error.allowed, mend=error.mend) from None
-        if self.form.experts:
-            return Int4Experts(weight, self.form.experts, dtype=self.dtype, transposed=self.transposed)
-        return Int4Linear(weight, offloaded_values(self, "bias"), dtype=self.dtype)
+    def __init__(self, recipe: RecipeLike | None = None, **settings: Any) -> None:
+        self.recipe = as_recipe(recipe, **settings)
+        super().__init__(recipe=self.recipe.to_json())
 
 
 @register_quantizer(QUANT_METHOD)
 class Int4WorkbenchQuantizer(HfQuantizer):
     """Builds `Int4Linear` layers while transformers loads a native checkpoint; never a dense copy of one."""
 
-    requires_calibration = True
+    requires_calibration = False  # a dense model is quantized while it is loaded
+
+    def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
+        super().__init__(quantization_config, **kwargs)
+        self._on_load: OnLoad | None = None
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """What became int4 while a dense model was loaded, and what did not; None for an int4 checkpoint."""
+        return None if self._on_load is None else self._on_load.coverage
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse to quantize a dense model by the settings of another one's checkpoint."""
+        if not self.pre_quantized and not isinstance(self.quantization_config, TransformersConfig):
+            raise ConfigError(
+                f"quantization_config is {type(self.quantization_config).__name__}, and the model is dense.",
+                allowed="wb.TransformersConfig(recipe)",
+                mend="pass that to quantize the model while it is loaded",
+            )
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        """Say whether a parameter of a dense model becomes int4 while it is loaded."""
+        return self._on_load is not None and self._on_load.waits_for(param_name)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        """Return the step of transformers' loader that makes a weight int4."""
+        assert self._on_load is not None, "asked for parameters that wait only"
+        return SolveOnLoad(self._on_load)
 
     def is_serializable(self) -> bool:
         """`save_pretrained` writes the portable tensors through the layers' state dict."""
@@ -112,11 +112,13 @@ class Int4WorkbenchQuantizer(HfQuantizer):
         return True
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        modules = parse(self.quantization_config.to_dict())
-        files = kwargs.get("checkpoint_files") or []
-        if files:
-            check_headers(Path(os.fspath(files[0])).parent, modules)
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        if not self.pre_quantized:
+            assert isinstance(self.quantization_config, TransformersConfig), "validated before"
+            self._on_load = OnLoad(model, self.quantization_config.recipe, _first_device(kwargs), dtype)
+            return model
+        modules = parse(self.quantization_config.to_dict())
+        check_checkpoint(model, kwargs.get("checkpoint_files") or [], modules)
         waiting = {name: _portable(model, name, form, dtype) for name, form in modules.items()}
         for name, layer in waiting.items():  # when all of them were looked at: a stack's shape tells of another's
             swap_layer(model, name, layer)
@@ -128,6 +130,12 @@ class Int4WorkbenchQuantizer(HfQuantizer):
             swap_layer(model, name, module.finished(name))
         route_experts(model)
         keep_names(model)
+        if self._on_load is not None:
+            self._on_load.check()
+            object.__setattr__(model, RECIPE_ATTRIBUTE, self._on_load.recipe)
+            self.quantization_config = Int4WorkbenchConfig(**describe_model(model, self._on_load.recipe))
+            model.config.quantization_config = self.quantization_config
+            return model
         recipe = self.quantization_config.to_dict().get("recipe")
         if recipe is not None:
             object.__setattr__(model, RECIPE_ATTRIBUTE, _recipe(recipe))
@@ -135,11 +143,8 @@ class Int4WorkbenchQuantizer(HfQuantizer):
 
 
 def _portable(model: Any, name: str, form: ModuleFormat, dtype: torch.dtype) -> PortableLinear:
-    dense = _dense_weight(model, name, form)
-    bias = None if form.experts else getattr(get_layer(model, name), "bias", None)
-    layer = PortableLinear(form, dense.device, bias, _layer_dtype(model, name, dtype))
-    layer.transposed = lies_transposed(model, name)
-    return layer
+    _check_shape(model, name, form)
+    return portable_layer(model, name, form, dtype)
 
 
 def _recipe(data: Any) -> Recipe:
@@ -149,18 +154,7 @@ def _recipe(data: Any) -> Recipe:
         raise CheckpointError(f"The recipe in config.json is damaged: {error}", mend="fetch or save it again") from None
 
 
-def _layer_dtype(model: Any, name: str, dtype: torch.dtype) -> torch.dtype:
-    """Dtype that transformers gives a module's weight: float32 where the architecture keeps it so in 16 bits."""
-    patterns: set[str] = set()
-    if dtype in (torch.float16, torch.bfloat16):
-        patterns |= set(model._keep_in_fp32_modules_strict or ())
-    if dtype == torch.float16:
-        patterns |= set(model._keep_in_fp32_modules or ())
-    kept = any(re.search(pattern.replace("*", ".*"), f"{name}.weight") for pattern in patterns)
-    return torch.float32 if kept else dtype
-
-
-def _dense_weight(model: nn.Module, name: str, form: ModuleFormat) -> Tensor:
+def _check_shape(model: nn.Module, name: str, form: ModuleFormat) -> None:
     try:
         weight = weight_as_used(model, name)
     except ModelError as error:
@@ -170,4 +164,10 @@ def _dense_weight(model: nn.Module, name: str, form: ModuleFormat) -> Tensor:
             f"The checkpoint's {name!r} is {list(form.shape)}, the model's {list(weight.shape)}.",
             mend="config.json does not belong to these weights",
         )
-    return weight
+
+
+def _first_device(kwargs: dict[str, Any]) -> Any:
+    """Return the device that most of a model goes to, as transformers was told."""
+    places = kwargs.get("device_map")
+    found = next(iter(places.values()), "cpu") if isinstance(places, dict) else places
+    return "cpu" if found in (None, "disk", "auto") else f"cuda:{found}" if isinstance(found, int) else found
