@@ -55,7 +55,7 @@ def test_a_live_model_gives_the_same_checkpoint_with_its_tokenizer(tmp_path):
 
 
 def test_without_verifying_nothing_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.exporting.load_checkpoint", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("workbench.hf.load_checkpoint", lambda *_: pytest.fail("loaded"))
     *_, result = export(ModelSource(make("qwen2")), tmp_path / "int4", verify=False)
     assert (result.verified, result.checked, result.sample) == (False, "", "")
 

@@ -11,7 +11,6 @@ from typing import Any
 from workbench.calibration import Calibration, iter_layer_moments
 from workbench.coverage import size
 from workbench.errors import ModelError
-from workbench.hf import load_model, quiet
 from workbench.jobs import progress_since
 from workbench.records import Progress
 from workbench.solvers import InputMoments
@@ -123,6 +122,8 @@ class LayerInputs:
             what = f"{self.source.name!r} is no model that can run a text."
             raise ModelError(what, mend="open a model or its folder")
         yield Progress(0, 1, f"loading {self.source.name}, {size(self.loads_bytes)}, to run the text", 0.0)
+        from workbench.hf import load_model, quiet  # late: they bring transformers
+
         with self._loading, quiet():
             if self._model is None:
                 self._model = load_model(self.source.path)[0]

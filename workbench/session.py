@@ -25,9 +25,9 @@ from workbench.events import EventKind, Listeners
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
 from workbench.group_views import Block, GroupView, iter_group_views
-from workbench.hf import open_source
 from workbench.jobs import Job, Lane, progress_since
 from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.known_layers import open_known
 from workbench.layers import is_int4, model_device
 from workbench.machine import present_devices
 from workbench.measure.errors import METRICS as METRICS
@@ -55,8 +55,9 @@ from workbench.session_rooms import Means
 from workbench.session_verdict import SessionVerdict
 from workbench.session_words import facts_html, session_facts
 from workbench.session_zoom import SessionZoom
+from workbench.solved_layers import SolvedLayers
 from workbench.sources import ModelSource, Source
-from workbench.sweep import Sweep
+from workbench.sweep import Solved, Sweep
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
 from workbench.views import LayerView, iter_layer_views
 
@@ -123,6 +124,7 @@ class Session:
         self._listeners = Listeners()
         self._wish: tuple[tuple[int, int] | None, tuple[int, int] | None] | None = None  # a worst group not found yet
         self._cache = ViewCache()
+        self._swept: dict[str, Solved] = {}  # what a sweep that is begun again need not solve
         self._state = threading.Lock()  # held while recipe, coverage and errors change together
         self._quiet = threading.Lock()  # held while a timing runs, so that previews do not disturb it
         self._loud = threading.Lock()  # held while a timing runs, or a step of what runs behind the previews
@@ -478,7 +480,8 @@ class Session:
         """
         if needs_calibration(self.coverage):
             self.calibration.check()
-        return self.work.submit(Job("Errors of all layers", self._sweep().run, self._on_sweep, self._on_job))
+        run, again = self._sweep().run, self.sweep_errors
+        return self.work.submit(Job("Errors of all layers", run, self._on_sweep, self._on_job, again=again))
 
     def improve(self) -> Job:
         """Look for a recipe with less error at no more bytes, and take it: one change, which can be undone.
@@ -552,7 +555,7 @@ class Session:
             self.calibration.check()
 
         def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
-            text = model = None
+            text, model, solved = None, None, SolvedLayers(self._cache)
             if calibrated:
                 text = self.calibration.prepared()
                 yield from self.calibration.load()
@@ -567,10 +570,13 @@ class Session:
                 verify=verify,
                 calibration=text,
                 model=model,
+                solved=solved,
                 cancel=cancel,
             )
+            solved.forget()
 
-        return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job))
+        again = partial(self.export, directory, overwrite=overwrite, verify=verify)
+        return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job, again=again))
 
     def report(self, path: Path | str = "report.html") -> Job:
         """Write one HTML file with all figures, for people without a kernel; layers not solved yet are solved first.
@@ -623,6 +629,7 @@ class Session:
             coverage=lambda: self.coverage,
             recorded=lambda name: name in self.errors,
             check=self._check_readable,
+            done=self._swept,
         )
 
     def _preflight(self, recipe: Recipe) -> Coverage:
@@ -844,7 +851,7 @@ def open_session(
     """
     source: Any = ModelSource(model) if isinstance(model, nn.Module) else model
     if isinstance(source, str | Path):
-        source = open_source(source)
+        source = open_known(source) or _opened(source)
     if not isinstance(source, Source):
         raise ModelError(
             f"{type(model).__name__} is no model.", allowed="an nn.Module, a model folder, a hub name, or 'demo'"
@@ -853,6 +860,12 @@ def open_session(
     if device is None:
         device, reason = default_device(source)
     return Session(source, tokenizer, str(device), reason, **settings)
+
+
+def _opened(path_or_name: str | Path) -> Source:
+    from workbench.hf import open_source  # which takes longer to import than a first view to show
+
+    return open_source(path_or_name)
 
 
 def default_device(source: Source) -> tuple[str, str]:

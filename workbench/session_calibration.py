@@ -13,7 +13,6 @@ from workbench.calibration import Calibration
 from workbench.calibration_text import CalibrationState, check_text, no_text, read_text, text_as_python, text_file
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
-from workbench.hf import load_tokenizer
 from workbench.jobs import Job, Lane
 from workbench.layer_inputs import HELD_BYTES, LayerInputs
 from workbench.records import Progress
@@ -143,6 +142,8 @@ class SessionCalibration:
             ModelError: when a folder's is damaged.
         """
         if self.tokenizer is None and isinstance(self.source, FolderSource):
+            from workbench.hf import load_tokenizer  # late: it brings transformers
+
             self.tokenizer = load_tokenizer(self.source.path)
         if self.tokenizer is None:
             raise ConfigError(

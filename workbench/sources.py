@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -86,15 +87,33 @@ class ModelSource:
         return "on the meta device: no values" if empty else ""
 
 
+@dataclass(frozen=True)
+class ListedLayers:
+    """The weights that a model has, as its configuration says.
+
+    Attributes:
+        records: Every weight, with the dtype and the bytes that the configuration gives it.
+        transposed: Names of those that lie [..., K, N] instead of [..., N, K].
+    """
+
+    records: tuple[LayerRecord, ...]
+    transposed: frozenset[str]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ListedLayers:
+        """List the weights of a model, on any device."""
+        return cls(tuple(layer_records(model)), transposed_weights(model))
+
+
 class FolderSource:
     """The weights of a safetensors folder, for a model whose layers are known from its configuration."""
 
-    def __init__(self, folder: StoredTensors, skeleton: nn.Module, *, name: str | None = None) -> None:
-        """Read from `folder`, whose tensors go by the names that the model `skeleton` gives them.
+    def __init__(self, folder: StoredTensors, listed: ListedLayers, *, name: str | None = None) -> None:
+        """Read from `folder`, whose tensors go by the names that the model gives them.
 
         Args:
             folder: The tensors.
-            skeleton: The model on the meta device: its layers are listed, and it is not kept.
+            listed: The weights of the model.
             name: What the person called the folder; its path when not given.
 
         Raises:
@@ -102,10 +121,9 @@ class FolderSource:
         """
         self.folder, self.path = folder, folder.path
         self._name = name or str(folder.path)
-        records = layer_records(skeleton)
-        self._tensors = _stored_names(records, folder)
-        self._transposed = transposed_weights(skeleton)
-        self._records = [self._as_stored(record) for record in records]
+        self._tensors = _stored_names(listed.records, folder)
+        self._transposed = listed.transposed
+        self._records = [self._as_stored(record) for record in listed.records]
         self._shapes = {record.name: record.shape for record in self._records}
 
     @property

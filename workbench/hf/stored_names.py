@@ -102,6 +102,11 @@ class StoredNames:
         """The folder."""
         return self.folder.path
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether the model calls every tensor as the folder does, and has a place for all."""
+        return not self._merges and not self._left and all(name == stored for name, stored in self._plain.items())
+
     def names(self) -> list[str]:
         """Names of all tensors that the model has a place for."""
         return [*self._plain, *self._merges]
