@@ -169,10 +169,10 @@ def solve_and_measure(
     version = _version(weight)
     moments = inputs.moments if config.solver == "calibrated" else None
     found = solve(weight, config, statistics=moments, name=name, cancel=cancel)
-    summary = rtn = error_summary(weight, found.weight)
+    summary = rtn = error_summary(weight, found.weight, cancel)
     if config.solver != "rtn":
         plain = replace(config, solver="rtn", options=None)
-        rtn = nearest or error_summary(weight, solve(weight, plain, name=name, cancel=cancel).weight)
+        rtn = nearest or error_summary(weight, solve(weight, plain, name=name, cancel=cancel).weight, cancel)
     if cancel is not None and cancel.is_set():
         raise Cancelled(f"The view of {name} was superseded.")
     notes = (inputs.note, *found.notes)

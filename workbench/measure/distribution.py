@@ -13,9 +13,10 @@ from workbench.affine import QuantizedWeight
 from workbench.measure.microscope import levels_of
 from workbench.records import Histogram
 from workbench.solvers import InputMoments
+from workbench.solvers.row_blocks import iter_row_blocks
 
 BINS = 96
-_BLOCK_WEIGHTS = 1 << 20
+_BLOCK_WEIGHTS, _BLOCK_ELSEWHERE = 1 << 17, 1 << 20  # a core's cache; elsewhere, a GPU's worth of work
 _BLOCK_PRODUCTS = 1 << 30  # multiplications of a block: some tens of milliseconds on two cores
 
 
@@ -65,14 +66,20 @@ def iter_spread(
     error_limit = error_limit or 1.0
     counts, errors, levels = (torch.zeros(bins, dtype=torch.float64) for _ in range(3))
     n, k = weight.shape
-    step = max(1, _BLOCK_WEIGHTS // max(1, k))
-    for start in range(0, n, step):
+    step = max(1, (_BLOCK_WEIGHTS if weight.device.type == "cpu" else _BLOCK_ELSEWHERE) // max(1, k))
+
+    def counted(start: int) -> tuple[Tensor, Tensor, Tensor]:
         part = quantized.part(slice(start, min(n, start + step)))
         original = weight[start : start + step].float()
-        counts += _counted(original, bins, limit)
-        errors += _counted(part.dequantize() - original, bins, error_limit)
-        levels += _counted(levels_of(part), bins, limit)
-        yield min(1.0, (start + step) / n)
+        error = part.dequantize().sub_(original)
+        pairs = (original, limit), (error, error_limit), (levels_of(part), limit)
+        one, two, three = (_counted(values, bins, end) for values, end in pairs)
+        return one, two, three
+
+    blocks = iter_row_blocks(counted, n, step, weight.device, "the weight", None, None)
+    for number, (one, two, three) in enumerate(blocks, 1):
+        counts, errors, levels = counts + one, errors + two, levels + three
+        yield min(1.0, number * step / n)
     histogram = Histogram(bins, limit, _whole(counts), error_limit, _whole(errors))
     return Spread(histogram, _whole(levels), 16 * quantized.scale.numel())
 

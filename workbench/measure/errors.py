@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, get_args
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from workbench.affine import QuantizedWeight, group_count
 from workbench.errors import ConfigError, WeightError
 from workbench.measure.pictures import coded, reduce_to, scale_of
 from workbench.records import ErrorMap, ErrorSummary, Histogram
+from workbench.solvers.row_blocks import iter_row_blocks
 
+_Result = TypeVar("_Result")
 GroupMetric = Literal["rmse", "mse", "max", "mean_abs", "relative", "relative_max", "sqnr", "scale", "zero"]
 Metric = Literal[
     "rmse", "mse", "max", "mean_abs", "relative", "relative_max", "sqnr", "scale", "zero", "original", "dequantized"
@@ -22,34 +25,36 @@ Metric = Literal[
 METRICS: tuple[Metric, ...] = get_args(Metric)
 GROUP_METRICS: tuple[GroupMetric, ...] = get_args(GroupMetric)
 MAX_SIDE = 512
-_BLOCK_ELEMENTS = 1 << 20  # dense float32 held at a time: 4 MiB a tensor
+# Dense float32 that is worked on at a time: what stays in a core's cache, or keeps a GPU busy.
+_BLOCK_ELEMENTS, _BLOCK_ELSEWHERE = 1 << 17, 1 << 22
 SQNR_LIMIT_DB = 150.0  # of a group: float32 has no digits beyond; an exact group counts as this
 _LOGARITHMIC = ("rmse", "mse", "max", "mean_abs", "scale")
-_SIGNED = ("zero", "original", "dequantized")
+_WEIGHTS = ("original", "dequantized")
+_SIGNED = ("zero", *_WEIGHTS)
 
 
-def error_summary(weight: Tensor, quantized: QuantizedWeight) -> ErrorSummary:
+def error_summary(weight: Tensor, quantized: QuantizedWeight, cancel: threading.Event | None = None) -> ErrorSummary:
     """Sum up the error of a whole weight; sums are float64, no dense copy of the weight is made.
 
     Args:
         weight: float [N, K], the original.
         quantized: What is stored for it.
+        cancel: Set it to stop between blocks.
 
     Raises:
         ConfigError: when the shapes differ.
         WeightError: when there are no weights, or one of them is NaN or infinite.
+        Cancelled: when `cancel` was set.
     """
     _check_pair(weight, quantized)
     square = absolute = signal = 0.0
-    worst, worst_at = -1.0, (0, 0)
-    for start, original, error in _blocks(weight, quantized):
-        square += float(error.double().square().sum())
-        absolute += float(error.double().abs().sum())
-        signal += float(original.double().square().sum())
-        flat = int(error.abs().argmax())
-        value = float(error.flatten()[flat].abs())
-        if value > worst:
-            worst, worst_at = value, (start + flat // error.shape[1], flat % error.shape[1])
+    worst, worst_rows = -1.0, slice(0, 0)
+    for rows, (squares, sizes, power, largest) in _each_block(_sums, weight, quantized, cancel):
+        square, absolute, signal = square + squares, absolute + sizes, signal + power
+        if largest > worst:
+            worst, worst_rows = largest, rows
+    flat = int(_error_in(weight, quantized, worst_rows)[1].abs().argmax())
+    worst_at = worst_rows.start + flat // weight.shape[1], flat % weight.shape[1]
     mse = square / weight.numel()
     return ErrorSummary(
         mse=mse,
@@ -62,6 +67,21 @@ def error_summary(weight: Tensor, quantized: QuantizedWeight) -> ErrorSummary:
         bits_per_weight=quantized.bits_per_weight,
         count=weight.numel(),
     )
+
+
+def _sums(original: Tensor, error: Tensor) -> tuple[float, float, float, float]:
+    """Return the sums of error², |error| and weight² of a block, and the largest |error|; uses up both.
+
+    Args:
+        original: float32 [R, K].
+        error: float32 [R, K].
+    """
+    low, high = torch.aminmax(error)
+    wide, weights = error.double().view(-1), original.double().view(-1)
+    squares, power = torch.dot(wide, wide), torch.dot(weights, weights)
+    found = torch.stack((squares, wide.abs_().sum(), power, torch.maximum(-low, high).double()))
+    squares_sum, sizes, power_sum, largest = found.tolist()
+    return squares_sum, sizes, power_sum, largest
 
 
 def group_errors(
@@ -88,14 +108,18 @@ def group_errors(
     size = group_size or quantized.group_size
     groups = group_count(k, size)
     if metric in ("scale", "zero"):
+        _check_finite(weight)
         stored = quantized.scale.float() if metric == "scale" else quantized.zero_in_weight_units()
         return stored.repeat_interleave(quantized.group_size // size, 1)[:, :groups]
     result = torch.empty(n, groups, dtype=torch.float32, device=weight.device)
     lengths = torch.full((groups,), float(size), device=weight.device)
     lengths[-1] = k - (groups - 1) * size
-    for start, original, error in _blocks(weight, quantized):
-        found = _error_of(_grouped(original, size), _grouped(error, size), lengths, metric)
-        result[start : start + error.shape[0]] = found.float()
+
+    def errors_of(original: Tensor, error: Tensor) -> Tensor:
+        return _error_of(_grouped(original, size), _grouped(error, size), lengths, metric).float()
+
+    for rows, found in _each_block(errors_of, weight, quantized):
+        result[rows] = found
     return result
 
 
@@ -105,12 +129,12 @@ def _error_of(weights: Tensor, errors: Tensor, lengths: Tensor, metric: GroupMet
         return errors.abs().amax(-1)
     if metric == "mean_abs":
         return errors.abs().sum(-1, dtype=torch.float64) / lengths
-    mse = errors.double().square().sum(-1) / lengths
+    mse = errors.double().square_().sum(-1) / lengths
     if metric == "mse":
         return mse.clamp(max=torch.finfo(torch.float32).max)
     if metric == "rmse":
         return mse.sqrt()
-    power = (weights.double().square().sum(-1) / lengths).sqrt()
+    power = (weights.double().square_().sum(-1) / lengths).sqrt()
     error = errors.abs().amax(-1).double() if metric == "relative_max" else mse.sqrt()
     if metric == "sqnr":
         decibels = 20 * (power / error).log10()  # 0/0 where both are zero: nothing is lost there
@@ -143,6 +167,8 @@ def error_map(
     if max_rows < 1 or max_cols < 1:
         raise ConfigError(f"A picture of at most {max_rows} x {max_cols} cells.", allowed="1 or more each way")
     _check_pair(weight, quantized)
+    if metric in _WEIGHTS:
+        _check_finite(weight)
     return picture_of(map_values(weight, quantized, metric), metric, reduce, max_rows, max_cols)
 
 
@@ -239,25 +265,54 @@ def histogram(weight: Tensor, quantized: QuantizedWeight, bins: int = 64) -> His
     if bins < 1:
         raise ConfigError(f"bins={bins!r}.", allowed="1 or more")
     _check_pair(weight, quantized)
-    extreme = float(weight.float().abs().max())
-    error_extreme = max(float(error.abs().max()) for _, _, error in _blocks(weight, quantized))
+    low, high = torch.aminmax(weight)
+    extreme = max(-float(low), float(high))
+    error_extreme = max(sums[3] for _, sums in _each_block(_sums, weight, quantized))
     limit, error_limit = extreme or 1.0, error_extreme or 1.0
     counts = torch.zeros(bins, dtype=torch.float64)
     error_counts = torch.zeros(bins, dtype=torch.float64)
-    for _, original, error in _blocks(weight, quantized):
-        counts += torch.histc(original.cpu().double(), bins, -limit, limit)
-        error_counts += torch.histc(error.cpu().double(), bins, -error_limit, error_limit)
+
+    def counted(original: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = (original, limit), (error, error_limit)
+        one, other = (torch.histc(values.cpu().double(), bins, -end, end) for values, end in pairs)
+        return one, other
+
+    for _, (some, errors) in _each_block(counted, weight, quantized):
+        counts += some
+        error_counts += errors
     return Histogram(bins, limit, tuple(int(c) for c in counts), error_limit, tuple(int(c) for c in error_counts))
 
 
-def _blocks(weight: Tensor, quantized: QuantizedWeight) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (first row, original float32 [R, K], error float32 [R, K]) for blocks of rows."""
+def _each_block(
+    work: Callable[[Tensor, Tensor], _Result],
+    weight: Tensor,
+    quantized: QuantizedWeight,
+    cancel: threading.Event | None = None,
+) -> Iterator[tuple[slice, _Result]]:
+    """Yield (rows, `work(original, error)`) of blocks of rows, float32 [R, K], in order; on a CPU threads take blocks.
+
+    A single thread works through a block that stays in its cache: shared among threads, each of the many short
+    operations would wait for the slowest of them.
+    """
     n, k = weight.shape
-    step = max(1, _BLOCK_ELEMENTS // max(1, k))
-    for start in range(0, n, step):
+    on_cpu = weight.device.type == "cpu"
+    step = max(1, (_BLOCK_ELEMENTS if on_cpu else _BLOCK_ELSEWHERE) // max(1, k))
+
+    def part(start: int) -> tuple[slice, _Result]:
         rows = slice(start, min(n, start + step))
-        original = weight[rows].float()
-        yield start, original, quantized.part(rows).dequantize() - original
+        original, error = _error_in(weight, quantized, rows)
+        _check_finite(original, weight)
+        return rows, work(original, error)
+
+    if n <= step:  # no thread is started for a single group
+        return iter([part(0)])
+    return iter_row_blocks(part, n, step, weight.device, "the weight", cancel, None)
+
+
+def _error_in(weight: Tensor, quantized: QuantizedWeight, rows: slice) -> tuple[Tensor, Tensor]:
+    """Return some rows of the original and their error, float32 [R, K] each."""
+    original = weight[rows].float()
+    return original, quantized.part(rows).dequantize().sub_(original)
 
 
 def _decibels(signal: float, noise: float) -> float:
@@ -281,7 +336,12 @@ def _check_pair(weight: Tensor, quantized: QuantizedWeight) -> None:
         )
     if weight.numel() == 0:
         raise WeightError(f"A weight of shape {list(weight.shape)} has no elements.", mend="leave this layer out")
-    low, high = torch.aminmax(weight)  # NaN comes through; no copy is made
+
+
+def _check_finite(part: Tensor, whole: Tensor | None = None) -> None:
+    """Refuse a part of a weight that holds NaN or infinity, and name the first one of the whole."""
+    low, high = torch.aminmax(part)  # NaN comes through; no copy is made
     if not bool(torch.isfinite(torch.stack((low, high)).float()).all()):
+        weight = part if whole is None else whole
         at = torch.nonzero(~torch.isfinite(weight.float()))[0].tolist()
         raise WeightError(f"weight{at} is {weight[tuple(at)].item()}.", allowed="finite weights")
