@@ -11,7 +11,6 @@ class HeatView {
     this.hover = this.cursor = this.drag = null;
     this.block = null; // the part in view at full size
     this.turn = 0;
-    this.saveLater = lateSaver(model, 30);
     this.build();
     this.stops = [
       followTheme(this.root, () => this.paint()),

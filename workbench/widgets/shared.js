@@ -75,14 +75,16 @@ function followWidth(node, resized) {
   return () => observer.disconnect();
 }
 
-/** Save changes to the kernel at most every `wait` ms, the last state always. */
+/** Save changes to the kernel at most every `wait` ms: the first at once, together with others of the same moment, and the last state always. */
 function lateSaver(model, wait = 60) {
   let timer = null;
+  let last = -wait;
   const save = () => {
     timer = null;
+    last = performance.now();
     model.save_changes();
   };
-  const later = () => (timer ??= setTimeout(save, wait));
+  const later = () => (timer ??= setTimeout(save, Math.max(0, last + wait - performance.now())));
   later.flush = () => {
     if (timer === null) return;
     clearTimeout(timer);
