@@ -20,16 +20,19 @@ blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
-safetensors_folder stored_formats sources known_layers patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
+strict_json safetensors_header safetensors_folder stored_formats sources known_layers patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
 recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
-checkpoint.atomic checkpoint.writer checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
-targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets targets.run foreign.folder foreign
+checkpoint.atomic checkpoint.writer checkpoint.files checkpoint.manifest checkpoint.hashing checkpoint.pieces
+checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
+targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets.gguf_blocks targets.gguf_file
+targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_pretokenizers
+targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets targets.run foreign.folder foreign
 hf exporting export_checks api conversion
 jobs improvement improve_trials improve_units improve
-events view_cache views group_views ordered_views
+events view_cache solved_layers views group_views ordered_views
 session_rooms session_details session_compare session_zoom session_ahead script
 layer_inputs calibration_text session_calibration session_recipe session_words sweep
 twin int4_layers model_pair quality_text quality_prompt quality_state quality_run session_prompt session_quality
