@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from workbench.calibration import Calibration
+from workbench.checkpoint.contents import SolvedContents
 from workbench.checkpoint.integrity import verify_checkpoint
-from workbench.checkpoint.save import iter_write_quantized
+from workbench.checkpoint.save import iter_write_native
 from workbench.checkpoint.writer import size_on_disk
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
-from workbench.quantize import needs_calibration
+from workbench.quantize import SolvedBefore, needs_calibration
 from workbench.recipe import Recipe
 from workbench.records import LayerResult, Progress
 from workbench.sources import FolderSource, ModelSource, Source
@@ -63,11 +64,13 @@ def iter_export(
     verify: bool = True,
     calibration: Calibration | None = None,
     model: nn.Module | None = None,
+    solved: SolvedBefore | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Progress | ExportResult]:
     """Write a checkpoint and check it; yields progress, and the result last.
 
-    A calibration text is run through `model`; without one, that of a folder is loaded.
+    A calibration text is run through `model`; without one, that of a folder is loaded. What `solved` has of the layers
+    is not solved again.
 
     Raises:
         CheckpointError: when it cannot be written, or does not load as it was saved.
@@ -75,20 +78,13 @@ def iter_export(
     """
     start = time.monotonic()
     layers: list[LayerResult] = []
-    steps = iter_write_quantized(
-        source,
-        coverage,
-        recipe,
-        directory,
-        tokenizer=tokenizer,
-        overwrite=overwrite,
-        calibration=calibration,
-        model=calibration_model(source, coverage) if model is None else model,
-        cancel=cancel,
-    )
-    for step in steps:
-        layers.append(step.result)
-        yield replace(step.progress, label=f"{step.result.name}, {step.result.solver}")
+    run = calibration_model(source, coverage) if model is None else model
+    contents = SolvedContents(source, coverage, recipe, tokenizer=tokenizer, calibration=calibration, model=run)
+    contents.solved = solved
+    for part in iter_write_native(contents, directory, overwrite=overwrite, cancel=cancel):
+        assert part.solved is not None  # as every part of `SolvedContents` that is int4
+        layers.append(part.solved.result)
+        yield replace(part.solved.progress, label=f"{part.name}, {part.solved.result.solver}")
     checked, sample = "", ""
     if verify:
         total = (coverage.int4_rows and sum(row.parameters for row in coverage.int4_rows)) or 1

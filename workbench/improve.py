@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from workbench.coverage import Coverage, planned_bytes, preflight_source
 from workbench.errors import WeightError
-from workbench.improve_trials import Trials, candidates, rows_tried
+from workbench.improve_trials import Known, Trials, candidates, rows_tried
 from workbench.improve_units import Unit, choose, together, total_error
 from workbench.improvement import OUTPUT_ERROR, WEIGHT_ERROR, Improvement, LayerChange, said
 from workbench.jobs import progress_since
@@ -41,6 +41,7 @@ def iter_improve(
     moments: Mapping[str, InputMoments] | None = None,
     plain: float = _PLAIN,
     one_by_one: int = _ONE_BY_ONE,
+    known: Known | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Progress | Improvement]:
     """Yield where the work stands, and at last what was found.
@@ -54,13 +55,14 @@ def iter_improve(
             outputs, and the calibrated solver is tried.
         plain: How much squared error is accepted for a plain recipe, as a share (see `improve_units.choose`).
         one_by_one: Most int4 layers that change one by one.
+        known: Errors that an earlier search measured on the same weights and inputs; what is measured is added.
         cancel: Set it to stop between blocks.
 
     Raises:
         Cancelled: when `cancel` was set.
         ModelError: when a weight cannot be read.
     """
-    work = _Work(source, coverage, recipe, device, moments or {}, cancel)
+    work = _Work(source, coverage, recipe, device, moments or {}, cancel, known)
     yield from work.try_all(one_by_one)
     chosen = choose(work.units, plain=plain)
     for _ in range(_ROUNDS):
@@ -85,10 +87,11 @@ class _Work:
         device: str,
         moments: Mapping[str, InputMoments],
         cancel: threading.Event | None,
+        known: Known | None = None,
     ) -> None:
         self.source, self.coverage, self.recipe, self.device = source, coverage, recipe, device
         self.outputs = bool(coverage.configs) and all(name in moments for name in coverage.configs)
-        self.trials = Trials(source, moments if self.outputs else {}, cancel)
+        self.trials = Trials(source, moments if self.outputs else {}, cancel, known)
         self.units: list[Unit] = []
         self.notes: list[str] = []
         self.start, self.done, self.tried = time.monotonic(), 0, 0

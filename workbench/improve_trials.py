@@ -26,6 +26,9 @@ _LEAST_ROWS = 16
 _BLOCK_WEIGHTS = 1 << 25  # of a stack of experts, which may be larger than memory
 
 
+Known = dict[tuple[str, int, ResolvedConfig], float]  # (name, rows, settings) → error
+
+
 @dataclass(frozen=True)
 class Style:
     """Settings beside the group size; None keeps what a layer has.
@@ -121,10 +124,18 @@ class Trials:
         source: Where the weights come from.
         moments: Layer name → moments of its inputs; where given, the error is that of the outputs.
         cancel: Set it to stop between blocks.
+        known: Errors that were measured before on the same weights and inputs; what is measured is added.
     """
 
-    def __init__(self, source: Source, moments: Mapping[str, InputMoments], cancel: threading.Event | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        moments: Mapping[str, InputMoments],
+        cancel: threading.Event | None,
+        known: Known | None = None,
+    ) -> None:
         self.source, self.moments, self._cancel = source, moments, cancel
+        self._known = {} if known is None else known
 
     def sampled(self, name: str, shape: tuple[int, int]) -> Tensor:
         """Return some rows of a weight [N, K], or all of a small one: any float dtype [R, K]."""
@@ -156,23 +167,40 @@ class Trials:
         """
         slow = [one.solver == "calibrated" and one.group_size != configs[0].group_size for one in configs]
         tried = [one for one, left in zip(configs, slow, strict=True) if not left]
-        work, signal = partial(self._error, name, weight), self._signal(name, weight)
-        found = iter(list(in_order(work, tried) if weight.device.type == "cpu" else map(work, tried)))
-        errors = [math.nan if left else _over(next(found), signal) for left in slow]
+        self._measure(name, weight, tried)
+        rows = len(weight)
+        errors = [
+            math.nan if left else self._known[name, rows, _values(one)] for one, left in zip(configs, slow, strict=True)
+        ]
         known = {_values(one): error for one, error in zip(configs, errors, strict=True)}
         for place, one in enumerate(configs):
             if slow[place]:
                 errors[place] = _expected(one, configs[0].group_size, known)
         return errors, [not left for left in slow]
 
+    def _measure(self, name: str, weight: Tensor, configs: Sequence[ResolvedConfig]) -> None:
+        """Measure what is not known yet; each is known as soon as it is measured, whatever ends the work."""
+        rows = len(weight)
+        missing = [one for one in configs if (name, rows, _values(one)) not in self._known]
+        if not missing:
+            return
+        work, signal = partial(self._error, name, weight), self._signal(name, weight)
+        found = in_order(work, missing) if weight.device.type == "cpu" else map(work, missing)
+        for one, error in zip(missing, found, strict=True):
+            self._known[name, rows, _values(one)] = _over(error, signal)
+
     def exact(self, name: str, shape: tuple[int, int], config: ResolvedConfig) -> float:
         """Return the error of a whole layer [N, K]; a data-free solver takes it a block of rows at a time."""
+        key = name, shape[0], _values(config)
+        if key in self._known:
+            return self._known[key]
         error = signal = 0.0
         whole = shape[0] * shape[1] <= _BLOCK_WEIGHTS or isinstance(config.options, CalibratedOptions)
         for block in [self.source.weight(name)] if whole else self._blocks(name, shape):
             error += self._error(name, block, config)
             signal += self._signal(name, block)
-        return _over(error, signal)
+        self._known[key] = _over(error, signal)
+        return self._known[key]
 
     def _blocks(self, name: str, shape: tuple[int, int]) -> Iterator[Tensor]:
         n, k = shape

@@ -16,6 +16,7 @@ from workbench.errors import Cancelled
 from workbench.layers import Int4Layer, weight_as_used
 from workbench.quantize import experts_of, int4_layer, iter_quantize, needs_calibration
 from workbench.records import Progress
+from workbench.solved_layers import SolvedLayers
 from workbench.sources import ModelSource, Source
 from workbench.view_cache import ViewCache
 from workbench.views import held_layer
@@ -107,8 +108,8 @@ class Int4Layers:
             configs = {name: coverage.configs[name] for name in missing}
             coverage = replace(coverage, rows=tuple(r for r in coverage.rows if r.name in rows), configs=configs)
         source = ModelSource(wanted.model) if isinstance(self.source, ModelSource) else self.source
-        steps = iter_quantize(source, coverage, calibration=calibration, model=wanted.model, cancel=cancel)
-        for step in steps:
+        given: dict[str, Any] = {"calibration": calibration, "model": wanted.model, "solved": SolvedLayers()}
+        for step in iter_quantize(source, coverage, cancel=cancel, **given):
             self._hold(wanted, keys, step.result.name, step.weight)
             yield replace(step.progress, label=f"solving {step.result.name}, {step.result.solver}")
 

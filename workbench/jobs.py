@@ -39,6 +39,7 @@ class Job:
         on_item: Called as (job, item) for each item, unless the job was cancelled.
         on_change: Called as (job) after each change of `state`.
         quiet: Whether it is too short to be worth a progress bar.
+        again: Begins the same work anew, which goes on where this stopped; None where it would start from nothing.
         number: Grows with every job of this process: a later job has a higher number.
         state: "waiting", "running", "cancelling", "done", "cancelled" or "failed".
         progress: Where the work stands, when it says so.
@@ -51,6 +52,7 @@ class Job:
     on_item: Callable[[Job, Any], None] = field(repr=False)
     on_change: Callable[[Job], None] = field(repr=False)
     quiet: bool = False
+    again: Callable[[], Any] | None = field(default=None, repr=False)
     number: int = field(default_factory=_NUMBERS.__next__)
     state: State = "waiting"
     progress: Progress | None = None

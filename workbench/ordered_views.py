@@ -11,6 +11,7 @@ from workbench.calibration import Calibration
 from workbench.coverage import Coverage
 from workbench.quantize import iter_quantize
 from workbench.records import Progress
+from workbench.solved_layers import SolvedLayers
 from workbench.solvers import SolveResult
 from workbench.sources import Source
 from workbench.view_cache import Inputs
@@ -44,7 +45,8 @@ def iter_ordered_views(
         WeightError: when a weight holds NaN or infinity: no layer after it has inputs.
         Cancelled: when `cancel` was set.
     """
-    for step in iter_quantize(source, coverage, calibration=calibration, model=model, cancel=cancel):
+    given: dict[str, Any] = {"calibration": calibration, "model": model, "solved": SolvedLayers()}
+    for step in iter_quantize(source, coverage, cancel=cancel, **given):
         name, solver = step.result.name, step.result.solver
         found = SolveResult(step.weight, step.trace, solver, step.result.notes)  # type: ignore[arg-type]
         view = view_of(name, source.weight(name), coverage.configs[name], found, inputs, max_side=max_side)

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight
 from workbench.calibration import Calibration, as_calibration
 from workbench.checkpoint.native import describe_model, int4_layers
-from workbench.config import Domain
+from workbench.config import Domain, ResolvedConfig
 from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError
 from workbench.experts import Int4Experts, route_experts
@@ -89,6 +89,20 @@ def layer_notes(layers: Sequence[LayerResult]) -> list[str]:
     ]
 
 
+class SolvedBefore(Protocol):
+    """What was solved before, and where results are kept for the next time."""
+
+    def recall(
+        self, name: str, weight: Tensor, config: ResolvedConfig, moments: InputMoments | None
+    ) -> tuple[str, SolveResult | None]:
+        """Return what to keep the result under, and the result if it is known."""
+        ...
+
+    def keep(self, key: str, result: SolveResult) -> None:
+        """Keep a result."""
+        ...
+
+
 @dataclass(frozen=True)
 class SolvedLayer:
     """One step of long work.
@@ -112,6 +126,7 @@ def iter_quantize(
     *,
     calibration: Calibration | None = None,
     model: nn.Module | None = None,
+    solved: SolvedBefore | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[SolvedLayer]:
     """Solve the int4 layers of a source one by one; nothing else is held in memory.
@@ -124,6 +139,7 @@ def iter_quantize(
         coverage: What becomes int4, and how.
         calibration: The text, when a layer is to be calibrated; ignored otherwise.
         model: The model to run it through; a live source brings its own.
+        solved: What it has of these layers is not solved again; what is solved, it is given to keep.
         cancel: Set it to stop between blocks.
 
     Raises:
@@ -132,7 +148,7 @@ def iter_quantize(
         Cancelled: when `cancel` is set, between blocks of a layer.
         WeightError: when a weight holds NaN or infinity, naming layer and position.
     """
-    solver = _Solver(source, coverage, cancel)
+    solver = _Solver(source, coverage, cancel, solved)
     names = [row.name for row in coverage.int4_rows]
     calibrated = needs_calibration(coverage)
     if not calibrated:
@@ -173,8 +189,10 @@ def needs_calibration(coverage: Coverage) -> list[str]:
 class _Solver:
     """Solves layers by name and keeps count."""
 
-    def __init__(self, source: Source, coverage: Coverage, cancel: threading.Event | None) -> None:
-        self._source, self._coverage, self._cancel = source, coverage, cancel
+    def __init__(
+        self, source: Source, coverage: Coverage, cancel: threading.Event | None, solved: SolvedBefore | None
+    ) -> None:
+        self._source, self._coverage, self._cancel, self._solved = source, coverage, cancel, solved
         self._parameters = {row.name: row.parameters for row in coverage.int4_rows}
         self._start = time.monotonic()
         self._done = 0
@@ -188,14 +206,24 @@ class _Solver:
         if experts:
             solved = stacked([self._expert(name, e) for e in range(experts)])
         else:
-            solved = solve(self._source.weight(name), config, statistics=moments, name=name, cancel=self._cancel)
+            solved = self._recalled(name, self._source.weight(name), config, moments)
         self._latest = solved, time.monotonic() - began
         return solved.weight
 
     def _expert(self, name: str, expert: int) -> SolveResult:
         rows = self._coverage.row(name).shape[1]
         weight = read_rows(self._source, name, expert * rows, (expert + 1) * rows)
-        return solve(weight, self._coverage.configs[name], name=f"{name}[{expert}]", cancel=self._cancel)
+        return self._recalled(f"{name}[{expert}]", weight, self._coverage.configs[name], None)
+
+    def _recalled(self, name: str, weight: Tensor, config: ResolvedConfig, moments: InputMoments | None) -> SolveResult:
+        """Return what was solved before, or solve it now and leave it for the next time."""
+        key, known = ("", None) if self._solved is None else self._solved.recall(name, weight, config, moments)
+        if known is not None:
+            return known
+        found = solve(weight, config, statistics=moments, name=name, cancel=self._cancel)
+        if self._solved is not None:
+            self._solved.keep(key, found)
+        return found
 
     def finished(self, name: str) -> SolvedLayer:
         """Return the step of the layer that was solved last."""

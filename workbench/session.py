@@ -55,8 +55,9 @@ from workbench.session_rooms import Means
 from workbench.session_verdict import SessionVerdict
 from workbench.session_words import facts_html, session_facts
 from workbench.session_zoom import SessionZoom
+from workbench.solved_layers import SolvedLayers
 from workbench.sources import ModelSource, Source
-from workbench.sweep import Sweep
+from workbench.sweep import Solved, Sweep
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
 from workbench.views import LayerView, iter_layer_views
 
@@ -123,6 +124,7 @@ class Session:
         self._listeners = Listeners()
         self._wish: tuple[tuple[int, int] | None, tuple[int, int] | None] | None = None  # a worst group not found yet
         self._cache = ViewCache()
+        self._swept: dict[str, Solved] = {}  # what a sweep that is begun again need not solve
         self._state = threading.Lock()  # held while recipe, coverage and errors change together
         self._quiet = threading.Lock()  # held while a timing runs, so that previews do not disturb it
         self._loud = threading.Lock()  # held while a timing runs, or a step of what runs behind the previews
@@ -478,7 +480,8 @@ class Session:
         """
         if needs_calibration(self.coverage):
             self.calibration.check()
-        return self.work.submit(Job("Errors of all layers", self._sweep().run, self._on_sweep, self._on_job))
+        run, again = self._sweep().run, self.sweep_errors
+        return self.work.submit(Job("Errors of all layers", run, self._on_sweep, self._on_job, again=again))
 
     def improve(self) -> Job:
         """Look for a recipe with less error at no more bytes, and take it: one change, which can be undone.
@@ -552,7 +555,7 @@ class Session:
             self.calibration.check()
 
         def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
-            text = model = None
+            text, model, solved = None, None, SolvedLayers(self._cache)
             if calibrated:
                 text = self.calibration.prepared()
                 yield from self.calibration.load()
@@ -567,10 +570,13 @@ class Session:
                 verify=verify,
                 calibration=text,
                 model=model,
+                solved=solved,
                 cancel=cancel,
             )
+            solved.forget()
 
-        return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job))
+        again = partial(self.export, directory, overwrite=overwrite, verify=verify)
+        return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job, again=again))
 
     def report(self, path: Path | str = "report.html") -> Job:
         """Write one HTML file with all figures, for people without a kernel; layers not solved yet are solved first.
@@ -623,6 +629,7 @@ class Session:
             coverage=lambda: self.coverage,
             recorded=lambda name: name in self.errors,
             check=self._check_readable,
+            done=self._swept,
         )
 
     def _preflight(self, recipe: Recipe) -> Coverage:

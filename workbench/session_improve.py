@@ -11,14 +11,16 @@ from workbench.coverage import Coverage, size
 from workbench.errors import Cancelled, ConfigError
 from workbench.events import EventKind
 from workbench.improve import Improvement, iter_improve
+from workbench.improve_trials import Known
 from workbench.jobs import Job, Lane
 from workbench.kinds import EXPERTS, STACK
 from workbench.layer_inputs import HELD_BYTES
+from workbench.model_pair import stamp_of
 from workbench.recipe import Recipe
 from workbench.records import Progress
 from workbench.session_calibration import SessionCalibration
 from workbench.solvers import InputMoments
-from workbench.sources import Source
+from workbench.sources import ModelSource, Source
 
 JOB_LABEL = "Improve at the same size"
 OUTDATED = "the recipe was changed meanwhile, so nothing was applied: press Improve again"
@@ -61,6 +63,8 @@ class SessionImprove:
         self._owner, self._emit, self._on_job = owner, emit, on_job
         self.latest: Improvement | None = None
         self._before: Recipe | None = None
+        self._known: Known = {}
+        self._known_on: tuple[int, str] | None = None
 
     @property
     def applied(self) -> bool:
@@ -76,7 +80,7 @@ class SessionImprove:
         """
         if not self._owner.coverage.configs:
             raise ConfigError("No layer becomes int4: there is nothing to improve.", mend="make a layer int4 first")
-        return self._owner.work.submit(Job(JOB_LABEL, self._steps, self._take, self._on_job))
+        return self._owner.work.submit(Job(JOB_LABEL, self._steps, self._take, self._on_job, again=self.start))
 
     def undo(self) -> bool:
         """Go back to the recipe before the improvement, as a change of its own; False when another came after it."""
@@ -94,12 +98,22 @@ class SessionImprove:
         owner = self._owner
         recipe, coverage = owner.recipe, owner.coverage
         moments, notes = yield from self._moments(coverage, cancel)
-        steps = iter_improve(owner.source, coverage, recipe, device=owner.device, moments=moments, cancel=cancel)
+        settings: dict[str, Any] = {"device": owner.device, "moments": moments, "known": self._measured(moments)}
+        steps = iter_improve(owner.source, coverage, recipe, cancel=cancel, **settings)
         for step in steps:
             if isinstance(step, Improvement):
                 yield recipe, replace(step, notes=(*notes, *step.notes))
             else:
                 yield step
+
+    def _measured(self, moments: dict[str, InputMoments]) -> Known:
+        """Return the errors that were measured on these weights and inputs, so that a search begun again goes on."""
+        source = self._owner.source
+        weights = stamp_of(source.model) if isinstance(source, ModelSource) else 0
+        on = (weights, self._owner.calibration.stamp if moments else "")
+        if on != self._known_on:
+            self._known_on, self._known = on, {}
+        return self._known
 
     def _moments(
         self, coverage: Coverage, cancel: threading.Event

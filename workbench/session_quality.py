@@ -221,7 +221,8 @@ class SessionQuality:
             return self._behind(self._measuring(plan, text, state, coverage, cancel), cancel)
 
         changed = partial(self._on_measuring, plan)
-        return self.lane.submit(Job(MEASURE_LABEL, steps, partial(self._on_measured, plan), changed, quiet=quiet))
+        take = partial(self._on_measured, plan)
+        return self.lane.submit(Job(MEASURE_LABEL, steps, take, changed, quiet=quiet, again=self.measure))
 
     def _measuring(
         self, plan: Plan, text: QualityText, state: QualityState, coverage: Coverage, cancel: threading.Event

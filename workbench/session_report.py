@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,7 +119,8 @@ class SessionReport:
             missing = tuple(name for name in contents.coverage.configs if name not in contents.errors)
             yield ReportFile(target, target.stat().st_size, missing)
 
-        return self._owner.work.submit(Job(f"{JOB_LABEL} to {target}", steps, self._take, self._on_job))
+        again = partial(self.start, path)
+        return self._owner.work.submit(Job(f"{JOB_LABEL} to {target}", steps, self._take, self._on_job, again=again))
 
     def contents(self) -> Contents:
         """Return what is known now."""

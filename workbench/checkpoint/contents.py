@@ -27,7 +27,7 @@ from workbench.layers import refuse_adapters, unties_head
 from workbench.linear import Int4Linear
 from workbench.offload import execution_device, offloaded_values
 from workbench.portable import quantized_from_portable
-from workbench.quantize import RECIPE_ATTRIBUTE, SolvedLayer, iter_quantize
+from workbench.quantize import RECIPE_ATTRIBUTE, SolvedBefore, SolvedLayer, iter_quantize
 from workbench.recipe import Recipe
 from workbench.safetensors_folder import DTYPES, SafetensorsFolder
 from workbench.sources import FolderSource, ModelSource, Source
@@ -189,6 +189,7 @@ class SolvedContents:
 
     Attributes:
         coverage: What becomes int4, and how.
+        solved: What was solved before, which is not solved again; None for nothing.
 
     Raises:
         CheckpointError: when weights of the model are missing, or the source cannot be written.
@@ -208,6 +209,7 @@ class SolvedContents:
             raise CheckpointError(f"{type(source).__name__} cannot be written.", allowed="a live model or a folder")
         _refuse_lost(source)
         self.coverage = coverage
+        self.solved: SolvedBefore | None = None
         self._source, self._recipe, self._tokenizer = source, recipe, tokenizer
         self._calibration, self._model = calibration, model
         self._int4 = set(coverage.configs)
@@ -239,7 +241,7 @@ class SolvedContents:
                 rest.setdefault(name, {}).update(tensors)  # a bias, which goes beside its codes
             else:
                 yield Part(name, tensors)
-        given = {"calibration": self._calibration, "model": self._model}
+        given = {"calibration": self._calibration, "model": self._model, "solved": self.solved}
         for step in iter_quantize(self._source, self.coverage, cancel=cancel, **given):  # type: ignore[arg-type]
             yield Part(step.result.name, rest.pop(step.result.name, {}), step.weight, step)
 

@@ -43,6 +43,7 @@ TABS = (
     Tab("recipe", "Recipe", "Everything that was chosen: rules, changes, history, text, files and code"),
     Tab("export", "Export", "Write a checkpoint and check it; save a report to send around"),
 )
+CANCEL = Command("cancel", "Cancel", "Stop what runs at its next block", kind="danger")
 
 
 class Workbench(ipywidgets.VBox):
@@ -73,7 +74,7 @@ class Workbench(ipywidgets.VBox):
         tabs: Which parts are shown; `tabs.selected` may be set.
         improve: The panel with what Improve changed, shown once it has an answer.
         tools: Improve, undo, redo, and the sweep over all layers.
-        commands: Cancel.
+        commands: Resume and Cancel.
         status: The running job, and what went wrong.
 
     Traits:
@@ -120,9 +121,8 @@ class Workbench(ipywidgets.VBox):
             ],
             on_error=self._on_error,
         )
-        self.commands = Commands(
-            [Command("cancel", "Cancel", "Stop what runs at its next block", kind="danger")], on_error=self._on_error
-        )
+        self._stopped: Job | None = None  # what Resume goes on with
+        self.commands = Commands([CANCEL], on_error=self._on_error)
         self.tools.on_command(self._on_command)
         self.commands.on_command(self._on_command)
         self.tabs = Tabs(TABS, on_error=self._on_error)
@@ -205,6 +205,17 @@ class Workbench(ipywidgets.VBox):
     def _show_job(self, job: Job) -> None:
         if not job.quiet or job.state == "failed":
             self.status.show_job(job)
+        if job.again is None:
+            return
+        stopped = self._stopped
+        if job.state in ("cancelled", "failed"):
+            stopped = None if job.quiet else job
+        elif stopped is not None and stopped.label == job.label:
+            stopped = None
+        if stopped is not self._stopped:
+            self._stopped = stopped
+            resume = [] if stopped is None else [Command("resume", "Resume", f"Go on with {stopped.label}")]
+            self.commands.set_buttons([*resume, CANCEL])
 
     def _on_command(self, command: str) -> str:
         if command == "cancel":
@@ -215,6 +226,9 @@ class Workbench(ipywidgets.VBox):
             return "undone" if self.session.undo() else "nothing to undo"
         if command == "redo":
             return "done again" if self.session.redo() else "nothing to redo"
+        if command == "resume":
+            again = self._stopped and self._stopped.again
+            return "going on" if again and again() is not None else "nothing to go on with"
         if command == "improve":
             self.session.improve()
         else:
