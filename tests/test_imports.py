@@ -27,7 +27,8 @@ checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.files checkpoint.manifest checkpoint.hashing checkpoint.pieces
 checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
-targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets.gguf_blocks targets.gguf_file
+targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets.gptq targets.awq
+targets.gguf_blocks targets.gguf_file
 targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_pretokenizers
 targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets targets.run foreign.folder foreign
 hf exporting export_checks api conversion

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from workbench.errors import ConfigError
+from workbench.targets.awq import Awq
 from workbench.targets.compressed_tensors import CompressedTensors
 from workbench.targets.gguf import Gguf
+from workbench.targets.gptq import Gptq
 from workbench.targets.mlx import Mlx
 from workbench.targets.target import Target
 
 NATIVE = "native"
 # In the order in which they are offered.
-_ALL: tuple[Target, ...] = (CompressedTensors(), Gguf(), Mlx())
+_ALL: tuple[Target, ...] = (CompressedTensors(), Gguf(), Mlx(), Gptq(), Awq())
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 

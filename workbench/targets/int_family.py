@@ -22,6 +22,7 @@ from workbench.config import Domain
 from workbench.coverage import size
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
+from workbench.targets.int32_codes import PER_WORD
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
 
 GROUP_SIZES = (128, 64, 32)
@@ -123,6 +124,17 @@ def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains
     return found
 
 
+def row_misfits(outline: Outline) -> list[Misfit]:
+    """Refuse rows that do not fill words of eight, where a format packs along them."""
+    return misfits_by(
+        outline.int4,
+        lambda form: form.out_features % PER_WORD != 0,
+        lambda form: f"out_features {form.out_features}",
+        allowed="multiples of 8",
+        mend="leave these layers dense",
+    )
+
+
 def family_notes(outline: Outline) -> list[str]:
     """Say how a recipe is expressed, and which engines take less than the format."""
     notes = []
@@ -142,6 +154,12 @@ def family_notes(outline: Outline) -> list[str]:
             f"{len(off)} layers are not multiples of {_ROWS} x {_COLUMNS}: on CUDA they run outside the Marlin kernel"
         )
     return notes
+
+
+def words_bytes(form: ModuleFormat, group_size: int) -> int:
+    """Bytes of codes and zero points, eight to a word, and float16 scales, of a layer of GPTQ or AWQ."""
+    n, k = form.out_features, form.in_features
+    return n * k // 2 + k // group_size * (n // 2 + 2 * n)
 
 
 def ignored(outline: Outline) -> list[str]:

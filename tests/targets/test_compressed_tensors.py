@@ -1,0 +1,149 @@
+"""compressed-tensors folders: by transformers' own loader, and against a slow reader of the format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from tests.targets.exported import (
+    SIZES,
+    a_weight,
+    choice,
+    dense_twin,
+    hand_made,
+    mixed,
+    outline,
+    quantized,
+    weights,
+    write,
+)
+from tests.tiny_models import hushed, logits
+from workbench.errors import CheckpointError
+from workbench.recipe import Recipe, Rule
+from workbench.targets.compressed_tensors import CompressedTensors
+from workbench.targets.folder import max_error
+
+TARGET = CompressedTensors()
+
+
+@pytest.fixture(autouse=True)
+def _hushed():
+    with hushed():
+        yield
+
+
+def loaded(model, folder, *, dequantize=True):
+    given = {"quantization_config": transformers.CompressedTensorsConfig(dequantize=True)} if dequantize else {}
+    return type(model).from_pretrained(folder, **given).eval()
+
+
+def nibble(word, place):
+    return (int(word) >> (4 * place)) & 15
+
+
+def slow_weight(tensors, name, group_size):
+    """W[n, k] = (q - zero) * scale, bit by bit."""
+    packed, scale = tensors[f"{name}.weight_packed"], tensors[f"{name}.weight_scale"]
+    zeros = tensors.get(f"{name}.weight_zero_point")
+    n_all, k_all = tensors[f"{name}.weight_shape"].tolist()
+    weight = torch.empty(n_all, k_all)
+    for n in range(n_all):
+        for k in range(k_all):
+            group = k // group_size
+            zero = 8 if zeros is None else nibble(zeros[n // 8, group], n % 8)
+            weight[n, k] = (nibble(packed[n, k // 8], k % 8) - zero) * float(scale[n, group])
+    return weight
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("domain", ["int", "symmetric"])
+def test_transformers_loads_the_same_weights_and_logits(domain, dtype, tmp_path):
+    model = mixed(domain, dtype)
+    written = write(TARGET, model, tmp_path / "ct")
+    twin = dense_twin("qwen2", model, tmp_path / "twin", **SIZES)
+    found = loaded(twin, tmp_path / "ct")
+    assert {layer.name for layer in written} == set(weights(model))
+    assert max(layer.max_error for layer in written) == 0
+    assert found.dtype == dtype
+    for name, value in twin.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    assert torch.equal(logits(found), logits(twin))
+
+
+def test_a_symmetric_folder_loads_plainly_too(tmp_path):
+    model = mixed("symmetric")
+    write(TARGET, model, tmp_path / "ct")
+    found = loaded(dense_twin("qwen2", model, tmp_path / "twin", **SIZES), tmp_path / "ct", dequantize=False)
+    twin = type(found).from_pretrained(tmp_path / "twin").eval()
+    assert torch.equal(logits(found), logits(twin))
+
+
+def test_an_int4_output_head_that_was_tied(tmp_path):
+    model = quantized("qwen2", Recipe(choice(32), output_head=True))
+    write(TARGET, model, tmp_path / "ct")
+    found = type(model).from_pretrained(
+        tmp_path / "ct", quantization_config=transformers.CompressedTensorsConfig(dequantize=True)
+    )
+    assert torch.equal(found.lm_head.weight.float(), weights(model)["lm_head"].bfloat16().float())
+    assert torch.equal(found.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    assert any("vLLM does not" in note for note in TARGET.fit(outline(model)).notes)
+
+
+@pytest.mark.parametrize("domain", ["int", "symmetric"])
+def test_the_tensors_are_those_of_the_format(domain, tmp_path):
+    model = quantized("llama_odd", Recipe(None, (Rule("q_proj", choice(64, domain)),)), hidden_size=96)
+    write(TARGET, model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    assert torch.equal(slow_weight(tensors, name, 32), weights(model)[name])
+    assert (f"{name}.weight_zero_point" in tensors) == (domain == "int")
+    assert tensors[f"{name}.weight_scale"].dtype == torch.bfloat16
+    assert tensors[f"{name}.weight_shape"].tolist() == [96, 96]
+
+
+def test_the_configuration_is_one_group_and_ignores_what_is_dense(tmp_path):
+    write(TARGET, mixed(), tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    assert list(settings["config_groups"]) == ["group_0"]
+    weights_of = settings["config_groups"]["group_0"]["weights"]
+    assert (weights_of["group_size"], weights_of["symmetric"], weights_of["num_bits"]) == (64, False, 4)
+    assert {"model.layers.0.self_attn.o_proj", "lm_head"} <= set(settings["ignore"])
+
+
+def test_the_forecast_is_what_the_tensors_take(tmp_path):
+    model = mixed()
+    write(TARGET, model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert TARGET.fit(outline(model)).size_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_float32_scales_are_rounded_to_the_models_dtype(dtype):
+    weight = a_weight(scale=torch.full((8, 2), 0.0123456789))
+    said = hand_made(weight, dtype)
+    stored = TARGET.decode("a", TARGET.encode("a", weight, said), said.int4["a"])
+    assert TARGET.fit(said).rounds.startswith(f"scales to {dtype}")
+    assert torch.equal(stored.codes, weight.codes)
+    assert torch.equal(stored.scale, weight.scale.to(getattr(torch, dtype)).float())
+    steps = int((weight.codes.int() - weight.zero.int().repeat_interleave(32, dim=1)).abs().max())
+    wanted = steps * abs(0.0123456789 - float(stored.scale[0, 0]))
+    assert max_error(weight, stored) == pytest.approx(wanted, rel=1e-3)
+
+
+def test_a_scale_that_float16_cannot_hold_is_refused():
+    weight = a_weight(scale=torch.full((8, 2), 1e5, dtype=torch.bfloat16))
+    with pytest.raises(CheckpointError, match=r"a has a scale of .* Allowed: up to 65504 in float16"):
+        TARGET.encode("a", weight, hand_made(weight, "float16"))
+
+
+def test_float_is_refused_with_the_offer_to_solve_again():
+    model = quantized("qwen2", Recipe(choice(32), (Rule("o_proj", choice(32, "float")),)))
+    fit = TARGET.fit(outline(model))
+    assert fit.state == "refused"
+    assert fit.change == {f"model.layers.{layer}.self_attn.o_proj": {"domain": "int"} for layer in (0, 1)}
+    with pytest.raises(CheckpointError, match="from the original weights"):
+        fit.check()

@@ -1,0 +1,113 @@
+"""What compressed-tensors, GPTQ and AWQ have in common."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.stored_models import built
+from tests.targets.exported import a_weight, choice, hand_made, mixed, outline, quantized
+from tests.tiny_models import hushed
+from workbench.checkpoint.native import ModuleFormat
+from workbench.recipe import Recipe, Rule
+from workbench.targets import int_family
+from workbench.targets.awq import Awq
+from workbench.targets.compressed_tensors import CompressedTensors
+from workbench.targets.gptq import Gptq
+
+FAMILY = [CompressedTensors(), Awq(), Gptq()]
+
+
+@pytest.fixture(autouse=True)
+def _hushed():
+    with hushed():
+        yield
+
+
+def by_name(target):
+    return target.name
+
+
+@pytest.mark.parametrize(("k", "group_size", "wanted"), [(256, 256, 128), (192, 128, 64), (96, 64, 32), (128, 32, 32)])
+def test_the_largest_group_that_divides_everything(k, group_size, wanted):
+    weight = a_weight(k=k, group_size=group_size)
+    said = hand_made(weight)
+    assert int_family.common_group_size(said) == wanted
+    fine = int_family.regrouped(weight, wanted)
+    assert fine.group_size == wanted
+    assert torch.equal(fine.dequantize(), weight.dequantize())
+    assert torch.equal(fine.codes, weight.codes)
+
+
+def test_no_group_size_for_a_k_that_32_does_not_divide():
+    weight = a_weight(k=72)
+    assert int_family.common_group_size(hand_made(weight)) == 0
+
+
+@pytest.mark.parametrize("target", FAMILY, ids=by_name)
+def test_such_a_k_is_refused_by_name(target):
+    fit = target.fit(outline(quantized("llama_odd", Recipe(choice(32)))))
+    assert fit.state == "refused"
+    assert fit.change == {}
+    assert {misfit.what for misfit in fit.misfits} >= {"in_features 56", "in_features 77"}
+
+
+@pytest.mark.parametrize("target", FAMILY, ids=by_name)
+def test_conv1d_layers_are_refused(target):
+    fit = target.fit(outline(quantized("gpt2", Recipe(choice(32)))))
+    assert "Conv1D" in str(fit)
+
+
+@pytest.mark.parametrize("target", FAMILY, ids=by_name)
+def test_stacked_experts_without_their_names_are_refused(target):
+    model = built("mixtral", torch.bfloat16)
+    import workbench as wb
+
+    wb.quantize_(model, Recipe(choice(32, "symmetric")))
+    fit = target.fit(outline(model))
+    assert any("experts" in misfit.what for misfit in fit.misfits)
+    assert "leave the experts dense" in str(fit)
+
+
+@pytest.mark.parametrize("target", FAMILY, ids=by_name)
+def test_repeated_scales_are_said_with_what_they_cost(target):
+    notes = " ".join(target.fit(outline(mixed())).notes)
+    assert "all are written in groups of 64 with their scales repeated: the same weights" in notes
+
+
+@pytest.mark.parametrize("target", [FAMILY[1], FAMILY[2]], ids=by_name)
+def test_rows_must_fill_words(target):
+    assert "out_features 12" in str(target.fit(hand_made(a_weight(n=12))))
+
+
+def test_awq_refuses_a_dense_path_within_an_int4_one():
+    form = ModuleFormat.of(a_weight())
+    said = hand_made(a_weight(), int4={"a.gate_proj": form}, kinds={}, dense_layers=("a.gate",))
+    assert "a.gate dense" in str(Awq().fit(said))
+    assert Gptq().fit(said).state != "refused"
+
+
+def test_the_models_dtype_is_what_the_configuration_says_else_that_of_most_tensors():
+    weight = a_weight()
+    assert int_family.model_dtype(hand_made(weight, "float16")) == torch.float16
+    nested = hand_made(weight, config={"text_config": {"torch_dtype": "float32"}})
+    assert int_family.model_dtype(nested) == torch.float32
+    dense = {"n": (torch.float16, (4,)), "i": (torch.int64, (4,)), "j": (torch.int64, (4,))}
+    assert int_family.model_dtype(hand_made(weight, config={}, dense=dense)) == torch.float16
+    assert int_family.model_dtype(hand_made(weight, config={})) == torch.bfloat16
+
+
+def test_what_is_dense_is_ignored_by_its_path():
+    model = quantized("qwen2", Recipe(choice(32), (Rule("v_proj", None),)))
+    found = int_family.ignored(outline(model))
+    assert {"model.layers.0.self_attn.v_proj", "lm_head"} <= set(found)
+    assert not set(found) & set(outline(model).int4)
+
+
+@pytest.mark.parametrize("target", FAMILY, ids=by_name)
+def test_the_lines_that_load_it(target, tmp_path):
+    said = hand_made(a_weight(), config={"architectures": ["Qwen2ForCausalLM"]})
+    lines = target.load_lines(tmp_path, said)
+    assert "AutoModelForCausalLM.from_pretrained" in lines.python
+    assert lines.shell == f"vllm serve {tmp_path}"
+    compile(lines.python, "lines", "exec")
