@@ -16,6 +16,7 @@ from workbench.coverage import preflight_source
 from workbench.errors import CheckpointError, ConfigError
 from workbench.exporting import calibration_model
 from workbench.foreign import int4_method, open_int4
+from workbench.foreign.gguf import gguf_path
 from workbench.hf import load_tokenizer, local_folder, open_source
 from workbench.layers import model_device
 from workbench.recipe import RecipeLike, as_recipe
@@ -146,9 +147,9 @@ def contents_of(
 def int4_path(path_or_name: str | Path) -> Path | None:
     """Return the path of an int4 checkpoint, native or of another library; None for anything else."""
     path = Path(path_or_name).expanduser()
-    if path.is_file():
-        return path if path.suffix == ".gguf" else None
     try:
+        if (file := gguf_path(path)) is not None:
+            return file
         folder = local_folder(path_or_name)
         return folder if int4_method(folder) else None
     except CheckpointError:

@@ -84,6 +84,7 @@ class Outline:
         dense_layers: Paths of linear layers that stay dense.
         dense: Full name → (dtype, shape) of every other tensor.
         recipe: What the person asked for, or None.
+        notes: What a person must know about what is read: what was dequantized, or is left out.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Outline:
     dense_layers: tuple[str, ...]
     dense: Mapping[str, Header]
     recipe: Recipe | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def dense_bytes(self) -> int:

@@ -9,9 +9,17 @@ from workbench.checkpoint.contents import CheckpointContents, Contents
 from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.native import QUANT_METHOD
 from workbench.errors import CheckpointError
+from workbench.foreign.awq import AwqFolder
+from workbench.foreign.compressed_tensors import CompressedTensorsFolder
+from workbench.foreign.gguf import GgufContents, gguf_path
+from workbench.foreign.gptq import GptqFolder
 
 # quant_method of a config.json → what opens the folder.
-READERS: dict[str, Callable[[Path], Contents]] = {}
+READERS: dict[str, Callable[[Path], Contents]] = {
+    "compressed-tensors": CompressedTensorsFolder,
+    "gptq": GptqFolder,
+    "awq": AwqFolder,
+}
 
 
 def open_int4(directory: Path | str) -> Contents:
@@ -24,6 +32,8 @@ def open_int4(directory: Path | str) -> Contents:
         CheckpointError: when it is no int4 checkpoint of a known format, or is damaged.
     """
     path = Path(directory).expanduser()
+    if (file := gguf_path(path)) is not None:
+        return GgufContents(file)
     method = int4_method(path)
     if method == QUANT_METHOD:
         return CheckpointContents(path)

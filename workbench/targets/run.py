@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +145,13 @@ def iter_export_to(
         errors = dict.fromkeys(outline.int4, 0.0)
         for part in iter_write_native(contents, path, overwrite=overwrite, cancel=cancel):
             yield Written(part.name, 0.0, part.solved)
-        yield _report(Fit(NATIVE, size_bytes=outline.native_bytes), path, errors, _native_lines(path))
+        fit = Fit(NATIVE, size_bytes=outline.native_bytes, notes=outline.notes)
+        yield _report(fit, path, errors, _native_lines(path))
         return
     one = get_target(target)
     fit = one.fit(outline)
     fit.check()
+    fit = replace(fit, notes=(*outline.notes, *fit.notes))
     errors = {}
     with new_directory(path, overwrite=overwrite, need_bytes=fit.size_bytes) as folder:
         for written in one.write(contents, outline, folder, cancel):
