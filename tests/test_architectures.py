@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 import workbench as wb
 from scripts.architecture_table import END, README, START, numberless, share, table, watched
@@ -58,10 +59,17 @@ def in_dtype(inputs, dtype):
 
 
 def outputs(model, inputs):
-    """Every tensor that a forward returns, in one row."""
+    """Every tensor that a forward returns, those of its parts too, in one row."""
     with torch.no_grad():
-        found = model(**inputs).to_tuple()
-    return torch.cat([value.double().flatten() for value in found if isinstance(value, Tensor)])
+        return torch.cat([value.double().flatten() for value in tensors(model(**inputs))])
+
+
+def tensors(output):
+    for value in output.to_tuple():
+        if isinstance(value, ModelOutput):
+            yield from tensors(value)
+        elif isinstance(value, Tensor):
+            yield value
 
 
 def dequantized(made):
@@ -175,6 +183,16 @@ def test_streamed_from_a_folder_it_is_the_same_checkpoint(made, tmp_path):
 # --- README ---------------------------------------------------------------------------------------------------------
 
 
+def shares(text):
+    """The table's cells in percent by architecture, without the empty ones that fill it up."""
+    cells = [cell.strip() for line in text.splitlines()[2:] for cell in line.strip("|").split("|")]
+    return {name: float(cell.strip(" %")) for name, cell in zip(cells[::2], cells[1::2], strict=True) if name}
+
+
 def test_the_readme_shows_the_table():
-    shown = README.read_text(encoding="utf-8").split(START)[1].split(END)[0]
-    assert shown == table()
+    shown, made = README.read_text(encoding="utf-8").split(START)[1].split(END)[0], table()
+    pins = (README.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if f"transformers=={transformers.__version__}" in pins:
+        assert shown == made
+    else:  # a router may be an nn.Linear in one release and a module of its own in another
+        assert shares(shown) == pytest.approx(shares(made), abs=0.15)

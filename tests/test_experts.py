@@ -1,6 +1,7 @@
 """Int4 experts: the model's own routing, each expert's product by its int4 weight."""
 
 import copy
+import inspect
 import io
 import pickle
 
@@ -16,6 +17,7 @@ from workbench.errors import WeightError
 from workbench.experts import Int4Experts, experts_forward, route_experts
 
 E, H, INNER, GROUP = 4, 64, 96, 32
+KNOWS_NORMS = "has_post_expert_norm" in inspect.signature(use_experts_implementation).parameters
 
 
 class Settings:
@@ -28,8 +30,9 @@ class Settings:
 
 def experts_module(*, transposed=False, biased=False, gated=True, norm=False, seed=0):
     """An experts module of transformers' registry; its own forward is the slow obvious one."""
+    known = {"has_post_expert_norm": norm} if KNOWS_NORMS else {}  # transformers 5.17 has no such experts
 
-    @use_experts_implementation(is_transposed=transposed, has_bias=biased, has_gate=gated, has_post_expert_norm=norm)
+    @use_experts_implementation(is_transposed=transposed, has_bias=biased, has_gate=gated, **known)
     class Experts(torch.nn.Module):
         def __init__(self, config):
             super().__init__()
@@ -94,7 +97,7 @@ VARIANTS = [
     {"transposed": True, "biased": True},
     {"gated": False},
     {"gated": False, "biased": True},
-    {"norm": True},
+    *([{"norm": True}] if KNOWS_NORMS else []),
 ]
 
 
