@@ -26,6 +26,7 @@ from benchmarks import (
     report,
     solver_models,
     solvers,
+    verify,
 )
 from benchmarks.report import Goal, Report, finish, options, ratio, table, time_row
 from workbench.linear import Int4Linear
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "model": (model, [*TINY_MODEL, "--without-peers"]),
     "experts": (experts, ["--hidden", "64", "--inner", "32", "--experts", "4", "--top-k", "2", "--budget", "0"]),
     "import_time": (import_time, ["--rounds", "1"]),
+    "verify": (verify, ["--layers", "2", "--side", "64", "--budget", "0"]),
     "preflight": (preflight, ["--layers", "2", "--rounds", "1"]),
 }
 TIMES = {"time_ms", "p10_ms", "p90_ms", "runs"}

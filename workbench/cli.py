@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     _report_arguments(add(commands.report, "write one HTML file for people without a kernel"))
     one = add(inspect_commands.verify, "check every hash, shape and range of a checkpoint")
     one.add_argument("directory", type=Path, help="a checkpoint, or what workbench export wrote")
+    one.add_argument(
+        "--accept", action="store_true", help="when every tensor is whole, take files that you changed as they are now"
+    )
     one = add(commands.generate, "load a checkpoint and print greedy text")
     one.add_argument("directory", type=Path, help="a checkpoint")
     one.add_argument("prompt", help="the text to go on from")

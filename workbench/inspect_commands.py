@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.commands import recipe_of
+from workbench.commands import ProgressLine, recipe_of, stopping
 from workbench.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from workbench.checkpoint.integrity import Checked
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -82,22 +86,41 @@ def _inspect_foreign(folder: Path, *, as_json: bool) -> None:
 
 def verify(arguments: argparse.Namespace) -> None:
     """Check every hash, shape and range of a checkpoint, or every file of an export."""
-    from workbench.checkpoint.integrity import iter_verify
+    from workbench.checkpoint.integrity import accept_changes
     from workbench.targets.run import RECORD_FILE, verify_export
 
-    if (arguments.directory / RECORD_FILE).is_file():
-        print(f"{arguments.directory}: whole ({verify_export(arguments.directory)} files checked)")
+    folder: Path = arguments.directory
+    if (folder / RECORD_FILE).is_file():
+        print(f"{folder}: whole ({verify_export(folder)} files checked)")
         return
-
-    checked, bad = 0, []
-    for found in iter_verify(arguments.directory):
-        checked += 1
-        if found.problem:
-            bad.append(f"{found.what}: {found.problem}")
-            print(f"damaged: {bad[-1]}", flush=True)
+    if arguments.accept:
+        changed = accept_changes(folder)
+        print(f"{folder}: every tensor is what was saved; {', '.join(changed) or 'no file'} accepted as changed")
+        return
+    found = _verified(folder)
+    bad = [f"{one.what}: {one.problem}" for one in found if one.problem]
+    for line in bad:
+        print(f"damaged: {line}")
     if bad:
         raise CheckpointError(
-            f"{str(arguments.directory)!r} is damaged in {len(bad)} of {checked} places, first {bad[0]}.",
+            f"{str(folder)!r} is damaged in {len(bad)} of {len(found)} places, first {bad[0]}.",
             mend="fetch or save it again",
         )
-    print(f"{arguments.directory}: whole ({checked} things checked)")
+    print(f"{folder}: whole ({len(found)} things checked)")
+
+
+def _verified(folder: Path) -> list[Checked]:
+    """Verify with a line of progress; a Ctrl-C ends it within a block."""
+    from workbench.checkpoint.integrity import iter_verify
+    from workbench.coverage import size
+    from workbench.jobs import progress_since
+
+    found, start, shown_percent = [], time.monotonic(), -1
+    with ProgressLine() as shown, stopping() as cancel:
+        for one in iter_verify(folder, cancel=cancel):
+            found.append(one)
+            percent = 100 * one.done_bytes // max(1, one.total_bytes)
+            if one.done_bytes and percent != shown_percent:
+                shown_percent = percent
+                shown.show(progress_since(start, one.done_bytes, one.total_bytes, f"of {size(one.total_bytes)}"))
+    return found

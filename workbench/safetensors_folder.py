@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workbench.errors import ModelError
+from workbench.safetensors_header import BITS, Header, read_header
+from workbench.strict_json import read_object
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -65,6 +66,10 @@ class StoredTensors(Protocol):
 class SafetensorsFolder:
     """The tensors of a folder of safetensors, sharded or not: headers first, values on demand.
 
+    Attributes:
+        path: The folder.
+        header_sha256: Shard → hash of its header.
+
     Raises:
         ModelError: when the folder, an index or a shard is missing or damaged, naming the file.
     """
@@ -72,18 +77,19 @@ class SafetensorsFolder:
     def __init__(self, path: Path | str) -> None:
         """Read the headers of every shard in `path`."""
         self.path = Path(path)
+        self.header_sha256: dict[str, str] = {}
         self._file_of: dict[str, str] = {}
         self._headers: dict[str, tuple[tuple[int, ...], str]] = {}
         same: dict[tuple[tuple[int, ...], str], tuple[tuple[int, ...], str]] = {}  # thousands have the same
         for file in shard_files(self.path):
-            with self._open(file) as shard:
-                for name in shard.keys():
-                    piece = shard.get_slice(name)
-                    if name in self._file_of:
-                        raise ModelError(f"{name!r} stands in both {self._file_of[name]!r} and {file!r}.")
-                    self._file_of[name] = file
-                    header = tuple(piece.get_shape()), piece.get_dtype()
-                    self._headers[name] = same.setdefault(header, header)
+            found = self._header(file)
+            self.header_sha256[file] = found.sha256
+            for name, tensor in found.tensors.items():
+                if name in self._file_of:
+                    raise ModelError(f"{name!r} stands in both {self._file_of[name]!r} and {file!r}.")
+                self._file_of[name] = file
+                header = tensor.shape, tensor.dtype
+                self._headers[name] = same.setdefault(header, header)
         self._check_index()
 
     def names(self) -> list[str]:
@@ -105,7 +111,7 @@ class SafetensorsFolder:
     def size_bytes(self, name: str) -> int:
         """Bytes of a tensor, from its header."""
         shape, dtype = self._headers[name]
-        return math.prod(shape) * _item_bytes(dtype)
+        return math.prod(shape) * BITS[dtype] // 8
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
@@ -127,21 +133,38 @@ class SafetensorsFolder:
         """Nothing is left aside."""
         return []
 
-    def _open(self, file: str) -> safe_open:
-        path = self.path / file
+    def _header(self, file: str) -> Header:
+        """Read a shard's header, and have safetensors map the file: what it refuses is refused here."""
         try:
-            return safe_open(str(path), framework="pt")
+            header = read_header(self.path / file)
         except FileNotFoundError:
-            raise ModelError(f"The shard {str(path)!r} is missing.", mend="download or copy the folder again") from None
+            raise self._missing(file) from None
+        except (OSError, ValueError) as error:
+            raise self._unreadable(file, error) from None
+        with self._open(file):
+            return header
+
+    def _open(self, file: str) -> safe_open:
+        try:
+            return safe_open(str(self.path / file), framework="pt")
+        except FileNotFoundError:
+            raise self._missing(file) from None
         except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: it cannot be mapped into memory
-            raise ModelError(
-                f"{str(path)!r} is no readable safetensors file ({error}).",
-                mend="the file is truncated, damaged or of another format: download or copy it again",
-            ) from None
+            raise self._unreadable(file, error) from None
+
+    def _missing(self, file: str) -> ModelError:
+        path = str(self.path / file)
+        return ModelError(f"The shard {path!r} is missing.", mend="download or copy the folder again")
+
+    def _unreadable(self, file: str, error: Exception) -> ModelError:
+        return ModelError(
+            f"{str(self.path / file)!r} is no readable safetensors file ({error}).",
+            mend="the file is truncated, damaged or of another format: download or copy it again",
+        )
 
     def _check_index(self) -> None:
         index = self.path / INDEX_FILE
-        if not index.is_file():
+        if not index.exists():
             return
         lost = sorted(set(_weight_map(index)) - set(self._file_of))
         if lost:
@@ -170,10 +193,6 @@ DTYPES: dict[str, torch.dtype] = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def _item_bytes(dtype: str) -> int:
-    return DTYPES[dtype].itemsize if dtype in DTYPES else 1
-
-
 def shard_files(folder: Path) -> list[str]:
     """Names of the safetensors files that make up the model in `folder`.
 
@@ -183,13 +202,13 @@ def shard_files(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ModelError(f"The model folder {str(folder)!r} does not exist.", mend="check the path")
     index = folder / INDEX_FILE
-    if index.is_file():
+    if index.exists():
         files = sorted(set(_weight_map(index).values()))
         for file in files:
-            if Path(file).name != file:
+            if Path(file).name != file or "\\" in file:
                 raise ModelError(f"{str(index)!r} points outside its folder: {file!r}.", allowed="plain file names")
         return files
-    if (folder / SINGLE_FILE).is_file():
+    if (folder / SINGLE_FILE).exists():
         return [SINGLE_FILE]
     raise ModelError(
         f"No safetensors weights in {str(folder)!r}.",
@@ -198,26 +217,12 @@ def shard_files(folder: Path) -> list[str]:
     )
 
 
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object whose keys are all different: of two, a reader would silently take the second.
-
-    Raises:
-        ValueError: naming the key that stands twice.
-    """
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object names the key {twice!r} twice")
-    return data
-
-
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        found = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)["weight_map"]
+        found = read_object(index)["weight_map"]
         if not found or not all(isinstance(k, str) and isinstance(v, str) for k, v in found.items()):
             raise TypeError("weight_map is empty, or holds something other than names")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"The index {str(index)!r} is damaged ({error!r}).", mend="download or copy it again"
         ) from None

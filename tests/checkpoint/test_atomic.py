@@ -26,7 +26,8 @@ SAVER = """
 import sys, torch
 from pathlib import Path
 from workbench.checkpoint.atomic import new_directory
-from workbench.checkpoint.writer import ShardWriter, write_manifest
+from workbench.checkpoint.manifest import write_manifest
+from workbench.checkpoint.writer import ShardWriter
 print("ready", flush=True)
 for number in range(1, 10_000):
     with new_directory(sys.argv[1], overwrite=True) as folder:
@@ -228,7 +229,8 @@ def check_whole(target):
     """Every byte of the folder is of one and the same save, and its manifest agrees; returns that save's number."""
     from safetensors.torch import load_file
 
-    from workbench.checkpoint.integrity import file_sha256, read_json
+    from workbench.checkpoint.files import read_json
+    from workbench.checkpoint.writer import file_sha256
 
     files = read_json(target / "int4_manifest.json")["files"]
     assert set(files) | {"int4_manifest.json"} == set(entries(target))

@@ -9,13 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from workbench.checkpoint.manifest import MANIFEST_FILE, write_manifest
 from workbench.checkpoint.writer import (
-    MANIFEST_FILE,
     ShardWriter,
     file_sha256,
     size_on_disk,
     tensor_sha256,
-    write_manifest,
 )
 from workbench.errors import CheckpointError
 from workbench.safetensors_folder import INDEX_FILE, SINGLE_FILE, SafetensorsFolder

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,17 @@ from typing import Any
 
 import torch
 
+from workbench.checkpoint.files import check_config, check_files
+from workbench.checkpoint.files import read_json as read_json
+from workbench.checkpoint.hashing import iter_hashes
+from workbench.checkpoint.manifest import check_sealed, read_manifest, write_manifest
 from workbench.checkpoint.native import ModuleFormat, parse
-from workbench.checkpoint.writer import MANIFEST_FILE, MANIFEST_VERSION, file_sha256, tensor_sha256
+from workbench.checkpoint.pieces import headers, pieces_of, problem, strays
+from workbench.checkpoint.pieces import inside as inside
 from workbench.errors import CheckpointError, ModelError
-from workbench.safetensors_folder import SafetensorsFolder, unique_keys
+from workbench.safetensors_folder import SafetensorsFolder
 
 _NAMES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32}
-_NEEDED_FILES = {"config.json"}
-_MAX_JSON_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -28,29 +30,14 @@ class Checked:
     Attributes:
         what: What was looked at: a tensor, a file, or "headers".
         problem: What is wrong with it, or "".
+        done_bytes: Bytes hashed until now.
+        total_bytes: Bytes to hash.
     """
 
     what: str
     problem: str = ""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from a file of a checkpoint.
-
-    Raises:
-        CheckpointError: when it is missing, too large, not JSON, or not an object.
-    """
-    try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{str(path)!r} has {path.stat().st_size} bytes.", allowed=f"up to {_MAX_JSON_BYTES}")
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
-    except FileNotFoundError:
-        raise CheckpointError(f"{str(path)!r} does not exist.", mend="name a checkpoint folder") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be read: {error}.", mend="the file is damaged") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{str(path)!r} holds {type(data).__name__}.", allowed="a JSON object")
-    return data
+    done_bytes: int = 0
+    total_bytes: int = 0
 
 
 def read_quantization(directory: Path | str) -> dict[str, Any]:
@@ -85,36 +72,71 @@ def check_headers(directory: Path | str, modules: dict[str, ModuleFormat]) -> Sa
                     allowed=f"{dtype} {list(shape)}",
                     mend="the file is damaged: fetch or save it again",
                 )
+    _refuse_unknown(folder, modules)
     return folder
 
 
-def iter_verify(directory: Path | str) -> Iterator[Checked]:
-    """Check everything in a checkpoint: headers, every tensor's bytes and range, every file's hash.
+def _refuse_unknown(folder: SafetensorsFolder, modules: dict[str, ModuleFormat]) -> None:
+    """Refuse a tensor of an int4 module that its form does not have; only a bias may stand beside."""
+    for name in folder.names():
+        module, _, suffix = name.rpartition(".")
+        if module in modules and suffix != "bias" and suffix not in modules[module].tensors():
+            raise CheckpointError(
+                f"The tensor {name!r} does not belong to a weight of the domain {modules[module].domain!r}.",
+                allowed=", ".join([*modules[module].tensors(), "bias"]),
+                mend="config.json does not belong to these weights",
+            )
+
+
+def check_before_load(directory: Path) -> SafetensorsFolder:
+    """Check everything of a native checkpoint that can be known without reading its values.
 
     Raises:
+        CheckpointError: naming what is damaged, lies outside the folder, or is not what was saved.
+    """
+    check_files(directory)
+    folder = check_headers(directory, parse(read_quantization(directory)))
+    check_config(read_json(directory / "config.json"), len(folder.names()))
+    check_sealed(directory, folder.header_sha256)
+    return folder
+
+
+def iter_verify(directory: Path | str, *, cancel: threading.Event | None = None) -> Iterator[Checked]:
+    """Check everything in a checkpoint: headers, every tensor's bytes and range, every file's hash; on all cores.
+
+    A shard's bytes are read once: its header and its tensors are all of them.
+
+    Raises:
+        Cancelled: when `cancel` was set.
         CheckpointError: when there is no manifest, or the headers already disagree.
     """
     directory = Path(directory)
+    check_files(directory)
     modules = parse(read_quantization(directory))
     folder = check_headers(directory, modules)
-    yield Checked("headers")
-    listed, files = _manifest(directory)
-    for name in sorted(set(listed) | set(folder.names())):
-        yield Checked(name, _tensor_problem(folder, name, listed, modules))
-    for name, facts in sorted(files.items()):
-        yield Checked(name, _file_problem(directory, name, facts))
-    for name in sorted(_NEEDED_FILES - set(files)):
-        yield Checked(name, "not in the manifest")
+    manifest = read_manifest(directory)
+    try:
+        pieces = pieces_of(folder, manifest, modules)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(directory)!r} cannot be read: {error}.", mend="verify it again") from None
+    total, done = sum(piece.stop - piece.start for piece in pieces), 0
+    yield Checked("headers", total_bytes=total)
+    for name, said in (*headers(folder, manifest), *strays(folder, manifest)):
+        yield Checked(name, said, 0, total)
+    for found in iter_hashes(pieces, cancel):
+        done += found.piece.stop - found.piece.start
+        yield Checked(found.piece.what, problem(found, manifest), done, total)
 
 
-def verify_checkpoint(directory: Path | str) -> int:
+def verify_checkpoint(directory: Path | str, *, cancel: threading.Event | None = None) -> int:
     """Check everything in a checkpoint and return how many things were checked.
 
     Raises:
+        Cancelled: when `cancel` was set.
         CheckpointError: naming each damaged tensor or file.
     """
-    found = list(iter_verify(directory))
-    bad = [f"{one.what}: {one.problem}" for one in found if one.problem]
+    found = list(iter_verify(directory, cancel=cancel))
+    bad = sorted(f"{one.what}: {one.problem}" for one in found if one.problem)
     if bad:
         raise CheckpointError(
             f"The checkpoint {str(directory)!r} is damaged: {'; '.join(bad[:5])}"
@@ -124,57 +146,25 @@ def verify_checkpoint(directory: Path | str) -> int:
     return len(found)
 
 
-def inside(name: str) -> bool:
-    """Say whether a relative name stays in its folder on every system; what it links to is not asked."""
-    parts = re.split(r"[/\\]", name)
-    return bool(name) and ":" not in name and not {"", ".", ".."} & set(parts)
+def accept_changes(directory: Path | str) -> list[str]:
+    """Take files that a person changed into the manifest, when every tensor is still what was saved.
 
+    Returns:
+        The names of the files whose hashes are new.
 
-def _manifest(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the manifest's facts about tensors and about files."""
-    manifest = read_json(directory / MANIFEST_FILE)
-    version = manifest.get("format_version")
-    if not isinstance(version, str) or version.split(".")[0] != MANIFEST_VERSION.split(".")[0]:
+    Raises:
+        CheckpointError: naming each damaged tensor; the manifest then stays as it is.
+    """
+    directory = Path(directory)
+    tensors = read_manifest(directory).tensors
+    bad = [one for one in iter_verify(directory) if one.problem]
+    lost = sorted(f"{one.what}: {one.problem}" for one in bad if one.what in tensors)
+    if lost:
         raise CheckpointError(
-            f"The manifest has format_version {version!r}.",
-            allowed=f"{MANIFEST_VERSION.split('.')[0]}.x",
-            mend="update int4-workbench",
+            f"Tensors of {str(directory)!r} are damaged: {'; '.join(lost[:5])}.", mend="fetch it again"
         )
-    tensors, files = manifest.get("tensors"), manifest.get("files")
-    if not isinstance(tensors, dict) or not isinstance(files, dict):
-        raise CheckpointError("The manifest lists no tensors.", mend="the manifest is damaged")
-    return tensors, files
-
-
-def _tensor_problem(
-    folder: SafetensorsFolder, name: str, listed: dict[str, Any], modules: dict[str, ModuleFormat]
-) -> str:
-    if name not in listed:
-        return "not in the manifest"
-    if name not in folder:
-        return "in the manifest, but in no shard"
-    tensor = folder.read(name)
-    saved = {
-        "sha256": tensor_sha256(tensor.contiguous()),
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "shape": list(tensor.shape),
-    }
-    if saved != listed[name]:
-        return "its bytes are not those that were saved"
-    module, _, suffix = name.rpartition(".")
-    if module in modules and suffix == "weight_zp" and int(tensor.max()) > 15:
-        return f"holds the zero point {int(tensor.max())}, allowed: 0 to 15"
-    if module in modules and suffix in ("weight_scale", "weight_zero") and not bool(torch.isfinite(tensor).all()):
-        return "holds NaN or infinity"
-    return ""
-
-
-def _file_problem(directory: Path, name: str, facts: Any) -> str:
-    if not isinstance(facts, dict) or not inside(name):
-        return "named outside the folder"
-    path = directory / name
-    if not path.is_file():
-        return "missing"
-    if path.stat().st_size != facts.get("size_bytes"):
-        return f"has {path.stat().st_size} bytes, saved with {facts.get('size_bytes')}"
-    return "" if file_sha256(path) == facts.get("sha256") else "its bytes are not those that were saved"
+    added = set(check_headers(directory, {}).names()) - set(tensors)
+    if added:
+        raise CheckpointError(f"{min(added)!r} was not saved with {str(directory)!r}.", mend="fetch it again")
+    write_manifest(directory, tensors)
+    return sorted(one.what for one in bad)

@@ -12,8 +12,9 @@ from torch import nn
 from workbench.calibration import Calibration
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.contents import Contents, ModelContents, Part, SolvedContents, write_config
+from workbench.checkpoint.manifest import write_manifest
 from workbench.checkpoint.native import ModuleFormat, describe
-from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter, write_manifest
+from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
 from workbench.coverage import Coverage
 from workbench.portable import portable_tensors
 from workbench.quantize import SolvedLayer

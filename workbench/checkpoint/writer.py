@@ -1,4 +1,4 @@
-"""Write tensors into shards as they come, and the hashes of everything beside them."""
+"""Write tensors into shards as they come, with a hash of each."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from torch import Tensor
 from workbench.errors import CheckpointError
 from workbench.safetensors_folder import INDEX_FILE, SINGLE_FILE
 
-MANIFEST_FILE = "int4_manifest.json"
-MANIFEST_VERSION = "1.0"
 MAX_SHARD_BYTES = 1_000_000_000  # held in memory until it is written
 
 
@@ -98,18 +96,6 @@ class ShardWriter:
             kept = kept.clone()
         self._storages.add(kept.untyped_storage().data_ptr())
         return kept
-
-
-def write_manifest(directory: Path, tensors: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write the hashes of every tensor and of every file beside it."""
-    files = {
-        path.relative_to(directory).as_posix(): {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_FILE
-    }
-    manifest = {"format_version": MANIFEST_VERSION, "tensors": tensors, "files": files}
-    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    (directory / MANIFEST_FILE).write_text(text, encoding="utf-8")
 
 
 def size_on_disk(directory: Path) -> int:

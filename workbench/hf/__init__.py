@@ -15,8 +15,9 @@ import torch
 import transformers
 from torch import nn
 
-from workbench.checkpoint.integrity import read_json, read_quantization, verify_checkpoint
-from workbench.checkpoint.native import parse
+from workbench.checkpoint.files import check_files
+from workbench.checkpoint.integrity import check_before_load, read_json, read_quantization, verify_checkpoint
+from workbench.checkpoint.native import QUANT_METHOD, parse
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
 from workbench.hf import quantizer as quantizer  # which registers it
@@ -177,7 +178,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: when there is none, or it is damaged.
     """
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").exists():
         raise ModelError(
             f"The folder {str(folder)!r} has no config.json.",
             allowed="a folder as save_pretrained writes it",
@@ -211,7 +212,9 @@ def quiet() -> Iterator[None]:
 def _from_pretrained(
     folder: Path, *, dtype: str | torch.dtype = "auto", device: Any = None, places: dict[str, Any] | None = None
 ) -> Any:
-    read_config(folder)
+    native = _is_native(read_config(folder))
+    if native:
+        _check_native(folder)
     config = _config(folder)
     model_class = _model_class(config)
     SafetensorsFolder(folder)  # a missing, truncated or foreign shard is named here, before anything is built
@@ -234,7 +237,27 @@ def _from_pretrained(
         mend = "check device_map and offload_folder, and the model's files" if places else "check its files"
         raise ModelError(f"The model {str(folder)!r} cannot be loaded: {error}", mend=mend) from error
     _refuse_missing(folder, sorted(found["missing_keys"]))
+    if native and found["unexpected_keys"]:
+        raise CheckpointError(
+            f"The model has no place for the tensor {min(found['unexpected_keys'])!r} of {str(folder)!r}.",
+            mend="config.json does not belong to these weights",
+        )
     return model if device is None else model.to(device)
+
+
+def _is_native(config: Mapping[str, Any]) -> bool:
+    settings = config.get("quantization_config")
+    return isinstance(settings, dict) and settings.get("quant_method") == QUANT_METHOD
+
+
+def _check_native(folder: Path) -> None:
+    """Check all that is known without reading values, before transformers opens any file."""
+    check_before_load(folder)
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{str(folder)!r} holds an adapter too, and transformers would load the model that it names instead.",
+            mend="put adapter_config.json and the adapter's weights into a folder of their own",
+        )
 
 
 def _refuse_missing(folder: Path, names: list[str]) -> None:
@@ -302,6 +325,8 @@ def load_checkpoint(
         CheckpointError: when the checkpoint is damaged, of another format, or of a newer version.
     """
     folder, places = Path(directory), placement(device, device_map, max_memory, offload_folder)
+    if folder.is_dir():
+        check_files(folder)
     parse(read_quantization(folder))
     if verify:
         verify_checkpoint(folder)
