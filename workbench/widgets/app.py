@@ -126,7 +126,7 @@ class Workbench(ipywidgets.VBox):
         self.tools.on_command(self._on_command)
         self.commands.on_command(self._on_command)
         self.tabs = Tabs(TABS, on_error=self._on_error)
-        header = row(self.layers.verdict, self.tools, grow=self.layers.verdict)
+        header = styled(ipywidgets.Box([self.tools, self.layers.verdict]), "wb-app-header")
         footer = row(self.status, self.commands, grow=self.status)
         left = ipywidgets.VBox([self.layers, self.configure, self.calibration])
         right = ipywidgets.VBox([self.errors, self.convergence])

@@ -79,7 +79,7 @@ class ReportPanel(Panel):
         names = ", ".join(missing[:_MOST_NAMES]) + (" …" if len(missing) > _MOST_NAMES else "")
         notes = [f"{len(missing)} int4 layers could not be solved and have no error in it: {names}"] if missing else []
         fact = Fact("Written", size(written.size_bytes), "opens in any browser, without a network", "good")
-        self.result.show([fact], verdict=f"Saved as {written.path.name}:", code=str(written.path), notes=notes)
+        self.result.show([fact], verdict=f"Saved as {written.path.name}", code=str(written.path), notes=notes)
 
     def _complain(self, error: WorkbenchError | None) -> None:
         self.form.errors = {} if error is None else {"path": str(error)}
