@@ -9,6 +9,8 @@ from workbench.exporting import ExportResult
 from workbench.records import SpeedPoint
 from workbench.session import open_session
 from workbench.session_words import facts_html, session_facts
+from workbench.targets.run import ExportReport
+from workbench.targets.target import Fit, LoadLines
 
 
 @pytest.fixture
@@ -40,8 +42,9 @@ def test_errors_speed_and_an_export_are_said_once_there(session):
     assert (
         session_facts(session)["Speed"] == "batch 1: 3.00× dense bfloat16 (1 ms); batch 64: 0.50× dense bfloat16 (2 ms)"
     )
-    session.exported = ExportResult(Path("out"), 3, 4_000_000, 1.0, (), True, "all", "")
-    assert session_facts(session)["Exported"] == "out, 4.00 MB, loaded and checked"
+    report = ExportReport("mlx", Path("out"), 3, 4_000_000, Fit("mlx"), 0.0, "", LoadLines())
+    session.exports.latest = ExportResult(Path("out"), 3, 4_000_000, 1.0, (), True, "all", "", report)
+    assert session_facts(session)["Exported"] == "out (mlx), 4.00 MB, checked"
 
 
 def test_speed_of_one_batch_is_said_once_and_without_dense_not_at_all(session):

@@ -25,6 +25,7 @@ EventKind = Literal[
     "speed",
     "error",
     "export",
+    "targets",
     "quality",
     "answers",
     "improved",
@@ -43,7 +44,8 @@ class Event:
         kind: "coverage" (Coverage), "selection" (Session), "view" (LayerView), "group" (GroupView),
             "look" (Job of the microscope), "details" (LayerDetails), "compare" (Comparison, or None; on any thread),
             "zoom" (ZoomedBlock), "job" (Job), "speed" (SpeedPoint),
-            "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception),
+            "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception), "targets"
+            (TargetTable),
             "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
             (QualityState), "answers" (Answers, or None), "improved" (Improvement, or None once it is let go of),
             "report" (ReportFile), "verdict" (SessionVerdict: its speed is measured, or cannot be). "coverage",

@@ -15,14 +15,14 @@ from torch import nn
 from workbench.calibration import Calibration
 from workbench.checkpoint.contents import SolvedContents
 from workbench.checkpoint.integrity import verify_checkpoint
-from workbench.checkpoint.save import iter_write_native
-from workbench.checkpoint.writer import size_on_disk
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.quantize import SolvedBefore, needs_calibration
 from workbench.recipe import Recipe
 from workbench.records import LayerResult, Progress
 from workbench.sources import FolderSource, ModelSource, Source
+from workbench.targets import NATIVE
+from workbench.targets.run import ExportReport, iter_export_to, verify_export
 
 PROMPT = "The module provides"
 _NEW_TOKENS = 24
@@ -41,6 +41,7 @@ class ExportResult:
         verified: Whether it was checked and loaded again.
         checked: What was checked, in a phrase.
         sample: Text that the loaded checkpoint generated, or "".
+        report: Format, largest difference of a weight, and the lines that load it.
     """
 
     directory: Path
@@ -51,6 +52,7 @@ class ExportResult:
     verified: bool
     checked: str
     sample: str
+    report: ExportReport
 
 
 def iter_export(
@@ -59,6 +61,7 @@ def iter_export(
     recipe: Recipe,
     directory: Path,
     *,
+    target: str = NATIVE,
     tokenizer: Any = None,
     overwrite: bool = False,
     verify: bool = True,
@@ -73,7 +76,8 @@ def iter_export(
     is not solved again.
 
     Raises:
-        CheckpointError: when it cannot be written, or does not load as it was saved.
+        ConfigError: for an unknown format.
+        CheckpointError: when the format cannot hold it, it cannot be written, or does not load as it was saved.
         Cancelled: when `cancel` was set before the checkpoint was in place; nothing is left behind.
     """
     start = time.monotonic()
@@ -81,23 +85,34 @@ def iter_export(
     run = calibration_model(source, coverage) if model is None else model
     contents = SolvedContents(source, coverage, recipe, tokenizer=tokenizer, calibration=calibration, model=run)
     contents.solved = solved
-    for part in iter_write_native(contents, directory, overwrite=overwrite, cancel=cancel):
-        assert part.solved is not None  # as every part of `SolvedContents` that is int4
-        layers.append(part.solved.result)
-        yield replace(part.solved.progress, label=f"{part.name}, {part.solved.result.solver}")
+    report: ExportReport | None = None
+    for step in iter_export_to(target, contents, directory, overwrite=overwrite, cancel=cancel):
+        if isinstance(step, ExportReport):
+            report = step
+            continue
+        assert step.solved is not None  # as every part of `SolvedContents` that is int4
+        layers.append(step.solved.result)
+        yield replace(step.solved.progress, label=f"{step.name}, {step.solved.result.solver}")
+    assert report is not None, "the report comes last"
     checked, sample = "", ""
     if verify:
         total = (coverage.int4_rows and sum(row.parameters for row in coverage.int4_rows)) or 1
         yield Progress(total, total, "verifying", time.monotonic() - start, None)
-        count = verify_checkpoint(directory)
-        if cancel is not None and cancel.is_set():
-            raise Cancelled("Verifying was cancelled.", mend=f"the checkpoint {str(directory)!r} is whole")
-        sample = sample_text(directory)
-        checked = f"{count} hashes and headers, loaded again" + (" and generated" if sample else "")
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    size_bytes = size_on_disk(directory)
+        checked, sample = _verified(directory, target, cancel)
     seconds = time.monotonic() - start
-    yield ExportResult(directory, len(files), size_bytes, seconds, tuple(layers), verify, checked, sample)
+    held = tuple(layers)
+    yield ExportResult(directory, report.files, report.size_bytes, seconds, held, verify, checked, sample, report)
+
+
+def _verified(directory: Path, target: str, cancel: threading.Event | None) -> tuple[str, str]:
+    """Check what was written; return what was checked, and text that it generated ("" for none)."""
+    if target != NATIVE:
+        return f"{verify_export(directory)} files against their hashes", ""
+    count = verify_checkpoint(directory)
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("Verifying was cancelled.", mend=f"the checkpoint {str(directory)!r} is whole")
+    sample = sample_text(directory)
+    return f"{count} hashes and headers, loaded again" + (" and generated" if sample else ""), sample
 
 
 def calibration_model(source: Source, coverage: Coverage) -> nn.Module | None:

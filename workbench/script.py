@@ -13,12 +13,17 @@ from workbench.errors import ConfigError
 from workbench.recipe import Recipe
 from workbench.recipe_text import recipe_text
 from workbench.sources import ModelSource, Source
+from workbench.targets import NATIVE
 
 DEFAULT_DIRECTORY = "exports/int4"
 
 
 def python_of(
-    source: Source, recipe: Recipe, directory: Path | str = DEFAULT_DIRECTORY, calibration: str | None = None
+    source: Source,
+    recipe: Recipe,
+    directory: Path | str = DEFAULT_DIRECTORY,
+    calibration: str | None = None,
+    format: str = NATIVE,
 ) -> str:
     """Return Python that quantizes the model of `source` under `recipe` and saves it in `directory`.
 
@@ -27,7 +32,9 @@ def python_of(
         recipe: How they are quantized.
         directory: Where the checkpoint goes.
         calibration: A Python expression for the calibration text, where a layer is to be calibrated.
+        format: The format of the checkpoint.
     """
+    place = repr(str(directory))
     made, arguments = _recipe_lines(recipe)
     imports = ["from pathlib import Path", ""] if calibration is not None and "Path(" in calibration else []
     if calibration is not None:
@@ -40,7 +47,9 @@ def python_of(
         _model_line(source),
         *made,
         f"print(wb.quantize_(model, {arguments}))",
-        f"wb.save_checkpoint(model, {str(directory)!r}, tokenizer=tokenizer)",
+        f"wb.save_checkpoint(model, {place}, tokenizer=tokenizer)"
+        if format == NATIVE
+        else f"print(wb.export(model, {place}, {format!r}, tokenizer=tokenizer))",
     ]
     return "\n".join(lines) + "\n"
 
@@ -51,6 +60,7 @@ def command_of(
     directory: Path | str = DEFAULT_DIRECTORY,
     calibration: Path | None = None,
     recipe_file: Path | None = None,
+    format: str = NATIVE,
 ) -> str:
     """Return a command line that quantizes the model of `source` under `recipe` and saves it in `directory`.
 
@@ -62,6 +72,7 @@ def command_of(
         directory: Where the checkpoint goes.
         calibration: A file with the calibration text, or None.
         recipe_file: A file that holds the recipe, or None.
+        format: The format of the checkpoint.
 
     Raises:
         ConfigError: for a model that is in memory only.
@@ -74,7 +85,8 @@ def command_of(
         )
     preset = next((name for name in Recipe.presets() if Recipe.preset(name) == recipe), None)
     held = preset or (None if recipe_file is None else str(recipe_file))
-    words = ["workbench", "quantize", model, "--recipe", held or "/dev/stdin", "--out", str(directory)]
+    verb = ["quantize", model] if format == NATIVE else ["export", model, "--format", format]
+    words = ["workbench", *verb, "--recipe", held or "/dev/stdin", "--out", str(directory)]
     words += [] if calibration is None else ["--calibration", str(calibration)]
     line = shlex.join(words)
     return f"{line}\n" if held else f"{line} <<'RECIPE'\n{recipe_text(recipe.to_json())}RECIPE\n"

@@ -22,8 +22,7 @@ from workbench.coverage import Coverage, preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError, WeightError
 from workbench.events import Event as Event
 from workbench.events import EventKind, Listeners
-from workbench.export_checks import check_exportable, export_target
-from workbench.exporting import ExportResult, iter_export
+from workbench.exporting import ExportResult
 from workbench.group_views import Block, GroupView, iter_group_views
 from workbench.jobs import Job, Lane, progress_since
 from workbench.kinds import QUANTIZABLE_KINDS
@@ -47,6 +46,7 @@ from workbench.session_ahead import SessionAhead
 from workbench.session_calibration import SessionCalibration
 from workbench.session_compare import SessionCompare
 from workbench.session_details import SessionDetails
+from workbench.session_export import SessionExport
 from workbench.session_improve import SessionImprove
 from workbench.session_quality import SessionQuality
 from workbench.session_recipe import SessionRecipe
@@ -55,9 +55,9 @@ from workbench.session_rooms import Means
 from workbench.session_verdict import SessionVerdict
 from workbench.session_words import facts_html, session_facts
 from workbench.session_zoom import SessionZoom
-from workbench.solved_layers import SolvedLayers
 from workbench.sources import ModelSource, Source
 from workbench.sweep import Solved, Sweep
+from workbench.targets import NATIVE
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
 from workbench.views import LayerView, iter_layer_views
 
@@ -98,7 +98,7 @@ class Session:
         verdict: Size, error and speed in a line.
         improving: What the latest search for a better recipe found.
         reporting: The report that was written last.
-        exported: The latest finished export, or None.
+        exports: Which formats hold the model, and what was written last.
     """
 
     source: Source
@@ -116,7 +116,6 @@ class Session:
     speed_notes: list[str] = field(default_factory=list)
     rooflines: dict[str, Roofline] = field(default_factory=dict)
     errors: dict[str, LayerView] = field(default_factory=dict)
-    exported: ExportResult | None = None
     group: tuple[int, int] | None = None
     looked: GroupView | None = None
 
@@ -159,11 +158,12 @@ class Session:
         self.reporting = SessionReport(
             self, sweep=self._sweep, on_swept=self._on_sweep, emit=self._emit, on_job=self._on_job
         )
+        self.exports = SessionExport(self, self._cache, self._emit, self._on_job)
         # Views come first: one waits for inputs, and starts a look when it is there.
         self.lanes: tuple[Lane, ...] = (
             *(self.previews, self.looks, self.calibration.lane, self.work),
             *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
-            *(self.details.lane, self.compare.lane, self.zoom.lane),
+            *(self.details.lane, self.compare.lane, self.zoom.lane, self.exports.lane),
         )
         self.coverage = self._preflight(self.recipe)
         self.recipes: SessionRecipe = SessionRecipe(self, self._preflight, lambda: self._emit("recipe", self.recipes))
@@ -287,6 +287,17 @@ class Session:
             self.set_recipe(with_change_everywhere(self.recipe, change))
         else:
             self.set_recipe(with_change(self.recipe, self._layers, int4 or names, change))
+
+    def change_layers(self, changes: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> None:
+        """Change settings of int4 layers by name, as `configure` takes them; one step that can be undone.
+
+        Raises:
+            ConfigError: for settings that cannot work together; nothing is changed then.
+        """
+        edited = self.recipe
+        for names, settings in changes:
+            edited = with_change(edited, self._layers, names, partial(changed_choice, **settings))
+        self.set_recipe(edited)
 
     def keep_dense(self, scope: Scope | None = None) -> None:
         """Leave the layers of the scope in full precision."""
@@ -538,45 +549,29 @@ class Session:
 
     # --- exporting ----------------------------------------------------------------------------------------------
 
-    def export(self, directory: Path | str, *, overwrite: bool = False, verify: bool = True) -> Job:
+    def export(
+        self, directory: Path | str, *, format: str = NATIVE, overwrite: bool = False, verify: bool = True
+    ) -> Job:
         """Quantize under the recipe and write a checkpoint, then check what was written.
 
+        Args:
+            directory: The folder to make.
+            format: "native", or a format that `exports.targets()` lists.
+            overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
+            verify: Check every hash of what was written; a native checkpoint is loaded again and generates too.
+
         Raises:
-            CheckpointError: when the directory is blank, holds the model or the working folder, or replacing it
-                would delete files that are no checkpoint.
+            CheckpointError: when the format cannot hold the recipe, the directory is blank, holds the model or the
+                working folder, or replacing it would delete files that are no checkpoint.
             ModelError: when a live model is on the meta device or has int4 layers already.
             ConfigError: when no layer becomes int4, one is to be calibrated without a text, or other work is running.
         """
-        target = export_target(self.source, directory, overwrite=overwrite)
-        coverage, recipe = self.coverage, self.recipe
-        check_exportable(self.source, coverage)
-        calibrated = needs_calibration(coverage)
-        if calibrated:
-            self.calibration.check()
+        return self.exports.start(directory, target=format, overwrite=overwrite, verify=verify)
 
-        def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
-            text, model, solved = None, None, SolvedLayers(self._cache)
-            if calibrated:
-                text = self.calibration.prepared()
-                yield from self.calibration.load()
-                model = self.calibration.model
-            yield from iter_export(
-                self.source,
-                coverage,
-                recipe,
-                target,
-                tokenizer=self.tokenizer,
-                overwrite=overwrite,
-                verify=verify,
-                calibration=text,
-                model=model,
-                solved=solved,
-                cancel=cancel,
-            )
-            solved.forget()
-
-        again = partial(self.export, directory, overwrite=overwrite, verify=verify)
-        return self.work.submit(Job(f"Export to {target}", write, self._on_export, self._on_job, again=again))
+    @property
+    def exported(self) -> ExportResult | None:
+        """The latest finished export, or None."""
+        return self.exports.latest
 
     def report(self, path: Path | str = "report.html") -> Job:
         """Write one HTML file with all figures, for people without a kernel; layers not solved yet are solved first.
@@ -597,7 +592,7 @@ class Session:
         end = None if timeout_s is None else time.monotonic() + timeout_s
         return all(lane.wait(None if end is None else max(0.0, end - time.monotonic())) for lane in self.lanes)
 
-    def as_python(self, directory: Path | str = DEFAULT_DIRECTORY) -> str:
+    def as_python(self, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
         """Return a cell that, run alone, quantizes the same model under the same recipe and saves it.
 
         A calibration text that is in no file is written beside the directory, for the cell to read.
@@ -606,9 +601,9 @@ class Session:
             ConfigError: when a layer is to be calibrated without a text, or its file cannot be written.
         """
         text = self.calibration.as_python(directory) if needs_calibration(self.coverage) else None
-        return python_of(self.source, self.recipe, directory, text)
+        return python_of(self.source, self.recipe, directory, text, format)
 
-    def as_command(self, directory: Path | str = DEFAULT_DIRECTORY) -> str:
+    def as_command(self, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
         """Return a command line that quantizes the same model under the same recipe and saves it.
 
         A calibration text that is in no file is written beside the directory, for the command to read.
@@ -617,7 +612,7 @@ class Session:
             ConfigError: for a model in memory, or a layer to be calibrated without a text that can be written.
         """
         text = self.calibration.as_file(directory) if needs_calibration(self.coverage) else None
-        return command_of(self.source, self.recipe, directory, text, self.recipes.file)
+        return command_of(self.source, self.recipe, directory, text, self.recipes.file, format)
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -815,14 +810,6 @@ class Session:
             self.speed = [p for p in self.speed if [p.n, p.k, p.group_size] == shape and p.dtype not in dtypes]
             self.speed_notes = []
         self._on_job(job)
-
-    def _on_export(self, job: Job, item: Progress | ExportResult) -> None:
-        if isinstance(item, ExportResult):
-            self.exported = item
-            self._emit("export", item, job)
-            return
-        job.progress = item
-        self._emit("job", job, job)
 
     def _on_job(self, job: Job) -> None:
         self._emit("job", job, job)

@@ -27,7 +27,11 @@ class Told(Protocol):
     errors: dict[str, LayerView]
     current: str
     speed: list[SpeedPoint]
-    exported: ExportResult | None
+
+    @property
+    def exported(self) -> ExportResult | None:
+        """The latest finished export, or None."""
+        ...
 
 
 def session_facts(session: Told) -> dict[str, str]:
@@ -48,8 +52,9 @@ def session_facts(session: Told) -> dict[str, str]:
     if said := _speed(session.speed):
         facts["Speed"] = said
     if (done := session.exported) is not None:
-        checked = ", loaded and checked" if done.verified else ""
-        facts["Exported"] = f"{done.directory}, {size(done.size_bytes)}{checked}"
+        checked = ", checked" if done.verified else ""
+        target = done.report.target
+        facts["Exported"] = f"{done.directory} ({target}), {size(done.size_bytes)}{checked}"
     return facts
 
 

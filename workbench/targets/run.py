@@ -247,5 +247,5 @@ def _engines(name: str) -> str:
 
 def _remark(fit: Fit) -> str:
     if fit.misfits:
-        return "; ".join(map(str, fit.misfits))
+        return "; ".join(misfit.brief for misfit in fit.misfits)
     return "; ".join([one for one in (fit.rounds, *fit.notes) if one])

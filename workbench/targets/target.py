@@ -36,6 +36,12 @@ class Misfit:
     layers: tuple[str, ...] = ()
     change: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def brief(self) -> str:
+        """The misfit in a few words, for a table."""
+        where = f" in {len(self.layers)} layers" if self.layers else ""
+        return f"{self.what}{where}: it holds {self.allowed}"
+
     def __str__(self) -> str:
         """The misfit as a sentence."""
         named = ", ".join(self.layers[:_NAMED]) + (" …" if len(self.layers) > _NAMED else "")

@@ -1,4 +1,4 @@
-"""Write a checkpoint, check it by loading it, and show the recipe as Python."""
+"""Choose a format that holds the recipe, write it, check it, and show the lines that load it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from workbench.exporting import ExportResult
 from workbench.quantize import layer_notes
 from workbench.records import LayerResult
 from workbench.session import Event, Session
+from workbench.targets import NATIVE, TARGETS
+from workbench.targets.run import TargetTable, error_said
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.formats import FormatRow, FormatTable
 from workbench.widgets.panel import Panel
 
 _MOST_NOTES = 8
@@ -22,12 +25,13 @@ FIELDS = (
     Field("overwrite", "Replace what is there", "switch", (), "Off: an existing directory is refused"),
     Field(
         "verify",
-        "Load it again and generate",
+        "Check what was written",
         "switch",
         (),
-        "Checks every hash, loads the checkpoint and generates a few tokens",
+        "Checks every hash; a native checkpoint is loaded again and generates a few tokens",
     ),
 )
+_FIT = Command("fit", "Make the recipe fit", "Change the settings that this format cannot hold", enabled=False)
 
 
 class ExportPanel(Panel):
@@ -35,57 +39,94 @@ class ExportPanel(Panel):
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         values: dict[str, Value] = {"directory": "exports/int4", "overwrite": False, "verify": True}
+        self.formats = FormatTable(on_error=on_error)
         self.form = Form(FIELDS, values, on_error=on_error, title="Export")
         self.commands = Commands(
             [
                 Command("export", "Export checkpoint", "Quantize under the recipe and write the checkpoint", "primary"),
+                _FIT,
                 Command("python", "Copy as Python", "Show a cell that does the same without the app"),
+                Command("shell", "Copy as command", "Show a command line that does the same without the app"),
             ],
             on_error=on_error,
         )
         self.result = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.form, self.commands, self.result])
-        self._show_plan()
+        super().__init__(session, on_error, [self.formats, self.form, self.commands, self.result])
+        self.formats.observe(lambda _change: self._follow_choice(), names="selected")
+        self._show_formats(session.exports.table)
         self.commands.on_command(self._run)
 
     def on_event(self, event: Event) -> None:
         """Show the plan after a change, and the result after an export."""
         if event.kind == "coverage":
-            self._show_plan()
+            self.formats.busy = True
+            self._follow_choice()
+        elif event.kind == "targets":
+            self._show_formats(event.data)
         elif event.kind == "export":
             self._show_result(event.data)
 
     def _run(self, command: str) -> str:
         values: dict[str, Any] = self.form.values
+        chosen = self.formats.selected or NATIVE
         if command == "python":
-            self.result.code = self.session.as_python(values["directory"])
+            self.result.code = self.session.as_python(values["directory"], chosen)
             return ""
-        self.session.export(values["directory"], overwrite=values["overwrite"], verify=values["verify"])
+        if command == "shell":
+            self.result.code = self.session.as_command(values["directory"], chosen)
+            return ""
+        if command == "fit":
+            self.session.exports.fit(chosen)
+            return "the recipe fits now; Undo takes it back"
+        self.session.export(values["directory"], format=chosen, overwrite=values["overwrite"], verify=values["verify"])
         return "exporting"
 
-    def _show_plan(self) -> None:
+    def _show_formats(self, table: TargetTable | None) -> None:
+        if table is None:
+            self.formats.show([FormatRow(NATIVE, _title(NATIVE), "transformers with workbench", "exact")])
+            self.formats.busy = True
+        else:
+            self.formats.show(
+                [
+                    FormatRow(name, _title(name), engines, state, forecast, remark, bool(table.fits[name].change))
+                    for name, engines, state, forecast, remark in table.rows()
+                ]
+            )
+        self._follow_choice()
+
+    def _follow_choice(self) -> None:
+        """Show what the chosen format would take, and which buttons make sense for it."""
+        table, chosen = self.session.exports.table, self.formats.selected or NATIVE
         coverage = self.session.coverage
-        facts = [
-            Fact("Format", "native", "portable codes, any device"),
-            Fact("Planned size", size(coverage.after_bytes), f"from {size(coverage.before_bytes)}"),
-        ]
+        fit = None if table is None else table.fits.get(chosen)
+        refused = fit is not None and fit.state == "refused"
+        self.commands.enable(export=not refused, fit=bool(fit is not None and fit.change))
+        after = coverage.after_bytes if fit is None or not fit.size_bytes else fit.size_bytes
+        facts = [Fact("Format", _title(chosen), "" if fit is None else str(fit.state))]
+        if refused:
+            verdict = f"{_title(chosen)} cannot hold this recipe: {'; '.join(map(str, fit.misfits))}" if fit else ""
+            self.result.show(facts, title="", verdict=verdict, badge="", notes=[], code="")
+            return
+        facts.append(Fact("Planned size", size(after), f"from {size(coverage.before_bytes)}"))
         self.result.show(facts, title="", verdict="", badge="", notes=[], code="")
 
     def _show_result(self, result: ExportResult) -> None:
+        report = result.report
+        said = error_said(report.max_error, report.worst).removeprefix("weights: ")
         facts = [
-            Fact("Format", "native", "portable codes, any device"),
+            Fact("Format", _title(report.target), report.fit.rounds or "exact"),
             Fact("Written", size(result.size_bytes), f"{result.files} files in {result.seconds:.1f} s"),
+            Fact("max |Δw|", f"{report.max_error:.3g}", said, "good" if report.max_error == 0 else ""),
             Fact(
                 "Verified", "yes" if result.verified else "not asked", result.checked, "good" if result.verified else ""
             ),
         ]
         notes = [f"Sample: {result.sample}"] if result.sample else []
-        notes += notes_of(result.layers)
-        code = (
-            "import workbench.hf\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({str(result.directory)!r})"
+        notes += [*report.fit.notes, *notes_of(result.layers)]
+        lines = [line for line in (report.load.python, _commented(report.load.shell)) if line]
+        self.result.show(
+            facts, title=f"Exported to {result.directory}", verdict="", badge="", notes=notes, code="\n\n".join(lines)
         )
-        self.result.show(facts, title=f"Exported to {result.directory}", badge="", notes=notes, code=code)
 
 
 def notes_of(layers: Sequence[LayerResult]) -> list[str]:
@@ -93,3 +134,11 @@ def notes_of(layers: Sequence[LayerResult]) -> list[str]:
     lines = layer_notes(layers)
     left = len(lines) - _MOST_NOTES
     return lines if left <= 0 else [*lines[:_MOST_NOTES], f"and {left} more remarks: session.exported.layers has all"]
+
+
+def _title(name: str) -> str:
+    return "Native" if name == NATIVE else TARGETS[name].title
+
+
+def _commented(shell: str) -> str:
+    return f"# in a shell\n{shell}" if shell else ""

@@ -1,0 +1,153 @@
+"""Writing an export: whole or not at all, recorded, and found damaged when it is."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+import torch
+
+import workbench as wb
+from tests.tiny_models import make
+from workbench.checkpoint.contents import CheckpointContents, ModelContents, SolvedContents
+from workbench.coverage import preflight_source
+from workbench.errors import Cancelled, CheckpointError, ConfigError
+from workbench.recipe import as_recipe
+from workbench.sources import ModelSource
+from workbench.targets.run import RECORD_FILE, ExportReport, iter_export_to, verify_export
+
+CONFIG = wb.Int4WeightOnlyConfig(group_size=32, zero_point_domain=wb.ZeroPointDomain.INT)
+
+
+def int4(family="qwen2"):
+    model = make(family)
+    wb.quantize_(model, CONFIG)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return int4()
+
+
+@pytest.fixture(scope="module")
+def native(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("native") / "out"
+    wb.save_checkpoint(model, folder)
+    return folder
+
+
+def same_parts(one, other):
+    ours = {name: tensor for part in one.parts() for name, tensor in part.tensors.items()}
+    theirs = {name: tensor for part in other.parts() for name, tensor in part.tensors.items()}
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    weights, others = ({part.name: part.weight for part in c.parts() if part.weight} for c in (one, other))
+    assert weights.keys() == others.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight.codes, others[name].codes)
+        assert torch.equal(weight.dequantize(), others[name].dequantize())
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "mixtral", "t5"])
+def test_model_source_and_checkpoint_have_the_same_contents(family, tmp_path):
+    model, dense = int4(family), make(family)
+    source, recipe = ModelSource(dense), as_recipe(CONFIG)
+    contents = [ModelContents(model), SolvedContents(source, preflight_source(source, recipe), recipe)]
+    wb.save_checkpoint(model, tmp_path / "out")
+    contents.append(CheckpointContents(tmp_path / "out"))
+    for other in contents[1:]:
+        same_parts(contents[0], other)
+    outlines = [one.outline() for one in contents]
+    for outline in outlines[1:]:
+        assert outline.int4.keys() == outlines[0].int4.keys()
+        assert [form.shape for form in outline.int4.values()] == [form.shape for form in outlines[0].int4.values()]
+        assert outline.dense == outlines[0].dense
+        assert outline.native_bytes == outlines[0].native_bytes
+        assert outline.config["architectures"] == outlines[0].config["architectures"]
+
+
+@pytest.mark.parametrize("target", ["native", "mlx", "compressed-tensors"])
+def test_what_is_written_is_the_same_from_model_and_checkpoint(model, native, target, tmp_path):
+    reports = [wb.export(origin, tmp_path / name, target) for name, origin in (("model", model), ("disk", native))]
+    assert [report.target for report in reports] == [target, target]
+    shards = [sorted((tmp_path / name).glob("*.safetensors")) for name in ("model", "disk")]
+    assert [path.name for path in shards[0]] == [path.name for path in shards[1]]
+    from safetensors.torch import load_file
+
+    for ours, theirs in zip(*shards, strict=True):
+        one, other = load_file(ours), load_file(theirs)
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_dense_model_is_quantized_on_the_way(tmp_path):
+    wb.export(make("qwen2"), tmp_path / "out", "compressed-tensors", recipe=CONFIG)
+    wb.export(int4(), tmp_path / "two", "compressed-tensors")
+    ours, theirs = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "two"))
+    assert ours == theirs
+
+
+def test_a_recipe_for_what_is_int4_already_is_refused(model, native, tmp_path):
+    for origin in (model, native):
+        with pytest.raises(ConfigError, match="int4 already"):
+            wb.export(origin, tmp_path / "out", "mlx", recipe=CONFIG)
+
+
+def test_an_unknown_format_names_the_known(model, tmp_path):
+    with pytest.raises(ConfigError, match="native, compressed-tensors"):
+        wb.export(model, tmp_path / "out", "onnx")
+
+
+def test_cancel_leaves_nothing(native, tmp_path):
+    cancel = threading.Event()
+    steps = iter_export_to("mlx", CheckpointContents(native), tmp_path / "out", cancel=cancel)
+    next(steps)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        list(steps)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_kept_unless_it_may_be_replaced(model, tmp_path):
+    wb.export(model, tmp_path / "out", "mlx")
+    before = (tmp_path / "out" / "config.json").read_bytes()
+    with pytest.raises(CheckpointError, match="overwrite=True"):
+        wb.export(model, tmp_path / "out", "compressed-tensors")
+    assert (tmp_path / "out" / "config.json").read_bytes() == before
+    wb.export(model, tmp_path / "out", "compressed-tensors", overwrite=True)
+    assert json.loads((tmp_path / "out" / RECORD_FILE).read_text())["target"] == "compressed-tensors"
+
+
+def test_every_damage_is_named(model, tmp_path):
+    report = wb.export(model, tmp_path / "out", "mlx")
+    assert isinstance(report, ExportReport)
+    assert verify_export(tmp_path / "out") == report.files - 1
+    path = tmp_path / "out" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: its bytes"):
+        verify_export(tmp_path / "out")
+    path.write_bytes(data[:-4])
+    with pytest.raises(CheckpointError, match="bytes, saved with"):
+        verify_export(tmp_path / "out")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
+        verify_export(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../b", "c:\\x"])
+def test_a_record_that_points_outside_is_refused(model, tmp_path, name):
+    wb.export(model, tmp_path / "out", "mlx")
+    record = json.loads((tmp_path / "out" / RECORD_FILE).read_text())
+    record["files"][name] = {"sha256": "0", "size_bytes": 1}
+    (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="outside the folder"):
+        verify_export(tmp_path / "out")
+
+
+def test_the_table_is_text_and_html(model):
+    table = wb.export_targets(model)
+    assert "compressed-tensors" in str(table) and "<table>" in table._repr_html_()
+    assert wb.export_targets(make("qwen2"), CONFIG).fits["awq"].state == table.fits["awq"].state
