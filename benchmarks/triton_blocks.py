@@ -6,6 +6,7 @@ What wins here by more than noise belongs into the table.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from workbench.packing import Layout
 from workbench.triton_blocks import Blocks, choose_blocks
 from workbench.triton_kernels import fused_linear, gpu_facts, triton_available, triton_note
 
-BATCHES = (16, 64, 128, 512)
+BATCHES = (1, 16, 32, 64, 128, 512)
 INNER_K_TILES = 8
 DEVICE = "cuda"
 _SPLITS = (1, 2, 4, 7, 8, 14, 16)
@@ -60,11 +61,12 @@ def sweep(x: Tensor, weights: Sequence[PackedWeight], budget_s: float, rows: lis
     times = time_sizes([table, *sizes_around(table)], x, weights, budget_s)
     best = min(times, key=lambda size: statistics.median(times[size]))
     steps = k // best.k
-    splits = [replace(best, splits=count) for count in _SPLITS if steps % count == 0 and count != best.splits]
+    others = [count for count in _SPLITS if steps % count == 0 and count != best.splits]
+    splits = [] if best.parts > 1 else [replace(best, splits=count) for count in others]
     times |= time_sizes(splits, x, weights, budget_s)
     best = min(times, key=lambda size: statistics.median(times[size]))
     for size, seconds in times.items():
-        row = {name: getattr(size, name) for name in ("m", "n", "k", "warps", "stages", "splits")}
+        row = {name: getattr(size, name) for name in ("m", "n", "k", "warps", "stages", "splits", "parts")}
         notes = ["table"] * (size == table) + ["fastest"] * (size == best)
         rows.append({"batch": m, **row, **time_row(seconds), "note": ", ".join(notes)})
     over = statistics.median(times[table]) / statistics.median(times[best])
@@ -73,6 +75,11 @@ def sweep(x: Tensor, weights: Sequence[PackedWeight], budget_s: float, rows: lis
 
 def sizes_around(table: Blocks) -> Iterator[Blocks]:
     """Yield sizes near those of the table."""
+    if table.parts > 1:
+        for n, parts, stages in itertools.product((16, 32), (4, 8), (2, 3, 4)):
+            if (size := replace(table, n=n, parts=parts, stages=stages)) != table:
+                yield size
+        return
     for m in sorted({min(128, table.m), min(256, 2 * table.m)}):
         for n, warps in ((64, 4), (128, 8), (256, 8)):
             for stages in (2, 3, 4):

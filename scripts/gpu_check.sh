@@ -70,10 +70,15 @@ print(device_note("cuda"))
 print("paths:", ", ".join(available_paths("cuda")))
 '
 step "kernels" 60 "$PYTHON" -c "$notes"
+# Most of the tests' time goes into compiling kernels, which processes do beside one another where pytest-xdist is there.
+parallel=()
+if "$PYTHON" -c "import xdist" 2>/dev/null; then
+    parallel=(-n "$(($(nproc) < 12 ? $(nproc) : 12))")
+fi
 # No configuration of the project is read: it names plugins that a bare machine does not have.
 step "tests" 230 "$PYTHON" -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider \
     -o "markers=cuda: needs a GPU" --continue-on-collection-errors --junitxml="$RESULTS/gpu_check-junit.xml" \
-    -q -ra -m cuda tests/cuda tests/test_linear.py
+    -q -ra -m cuda ${parallel[@]+"${parallel[@]}"} tests/cuda tests/test_linear.py
 step "benchmark cuda_paths" 150 "$PYTHON" -m benchmarks.cuda_paths --json
 step "benchmark triton_blocks" 120 "$PYTHON" -m benchmarks.triton_blocks --json
 

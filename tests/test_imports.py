@@ -18,7 +18,7 @@ ORDER = """
 errors workers options config records demo inductor allocation
 blocks primitives affine portable
 solvers
-user_cache machine paths packing tiles triton_jit triton_blocks triton_kernels cuda_paths
+user_cache machine paths packing tiles triton_jit triton_products triton_blocks triton_launch triton_kernels cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
 recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
@@ -53,7 +53,7 @@ DOORS = {
     "plotly": {"figures"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
-    "triton": {"triton_jit", "triton_kernels"},
+    "triton": {"triton_jit", "triton_products", "triton_kernels"},
     "IPython": {"widgets"},
     "dask": {"cluster"},
     "distributed": {"cluster"},

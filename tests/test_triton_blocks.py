@@ -27,7 +27,9 @@ def test_sizes_divide_the_weight(n, k, large):
 def test_the_tables_hold_what_the_kernel_asks(table):
     assert 0 in table
     for most, size in table.items():
-        assert size.m >= 16 and size.n % (16 * size.warps) == 0 and size.warps in (4, 8)
+        assert size.m >= (16 if size.parts == 1 else 8) and size.warps in (4, 8)
+        assert size.n % (16 * size.warps if size.parts == 1 else 16) == 0
+        assert size.parts == 1 or size.parts % size.warps == 0
         assert size.splits == 1 and (most == 0 or size.m >= most)
 
 
@@ -35,10 +37,9 @@ def test_rows_choose_the_block():
     def height(m, large=True):
         return choose_blocks(m, 4096, 4096, 8, processors=132, large=large).m
 
-    assert [height(m) for m in (1, 16, 17, 32, 33, 64, 65, 128, 129, 9999)] == [16, 16, 32, 32, 64, 64, 128, 128] + [
-        256
-    ] * 2
-    assert [height(m, large=False) for m in (16, 17, 33, 9999)] == [16, 32, 64, 64]
+    rows = (1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 9999)
+    assert [height(m) for m in rows] == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128, 256, 256]
+    assert [height(m, large=False) for m in (8, 16, 17, 33, 9999)] == [8, 16, 32, 64, 64]
 
 
 def test_k_is_split_until_the_gpu_is_full():
@@ -47,4 +48,22 @@ def test_k_is_split_until_the_gpu_is_full():
     assert choose_blocks(2048, 4096, 14336, 8, processors=132, large=True).splits == 1
     assert choose_blocks(1, 8, 32, 2, processors=132, large=True).splits == 1
     assert choose_blocks(1, 8, 512, 8, processors=132, large=True).splits == 1
-    assert choose_blocks(1, 64, 4096, 8, processors=132, large=True).splits == 8
+    assert choose_blocks(9, 64, 4096, 8, processors=132, large=True).splits == 8
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "splits"),
+    [
+        *((16, 4096, 14336, 4), (16, 4096, 4096, 4), (16, 14336, 4096, 4), (16, 1024, 4096, 8)),
+        *((32, 4096, 14336, 8), (32, 4096, 4096, 4), (32, 14336, 4096, 4)),
+        *((64, 4096, 14336, 4), (64, 14336, 4096, 1), (64, 1024, 4096, 8)),
+        *((128, 4096, 14336, 4), (512, 4096, 14336, 2), (1024, 4096, 14336, 1)),
+    ],
+)
+def test_the_splits_that_were_fastest_on_an_h200(m, n, k, splits):
+    assert choose_blocks(m, n, k, 8, processors=132, large=True).splits == splits
+
+
+def test_the_warps_of_a_program_share_k_where_rows_are_few():
+    short, long = (choose_blocks(3, 4096, k, 8, processors=132, large=True) for k in (4096, 14336))
+    assert (short.parts, long.parts) == (4, 8) and short.splits == long.splits == 1

@@ -77,8 +77,11 @@ def forget_tables() -> None:
 def table_kind(device_type: str) -> str:
     """Return which built-in defaults hold for a kind of device here (see `workbench.paths.DEFAULTS`)."""
     if device_type != "cpu":
-        kind = "cuda/triton" if "fused" in available_paths(device_type) else "cuda"
-        return kind if device_type in INT4_OPS else "other"
+        if device_type not in INT4_OPS:
+            return "other"
+        if "fused" not in available_paths(device_type):
+            return "cuda"
+        return "cuda/hopper" if device_capability(device_type) == "sm90" else "cuda/triton"
     if "DEFAULT" in device_capability("cpu") and platform.machine().lower() in ("x86_64", "amd64"):
         return "cpu/scalar"
     native = native_kernels()

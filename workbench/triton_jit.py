@@ -1,10 +1,14 @@
-"""The Triton kernels over the CUDA tile layout; only `workbench.triton_kernels` imports them, where Triton is.
+"""Triton over the CUDA tile layout: weights out of words, and the kernel that dequantizes rows of a weight.
+
+Only `workbench.triton_launch` imports this module and `workbench.triton_products`, where Triton is.
 
 The tile layout is that of `workbench.packing`: int32 [N/8, K/(16 I), 32 lanes, I/2 words], I = inner_k_tiles, where
-nibble 4p + r of a word holds the code of n = 8 tile + lane//4, k = 16 I ktile + 32 word + 8 r + 2 (lane%4) + p.
-Scales and zeros come as int32 [K/group, N]: a bfloat16 pair in one word, the scale in its low half.
+nibble 4p + r of a word holds the code of n = 8 tile + lane//4, k = 16 I ktile + 32 word + 8 r + 2 (lane%4) + p. The
+words of 8 rows lie in one piece, as many as K. Scales and zeros come as int32 [K/group, N]: a bfloat16 pair in one
+word, the scale in its low half.
 
-A weight is (q - 8) * scale + zero in float32, rounded once; q - 8 and its product with a bfloat16 scale are exact.
+Dequantized weights are (q - 8) * scale + zero in float32, rounded once. Products take them from one fused multiply-add
+in bfloat16, also rounded once: q - 8 and its product with a bfloat16 scale are exact.
 Triton reads the annotations of parameters, so that only constants have one.
 """
 
@@ -12,6 +16,66 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+# For r = 0 to 3: the nibbles r and 4 + r of the word $8 into the mantissas of two times 128, where their lowest bit
+# counts 1; minus 136; times the scale plus the zero of the word $9. Outputs: p = 0 and 1 for each r.
+_START = """{
+    .reg .b32 scale, zero, one, minus, word, pair;
+    prmt.b32 scale, $9, 0, 0x1010;
+    prmt.b32 zero, $9, 0, 0x3232;
+    mov.b32 one, 0x3f803f80;
+    mov.b32 minus, 0xc308c308;
+"""
+_PAIR = """
+    shr.u32 word, $8, {shift};
+    lop3.b32 pair, word, 0x000f000f, 0x43004300, 0xea;
+    fma.rn.bf16x2 pair, pair, one, minus;
+    fma.rn.bf16x2 pair, pair, scale, zero;
+    mov.b32 {{${low}, ${high}}}, pair;
+"""
+_DEQUANTIZE = tl.constexpr(
+    _START + "".join(_PAIR.format(shift=4 * r, low=2 * r, high=2 * r + 1) for r in range(4)) + "}"
+)
+_REGISTERS = tl.constexpr("=h,=h,=h,=h,=h,=h,=h,=h,r,r")
+
+
+@triton.jit
+def weights_of(words, pairs):
+    """Return bfloat16 [..., p, r//2, r%2] of words [...] and the pair of each, of one shape."""
+    q00, q01, q10, q11, q20, q21, q30, q31 = tl.inline_asm_elementwise(
+        _DEQUANTIZE,
+        _REGISTERS,
+        [words, pairs],
+        dtype=(
+            tl.bfloat16,
+            tl.bfloat16,
+            tl.bfloat16,
+            tl.bfloat16,
+            tl.bfloat16,
+            tl.bfloat16,
+            tl.bfloat16,
+            tl.bfloat16,
+        ),
+        is_pure=True,
+        pack=1,
+    )
+    return tl.join(
+        tl.join(tl.join(q00, q01), tl.join(q20, q21)),
+        tl.join(tl.join(q10, q11), tl.join(q30, q31)),
+    )
+
+
+@triton.jit
+def pair_of_words(pairs, SLABS: tl.constexpr, WORDS: tl.constexpr):
+    """Return the pair of each word, int32 [parts, tiles, SLABS, 32, WORDS], of pairs [parts, groups, 8 tiles]."""
+    PARTS: tl.constexpr = pairs.shape[0]
+    TILES: tl.constexpr = pairs.shape[2] // 8
+    IN_SLAB: tl.constexpr = max(1, pairs.shape[1] // SLABS)  # groups
+    SLABS_OF: tl.constexpr = pairs.shape[1] // IN_SLAB
+    split = tl.reshape(pairs, (PARTS, SLABS_OF, IN_SLAB, TILES, 8))
+    ordered = tl.reshape(tl.permute(split, (0, 3, 1, 4, 2)), (PARTS, TILES, SLABS_OF, 1, 8, 1, IN_SLAB, 1))
+    wide = tl.broadcast_to(ordered, (PARTS, TILES, SLABS_OF, SLABS // SLABS_OF, 8, 4, IN_SLAB, WORDS // IN_SLAB))
+    return tl.reshape(wide, (PARTS, TILES, SLABS, 32, WORDS))
 
 
 @triton.jit
@@ -25,22 +89,20 @@ def _minus_8(words, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def _codes(words, REPEATS: tl.constexpr, PAIR: tl.constexpr, WARPS: tl.constexpr, SLABS: tl.constexpr):
-    """Return q - 8 in rows and columns, float32 [N, K], of words [REPEATS * PAIR * WARPS tiles, SLABS, 32, I/2].
-
-    The tiles of a repeat come in the order (PAIR, WARPS) and their rows leave it in the order (WARPS, PAIR).
-    """
+def _codes(words):
+    """Return q - 8 in rows and columns, float32 [8 tiles, 32 * I/2 * slabs], of words [tiles, slabs, 32, I/2]."""
+    TILES: tl.constexpr = words.shape[0]
+    SLABS: tl.constexpr = words.shape[1]
+    WORDS: tl.constexpr = words.shape[3]
     high = words >> 16
     r0 = tl.join(_minus_8(words, 0), _minus_8(high, 0))
     r1 = tl.join(_minus_8(words, 4), _minus_8(high, 4))
     r2 = tl.join(_minus_8(words, 8), _minus_8(high, 8))
     r3 = tl.join(_minus_8(words, 12), _minus_8(high, 12))
     nibbles = tl.join(tl.join(r0, r2), tl.join(r1, r3))  # the last three dimensions: p, r//2, r%2
-    IN_WORDS: tl.constexpr = words.shape[3]
-    split = tl.reshape(nibbles, (REPEATS, PAIR, WARPS, SLABS, 8, 4, IN_WORDS, 2, 2, 2))
-    # repeat, warp, pair, lane//4 | slab, word, r//2, r%2, lane%4, p
-    ordered = tl.permute(split, (0, 2, 1, 4, 3, 6, 8, 9, 5, 7))
-    return tl.reshape(ordered, (REPEATS * PAIR * WARPS * 8, SLABS * 32 * IN_WORDS))
+    split = tl.reshape(nibbles, (TILES, SLABS, 8, 4, WORDS, 2, 2, 2))
+    ordered = tl.permute(split, (0, 2, 1, 4, 6, 7, 3, 5))  # tile, lane//4 | slab, word, r//2, r%2, lane%4, p
+    return tl.reshape(ordered, (TILES * 8, SLABS * 32 * WORDS))
 
 
 @triton.jit
@@ -59,15 +121,6 @@ def _scaled(codes, scales, rows, first_k, N, K, GROUP: tl.constexpr):
     return tl.reshape(tl.fma(grouped, scale[:, :, None], zero[:, :, None]), (ROWS, COLUMNS))
 
 
-@triton.jit
-def _word_offsets(tiles, slabs, K, INNER_K_TILES: tl.constexpr):
-    """Return the place of each word, int32 [tiles, slabs, 32, I/2]; a slab is the 16 I columns of a tile."""
-    lanes = tl.arange(0, 32)[None, None, :, None]
-    words = tl.arange(0, INNER_K_TILES // 2)[None, None, None, :]
-    in_tile = (slabs[None, :, None, None] * 32 + lanes) * (INNER_K_TILES // 2) + words
-    return tiles[:, None, None, None] * K + in_tile  # K codes of 8 rows fill K words
-
-
 @triton.jit(do_not_specialize=["first_row", "row_count"])
 def dequantize_kernel(
     packed,
@@ -83,91 +136,14 @@ def dequantize_kernel(
     BLOCK_K: tl.constexpr,
 ):
     """Write weights [row_count, K] of the rows from `first_row` (a multiple of 8) to `out`, in its dtype."""
-    SLABS: tl.constexpr = BLOCK_K // (16 * INNER_K_TILES)
     TILES: tl.constexpr = BLOCK_N // 8
     block_k, block_n = tl.program_id(0), tl.program_id(1)
-    tiles, slabs = tl.arange(0, TILES), block_k * SLABS + tl.arange(0, SLABS)
-    in_n = tiles[:, None, None, None] < row_count // 8 - block_n * TILES
-    in_k = slabs[None, :, None, None] < K // (16 * INNER_K_TILES)
+    tiles, columns = tl.arange(0, TILES)[:, None], block_k * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
+    inside = (tiles < row_count // 8 - block_n * TILES) & (columns < K)
     first = packed + (first_row // 8 + block_n * TILES).to(tl.int64) * K
-    words = tl.load(first + _word_offsets(tiles, slabs, K, INNER_K_TILES), mask=in_n & in_k, other=0)
+    words = tl.load(first + tiles * K + columns, mask=inside, other=0)
     rows = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    columns = block_k * BLOCK_K + tl.arange(0, BLOCK_K)
-    codes = _codes(words, TILES, 1, 1, SLABS)
-    weights = _scaled(codes, scales, first_row + rows, block_k * BLOCK_K, N, K, GROUP)
-    to = out + rows[:, None].to(tl.int64) * K + columns[None, :]
-    tl.store(to, weights.to(out.dtype.element_ty), mask=(rows[:, None] < row_count) & (columns[None, :] < K))
-
-
-@triton.jit
-def _block_of(program, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, TOGETHER: tl.constexpr):
-    """Return (block of M, block of N): neighbours share a block of N, so that its codes are read once into the L2.
-
-    At most TOGETHER blocks of M go round before N advances, so that their activations stay in the L2 as well.
-    """
-    blocks_m, blocks_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
-    first_m = program // (TOGETHER * blocks_n) * TOGETHER
-    height = min(blocks_m - first_m, TOGETHER)
-    within = program % (TOGETHER * blocks_n)
-    return first_m + within % height, within // height
-
-
-@triton.jit(do_not_specialize=["M", "STEPS"])
-def fused_kernel(
-    x,
-    packed,
-    scales,
-    out,
-    M,
-    N,
-    K,
-    STEPS,
-    GROUP: tl.constexpr,
-    INNER_K_TILES: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    WARPS: tl.constexpr,
-    TOGETHER: tl.constexpr,
-):
-    """Write x [M, K] @ W^T to `out` [splits, M, N]; split s sums the STEPS blocks of K that start at s * STEPS.
-
-    The product is taken as W @ x^T: the weights are made in registers, where Hopper's matrix unit takes them from. The
-    tiles are loaded in such an order that each of the WARPS warps finds in its registers the rows that it multiplies.
-    """
-    SLABS: tl.constexpr = BLOCK_K // (16 * INNER_K_TILES)
-    TILES: tl.constexpr = BLOCK_N // 8
-    block_m, block_n = _block_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, TOGETHER)
-    split = tl.program_id(1)
-    tile = tl.arange(0, TILES)
-    tiles = tile // (2 * WARPS) * (2 * WARPS) + tile % WARPS * 2 + tile // WARPS % 2
-    in_n = tiles[:, None, None, None] < N // 8 - block_n * TILES
-    words_at = _word_offsets(tiles, tl.arange(0, SLABS), K, INNER_K_TILES)
-    token = tl.arange(0, BLOCK_M)
-    in_m = token[:, None] < M - block_m * BLOCK_M
-    x_at = token[:, None] * K + tl.arange(0, BLOCK_K)[None, :]
-    packed += (block_n * TILES).to(tl.int64) * K
-    x += (block_m * BLOCK_M).to(tl.int64) * K
-    rows = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for turn in range(0, STEPS):
-        first_k = (split * STEPS + turn) * BLOCK_K
-        words = tl.load(packed + first_k + words_at, mask=in_n, other=0)
-        activations = tl.load(x + first_k + x_at, mask=in_m, other=0.0)
-        codes = _codes(words, BLOCK_N // (16 * WARPS), 2, WARPS, SLABS)
-        weights = _scaled(codes, scales, rows, first_k, N, K, GROUP).to(activations.dtype)
-        total = tl.dot(weights, tl.trans(activations), total)
-    tokens = block_m * BLOCK_M + token
-    to = out + (split.to(tl.int64) * M + tokens[:, None]) * N + rows[None, :]
-    tl.store(to, tl.trans(total).to(out.dtype.element_ty), mask=in_m & (rows[None, :] < N))
-
-
-@triton.jit(do_not_specialize=["count"])
-def sum_splits_kernel(partial, out, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    """Write the sums over the first dimension of `partial` float32 [SPLITS, count] to `out`, always in that order."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < count
-    total = tl.zeros((BLOCK,), tl.float32)
-    for split in range(0, SPLITS):
-        total += tl.load(partial + split * count.to(tl.int64) + at, mask=inside, other=0.0)
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
+    slabs = tl.reshape(words, (TILES, BLOCK_K // (16 * INNER_K_TILES), 32, INNER_K_TILES // 2))
+    weights = _scaled(_codes(slabs), scales, first_row + rows, block_k * BLOCK_K, N, K, GROUP)
+    to = out + rows[:, None].to(tl.int64) * K + columns
+    tl.store(to, weights.to(out.dtype.element_ty), mask=(rows[:, None] < row_count) & (columns < K))

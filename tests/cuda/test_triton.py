@@ -78,7 +78,7 @@ def test_the_product_at_every_block_size(name, splits, triton_gpu):
         assert_product(found, x, weight)
 
 
-@pytest.mark.parametrize("m", [16, 32, 64, 128, 300])
+@pytest.mark.parametrize("m", [1, 8, 16, 32, 64, 128, 300])
 def test_whole_numbers_are_exact_over_a_long_k(m, triton_gpu):
     """Sums of whole numbers below 2^24 have no rounding but the last: not one weight may be missed or late."""
     n, k, layout = 512, 14336, Layout("cuda", 8)
@@ -136,6 +136,47 @@ def test_many_rows_of_activations(triton_gpu):
     weight, packed = packed_weight(64, 128, 64, 8, triton_gpu)
     x = torch.randn(70_001, 128, device=triton_gpu).to(torch.bfloat16)
     assert_product(fused_linear(x, packed.packed, packed.scales_and_zeros, 64, 8), x, weight)
+
+
+def chain(x, weights, between=lambda: None):
+    """Products of which each takes what the one before it made; after every second comes another kernel."""
+    for place, packed in enumerate(weights):
+        x = fused_linear(x, packed.packed, packed.scales_and_zeros, 64, 8)
+        between()
+        if place % 2:
+            x = x / x.float().norm(dim=1, keepdim=True).to(x.dtype)
+            between()
+    return x
+
+
+@pytest.mark.parametrize("m", [1, 8, 16, 40, 130])
+def test_products_in_a_row_wait_for_one_another(m, triton_gpu):
+    """A kernel may be set up while the one before it runs, but not read what that one has still to write."""
+    weights = [packed_weight(1024, 1024, 64, 8, triton_gpu)[1] for _ in range(6)]
+    given = [torch.randn(m, 1024, device=triton_gpu).to(torch.bfloat16) for _ in range(4)]
+    apart = [chain(x, weights, torch.cuda.synchronize) for x in given]
+    assert all(bool(x.isfinite().all()) for x in apart)
+    for _ in range(10):
+        assert all(torch.equal(chain(x, weights), wanted) for x, wanted in zip(given, apart, strict=True))
+    held, graph = given[0].clone(), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = chain(held, weights)
+    for _ in range(10):
+        for x, wanted in zip(given, apart, strict=True):
+            held.copy_(x)
+            graph.replay()
+            assert torch.equal(made, wanted)
+
+
+@pytest.mark.parametrize(("parts", "stages"), [(4, 4), (8, 3)])
+@pytest.mark.parametrize("k", [32, 768, 1024, 11008])
+def test_few_rows_over_a_k_that_no_step_divides(k, parts, stages, triton_gpu):
+    tiles = 8 if k % 128 == 0 else 2
+    weight, packed = packed_weight(40, k, 32, tiles, triton_gpu)
+    size = Blocks(8, 16, min(128, k), 4, stages, parts=parts)
+    for m in (1, 8, 9):
+        x = torch.randn(m, k, device=triton_gpu).to(torch.bfloat16)
+        assert_product(fused_linear(x, packed.packed, packed.scales_and_zeros, 32, tiles, blocks=size), x, weight)
 
 
 def test_on_the_second_gpu(triton_gpu):

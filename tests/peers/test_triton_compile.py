@@ -32,8 +32,14 @@ def test_all_kernels_fit_registers_and_shared_memory(kernels):
 
 
 def test_loads_run_ahead_of_the_products(kernels):
-    fused = [kernel for kernel in kernels if kernel["what"].startswith("fused")]
-    assert len(fused) > 15 and all(kernel["loads_ahead"] for kernel in fused)
+    fused = [kernel for kernel in kernels if kernel["what"].startswith(("fused", "few rows"))]
+    assert len(fused) > 20 and all(kernel["loads_ahead"] for kernel in fused)
+
+
+def test_no_weight_goes_through_shared_memory_on_its_way_to_a_matrix_unit(kernels):
+    for kernel in kernels:
+        if kernel["what"].startswith(("fused", "few rows")):
+            assert kernel["matrix_unit"] and not kernel["weights_in_shared"], kernel
 
 
 def test_hopper_s_matrix_unit_takes_the_weights_from_registers(kernels):

@@ -1,7 +1,8 @@
 """The Triton kernels, run by Triton's interpreter on the CPU: the values are those that a GPU must give.
 
 The interpreter cuts a float32 off when it becomes a bfloat16, and multiplies bfloat16 matrices as if their bits were
-integers (Triton 3.6, 3.7): both are mended here to what a GPU does, rounding to nearest even and real products.
+integers (Triton 3.6, 3.7): both are mended here to what a GPU does, rounding to nearest even and real products. It has
+no assembler either: what the one piece of assembly does, by its formula, stands in; tests/cuda run the piece itself.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from tests.oracles import random_weight
-from workbench import triton_kernels
+from workbench import triton_kernels, triton_launch
 from workbench.errors import KernelError
 from workbench.packing import Layout, pack
 from workbench.tiles import dequantize_plain
@@ -35,7 +39,9 @@ def interpreter_like_a_gpu(monkeypatch):
     def to_float32(handle):
         if handle.dtype.scalar != tl.bfloat16:
             return handle
-        return TensorHandle(torch.from_numpy(handle.data).view(torch.bfloat16).float().numpy(), tl.float32)
+        return TensorHandle(
+            torch.from_numpy(np.ascontiguousarray(handle.data)).view(torch.bfloat16).float().numpy(), tl.float32
+        )
 
     def rounded(self, handle, dtype):
         if dtype.scalar != tl.bfloat16:
@@ -43,6 +49,15 @@ def interpreter_like_a_gpu(monkeypatch):
         bits = torch.from_numpy(handle.data).to(torch.bfloat16).view(torch.uint16)
         return TensorHandle(bits.numpy(), dtype.scalar)
 
+    def assembled(self, text, constraints, values, *rest):
+        words, pairs = (torch.from_numpy(np.ascontiguousarray(value.data)).int() for value in values)
+        scale, zero = ((bits.view(torch.float32)).double() for bits in (pairs << 16, pairs & -65536))
+        codes = ((words >> (16 * p + 4 * r) & 15).double() - 8 for r in range(4) for p in range(2))
+        made = ((code * scale + zero).float().to(torch.bfloat16).view(torch.uint16).numpy() for code in codes)
+        outputs = [TensorHandle(weights, tl.bfloat16) for weights in made]
+        return SimpleNamespace(get_result=outputs.__getitem__)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_inline_asm", assembled)
     monkeypatch.setattr(
         InterpreterBuilder, "create_dot", lambda self, a, b, *rest: multiply(self, to_float32(a), to_float32(b), *rest)
     )
@@ -122,7 +137,7 @@ def activations(m, k):
     return torch.randn(m, k, generator=torch.Generator().manual_seed(m)).to(torch.bfloat16)
 
 
-@pytest.mark.parametrize("m", [1, 7, 16, 17, 64])
+@pytest.mark.parametrize("m", [1, 8, 16, 17, 64])
 @pytest.mark.parametrize("group_size", GROUP_SIZES)
 @pytest.mark.parametrize("inner_k_tiles", INNER_K_TILES)
 def test_the_product(m, inner_k_tiles, group_size):
@@ -139,6 +154,9 @@ SIZES = [
     Blocks(64, 128, 256, 8, 2),
     Blocks(16, 256, 128, 8, 2, splits=6),
     Blocks(128, 128, 128, 8, 3),
+    Blocks(8, 16, 128, 4, 4, parts=4),
+    Blocks(8, 16, 128, 4, 3, parts=8),
+    Blocks(16, 32, 128, 4, 3, splits=2, parts=4),
 ]
 
 
@@ -152,10 +170,19 @@ def test_block_sizes_and_splits_of_k(n, sizes):
 
 
 def test_blocks_of_m_in_several_rounds(monkeypatch):
-    monkeypatch.setattr(triton_kernels, "_TOGETHER", 2)
+    monkeypatch.setattr(triton_launch, "_TOGETHER", 2)
     weight, packed, pairs = packed_weight(200, 128, 128, 8)
     x = activations(5 * 16, 128)
-    assert_product(fused_linear(x, packed, pairs, 128, 8, blocks=Blocks(16, 64, 128, 4, 2)), x, weight)
+    for sizes in (Blocks(16, 64, 128, 4, 2), Blocks(8, 32, 128, 4, 2, parts=4)):
+        assert_product(fused_linear(x, packed, pairs, 128, 8, blocks=sizes), x, weight)
+
+
+def test_both_orders_of_k_give_the_product(monkeypatch):
+    weight, packed, pairs = packed_weight(64, 512, 64, 8)
+    x = activations(19, 512)
+    for swaps in (False, True):
+        monkeypatch.setattr(triton_launch, "_swaps", lambda device, swaps=swaps: swaps)
+        assert_product(fused_linear(x, packed, pairs, 64, 8), x, weight)
 
 
 @pytest.mark.parametrize(("inner_k_tiles", "k", "group_size"), [(2, 32, 32), (2, 96, 32), (4, 192, 64), (8, 384, 128)])

@@ -10,13 +10,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from workbench import triton_jit
+from workbench import triton_jit, triton_products
 from workbench.triton_blocks import LARGE, SMALL
 
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -44,10 +45,14 @@ def fused(size, capability, inner_k_tiles=8, group_size=64, out="*bf16"):
         "BLOCK_M": size.m,
         "BLOCK_N": size.n,
         "BLOCK_K": size.k,
-        "WARPS": size.warps,
         "TOGETHER": 8,
+        "EARLY": capability >= 90,
     }
-    return compiled(triton_jit.fused_kernel, constants, capability, size.warps, size.stages, out=out)
+    if size.parts > 1:
+        kernel, constants = triton_products.few_rows_kernel, {**constants, "PARTS": size.parts, "WHOLE": True}
+    else:
+        kernel, constants = triton_products.fused_kernel, {**constants, "SWAP": capability not in (90, 100)}
+    return compiled(kernel, constants, capability, size.warps, size.stages, out=out)
 
 
 def dequantize(capability, inner_k_tiles, group_size, out):
@@ -70,6 +75,7 @@ def report(what, capability, made):
         "shared_bytes": made.metadata.shared,
         "wgmma": "wgmma.mma_async" in made.asm["ptx"],
         "weights_in_shared": "ttg.local_alloc" in loop or "ttg.local_store" in loop,
+        "matrix_unit": "mma" in made.asm["ptx"],
         "loads_ahead": "ttg.async_copy_global_to_local" in loop,
     }
     sys.stdout.write(json.dumps(found) + "\n")
@@ -80,12 +86,15 @@ def main():
         sizes = {"LARGE": LARGE, "SMALL": SMALL}[table]
         for capability in capabilities:
             for most, size in sizes.items():
-                report(f"fused {table} {most}", capability, fused(size, capability))
+                kind = "few rows" if size.parts > 1 else "fused"
+                report(f"{kind} {table} {most}", capability, fused(size, capability))
     for tiles in (2, 4):
         report(f"fused LARGE 64, inner_k_tiles {tiles}", 90, fused(LARGE[64], 90, tiles, 128, "*fp32"))
+        report(f"few rows LARGE 8, inner_k_tiles {tiles}", 90, fused(LARGE[8], 90, tiles, 128))
+    report("few rows of a long K", 90, fused(replace(LARGE[8], parts=8, stages=3), 90))
     for tiles, group_size, out in ((2, 32, "*bf16"), (4, 256, "*fp16"), (8, 64, "*bf16"), (8, 32, "*fp32")):
         report(f"dequantize {tiles} {group_size} {out}", 90, dequantize(90, tiles, group_size, out))
-    report("sum", 90, compiled(triton_jit.sum_splits_kernel, {"SPLITS": 4, "BLOCK": 1024}, 90))
+    report("sum", 90, compiled(triton_products.sum_splits_kernel, {"SPLITS": 4, "BLOCK": 256, "EARLY": True}, 90))
 
 
 if __name__ == "__main__":
