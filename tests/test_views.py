@@ -13,7 +13,7 @@ from workbench.records import LayerRecord
 from workbench.solvers import solve
 from workbench.sources import ModelSource
 from workbench.view_cache import ViewCache
-from workbench.views import SAMPLED_ROWS, iter_layer_views
+from workbench.views import SAMPLED_ROWS, iter_layer_views, unhurried
 
 G64 = Int4WeightOnlyConfig(group_size=64).resolved("cpu")
 HQQ = Int4WeightOnlyConfig(group_size=64, use_hqq=True).resolved("cpu")
@@ -185,3 +185,17 @@ def test_a_live_weight_is_solved_again_after_it_changed_in_place_or_was_replaced
     with torch.inference_mode():
         model[0].weight = nn.Parameter(torch.ones(8, 64), requires_grad=False)
     assert shown().rmse == 0
+
+
+def test_a_view_from_sampled_rows_is_followed_by_a_pause_that_a_change_ends():
+    waited = []
+
+    class Cancel(threading.Event):
+        def wait(self, timeout=None):
+            waited.append(timeout)
+            return self.is_set()
+
+    found = views(weight_of(LARGE))
+    assert [view.exact for view in found] == [False, True]
+    assert list(unhurried(iter(found), Cancel())) == found and len(waited) == 1
+    assert list(unhurried(iter(found[1:]), Cancel())) == found[1:] and len(waited) == 1

@@ -59,7 +59,7 @@ from workbench.sources import ModelSource, Source
 from workbench.sweep import Solved, Sweep
 from workbench.targets import NATIVE
 from workbench.view_cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
-from workbench.views import LayerView, iter_layer_views
+from workbench.views import LayerView, iter_layer_views, unhurried
 
 T = TypeVar("T")
 Scope = Literal["layer", "selection", "all"]
@@ -417,7 +417,8 @@ class Session:
 
         def found(inputs: Inputs, cancel: threading.Event) -> Iterator[LayerView]:
             show = partial(iter_layer_views, metric=metric, reduce=reduce, cache=self._cache)
-            return self._in_turn(show(self.source, name, config, cancel=cancel, inputs=inputs), cancel)
+            steps = show(self.source, name, config, cancel=cancel, inputs=inputs)
+            return unhurried(self._in_turn(steps, cancel), cancel)
 
         def views(cancel: threading.Event) -> Iterator[LayerView]:
             self._check_readable(name)

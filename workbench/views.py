@@ -24,6 +24,7 @@ from workbench.view_cache import NO_INPUTS, WAITING, Inputs, MeasuredLayer, View
 SAMPLED_ROWS = 256
 # Weights that are solved before a person sees a delay, some 30 ms on two cores; HQQ takes twenty passes over them.
 _AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18, "refined": 1 << 18, "calibrated": 1 << 18}
+_PAUSE_S = 0.03  # from a preview's end to its pixels: a kernel's message, a server, a page
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,21 @@ def iter_layer_views(
         solved = solve_and_measure(weight, name, config, cancel, cache.nearest(name, config, weight), inputs)
         cache.put(name, config, solved)
     yield _view(solved, name, config, metric, reduce, solved.weight.shape[0], max_side)
+
+
+def unhurried(views: Iterator[LayerView], cancel: threading.Event) -> Iterator[LayerView]:
+    """Pass views on, with a pause after one from sampled rows: it is on the screen before all cores are taken again.
+
+    A change that comes meanwhile is answered at once: nothing has begun that it would have to wait for.
+
+    Args:
+        views: As `iter_layer_views` yields them.
+        cancel: Set it to end the pause.
+    """
+    for view in views:
+        yield view
+        if not view.exact:
+            cancel.wait(_PAUSE_S)
 
 
 def view_of(

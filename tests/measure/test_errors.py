@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from workbench.affine import QuantizedWeight
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
-from workbench.errors import ConfigError, WeightError
+from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.measure import errors
 from workbench.measure.errors import (
     GROUP_METRICS,
@@ -151,6 +152,19 @@ def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_a_time):
     again = error_summary(weight, stored)
     assert again.max_at == summary.max_at and again.mse == pytest.approx(summary.mse, rel=1e-12)
     assert torch.equal(group_errors(weight, stored), groups) and histogram(weight, stored) == counts
+
+
+def test_a_weight_that_is_refused_or_superseded_ends_between_blocks(monkeypatch):
+    weight = some_weight(10, 50)
+    stored, stop = quantized(weight), threading.Event()
+    monkeypatch.setattr(errors, "_BLOCK_ELEMENTS", 50)
+    weight[7, 3] = math.nan
+    for measure in (error_summary, group_errors, error_map, histogram):
+        with pytest.raises(WeightError, match=r"weight\[7, 3\]"):
+            measure(weight, stored)
+    stop.set()
+    with pytest.raises(Cancelled):
+        error_summary(weight, stored, stop)
 
 
 def test_a_weight_without_error_has_infinite_signal_to_noise():
