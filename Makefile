@@ -2,7 +2,7 @@
 # make test          set up .venv and Chromium, then ruff, mypy and every test but the soak tests
 # make lint          ruff and mypy only
 # make soak          the long tests; hours
-# make peers         set up .venv-peers with torchao 0.11, 0.12 and hqq, then the tests against them
+# make peers         set up .venv-peers with torchao 0.11, 0.12, 0.18 and hqq, then the tests against them
 # make demo-model    train the embedded demo model again; 40 minutes
 # make clean         remove what the builds and tests left; .venv and .venv-peers stay
 #
@@ -38,11 +38,13 @@ soak: set-up-test
 peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/peers $(PYTEST_OPTIONS)
 
-# torchao 0.12 is only read: it does not import under the torch that the workbench needs.
+# torchao 0.12 is only read: it does not import under the torch that the workbench needs. torchao 0.18 loads exports in a
+# process of its own.
 $(PEERS)/installed: pyproject.toml constraints.txt | set-up-lab
 	$(BIN)/python -m venv --clear --without-pip $(PEERS)
 	$(BIN)/python -m pip --python $(PEERS)/bin/python install --constraint constraints.txt --editable ".[peers]"
 	$(BIN)/python -m pip install --no-deps --target $(PEERS)/torchao-0.12 torchao==0.12.0
+	$(BIN)/python -m pip install --no-deps --target $(PEERS)/torchao-0.18 torchao==0.18.0
 	touch $@
 
 demo-model: set-up-lab

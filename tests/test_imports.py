@@ -30,7 +30,7 @@ checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
 targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
 targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_pretokenizers
-targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets targets.run
+targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.run
 foreign.gguf_reader foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign
 hf exporting export_checks api conversion

@@ -9,10 +9,11 @@ from workbench.targets.gguf import Gguf
 from workbench.targets.gptq import Gptq
 from workbench.targets.mlx import Mlx
 from workbench.targets.target import Target
+from workbench.targets.torchao import Torchao
 
 NATIVE = "native"
 # In the order in which they are offered.
-_ALL: tuple[Target, ...] = (CompressedTensors(), Gguf(), Mlx(), Gptq(), Awq())
+_ALL: tuple[Target, ...] = (CompressedTensors(), Gguf(), Mlx(), Torchao(), Gptq(), Awq())
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
