@@ -89,3 +89,15 @@ def test_an_existing_folder_is_replaced_only_when_asked(tmp_path):
         list(export(ModelSource(make("qwen2")), tmp_path / "int4", verify=False))
     *_, result = export(ModelSource(make("opt")), tmp_path / "int4", overwrite=True)
     assert type(load_checkpoint(result.directory)[0]).__name__ == "OPTForCausalLM"
+
+
+def test_cancel_while_the_loaded_checkpoint_generates_ends_before_its_next_layer(tmp_path, monkeypatch):
+    *_, whole = export(open_source("demo"), tmp_path / "int4", verify=False)
+    cancel, ran = threading.Event(), []
+    model, tokenizer = load_checkpoint(whole.directory)
+    model.model.layers[0].register_forward_pre_hook(lambda *_: cancel.set())
+    model.model.layers[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    monkeypatch.setattr("workbench.hf.load_checkpoint", lambda directory: (model, tokenizer))
+    with pytest.raises(Cancelled):
+        sample_text(whole.directory, cancel=cancel)
+    assert ran == []

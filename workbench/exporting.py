@@ -17,6 +17,7 @@ from workbench.checkpoint.contents import SolvedContents
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
+from workbench.measure.causal import stoppable
 from workbench.quantize import SolvedBefore, needs_calibration
 from workbench.recipe import Recipe
 from workbench.records import LayerResult, Progress
@@ -108,10 +109,11 @@ def _verified(directory: Path, target: str, cancel: threading.Event | None) -> t
     """Check what was written; return what was checked, and text that it generated ("" for none)."""
     if target != NATIVE:
         return f"{verify_export(directory)} files against their hashes", ""
-    count = verify_checkpoint(directory)
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Verifying was cancelled.", mend=f"the checkpoint {str(directory)!r} is whole")
-    sample = sample_text(directory)
+    try:
+        count = verify_checkpoint(directory, cancel=cancel)
+        sample = sample_text(directory, cancel=cancel)
+    except Cancelled:
+        raise Cancelled("Verifying was cancelled.", mend=f"the checkpoint {str(directory)!r} is whole") from None
     return f"{count} hashes and headers, loaded again" + (" and generated" if sample else ""), sample
 
 
@@ -127,14 +129,20 @@ def calibration_model(source: Source, coverage: Coverage) -> nn.Module | None:
     return model
 
 
-def sample_text(directory: Path, prompt: str = PROMPT, new_tokens: int = _NEW_TOKENS) -> str:
-    """Load a checkpoint and return greedy text after a prompt; "" for a model that does not generate text."""
+def sample_text(
+    directory: Path, prompt: str = PROMPT, new_tokens: int = _NEW_TOKENS, *, cancel: threading.Event | None = None
+) -> str:
+    """Load a checkpoint and return greedy text after a prompt; "" for a model that does not generate text.
+
+    Raises:
+        Cancelled: when `cancel` was set, before the model's next layer.
+    """
     from workbench.hf import load_checkpoint  # late: it brings transformers
 
     model, tokenizer = load_checkpoint(directory)
     if tokenizer is None or not model.can_generate():
         return ""
-    with torch.inference_mode():
+    with torch.inference_mode(), stoppable([model], cancel):
         ids = tokenizer(prompt, return_tensors="pt").to(model.device)
         tokens = model.generate(**ids, max_new_tokens=new_tokens, do_sample=False)
     return str(tokenizer.decode(tokens[0], skip_special_tokens=True))

@@ -179,3 +179,5 @@ class SessionExport:
         else:
             job.progress = item
             self._on_job(job)
+            if item.label == "verifying":
+                job.again = None  # the checkpoint is whole: there is nothing to go on with
