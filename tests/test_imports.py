@@ -29,7 +29,7 @@ checkpoint.atomic checkpoint.writer checkpoint.files checkpoint.manifest checkpo
 checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
 targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
-targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_pretokenizers
+targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_spaced targets.gguf_pretokenizers
 targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.run
 foreign.gguf_reader foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign
@@ -50,6 +50,7 @@ DOORS = {
     "transformers": {"hf"},
     "huggingface_hub": {"hf"},
     "peft": {"hf"},
+    "gguf": {"foreign.gguf"},
     "plotly": {"figures"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},

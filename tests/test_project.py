@@ -48,7 +48,7 @@ def test_conda_environment_has_the_same_ranges_as_pyproject():
 
 def test_pins_satisfy_every_range():
     pinned = pins()
-    for name, item in requirements("notebook", "peft", "test").items():
+    for name, item in requirements("notebook", "peft", "gguf", "test").items():
         assert name in pinned, f"{name} is not in constraints.txt"
         assert item.specifier.contains(pinned[name]), f"{item} does not admit {pinned[name]}"
 
@@ -58,7 +58,7 @@ def test_pins_name_releases_and_not_builds():
 
 
 def test_every_import_of_the_package_is_declared():
-    declared = set(requirements("notebook", "peft"))
+    declared = set(requirements("notebook", "peft", "gguf"))
     distributions = packages_distributions()
     for path in (ROOT / "workbench").rglob("*.py"):
         for name in imported(ast.parse(path.read_text(encoding="utf-8"))):

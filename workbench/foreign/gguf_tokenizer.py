@@ -61,7 +61,7 @@ def write_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> None:
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]) -> dict[str, Any]:
     name = str(metadata["tokenizer.ggml.pre"])
     name = SAME.get(name, name)
-    vocab = _vocabulary(tokens, types, skipped=(*_ADDED, UNUSED))
+    vocab = _vocabulary(tokens, types)
     merges = metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, list) or not all(_is_merge(one, vocab) for one in merges):
         raise CheckpointError("The file's merges do not fit its tokens.", mend="fetch the file again")
@@ -92,7 +92,8 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[
 
 def _spaced(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]) -> dict[str, Any]:
     """SentencePiece's BPE as transformers writes it: spaces become ▁, unknown characters their bytes."""
-    vocab = _vocabulary(tokens, types, skipped=(UNUSED, USER_DEFINED))
+    vocab = _vocabulary(tokens, types)
+    joined = {token: index for token, index in vocab.items() if types[index] != USER_DEFINED}
     unknown = next((tokens[index] for index, kind in enumerate(types) if kind == UNKNOWN), None)
     prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
@@ -118,7 +119,7 @@ def _spaced(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]
             "byte_fallback": BYTE in types,
             "ignore_merges": False,
             "vocab": vocab,
-            "merges": _merges(vocab, metadata["tokenizer.ggml.scores"]),
+            "merges": _merges(joined, metadata["tokenizer.ggml.scores"]),
         },
     }
 
@@ -134,10 +135,11 @@ def _merges(vocab: Mapping[str, int], scores: Sequence[float]) -> list[list[str]
     return [[left, right] for *_, left, right in sorted(found)]
 
 
-def _vocabulary(tokens: list[str], types: Sequence[int], *, skipped: tuple[int, ...]) -> dict[str, int]:
+def _vocabulary(tokens: list[str], types: Sequence[int]) -> dict[str, int]:
+    """Return token → id of all that are used: the added ones as well, which would get other ids without."""
     vocab: dict[str, int] = {}
     for index, token in enumerate(tokens):
-        if types[index] in skipped:
+        if types[index] == UNUSED:
             continue
         if vocab.setdefault(token, index) != index:
             raise CheckpointError(f"The file has the token {token[:64]!r} twice.", mend="fetch the file again")

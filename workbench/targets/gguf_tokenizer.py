@@ -11,6 +11,7 @@ from workbench.errors import CheckpointError
 from workbench.targets.gguf_file import Value
 from workbench.targets.gguf_pretokenizers import PRE_TOKENIZERS, split_steps
 from workbench.targets.gguf_sentencepiece import read_sentencepiece
+from workbench.targets.gguf_spaced import Spaced, spaced
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h's llama_token_type
 _SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
@@ -33,7 +34,7 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Val
     if (folder / "tokenizer.model").is_file():
         found = _sentencepiece(folder / "tokenizer.model", tokenizer)
     elif tokenizer:
-        found = _byte_level(tokenizer)
+        found = _byte_level(tokenizer) if (told := spaced(tokenizer)) is None else _told(tokenizer, told)
     else:
         raise CheckpointError(
             "GGUF carries the tokenizer, and there is none.",
@@ -54,7 +55,7 @@ def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Value]:
     if model.get("type") != "BPE" or known is None or not _is_plain(model) or not _is_nfc_or_none(tokenizer):
         raise CheckpointError(
             f"The tokenizer ({_said(tokenizer)}) has no declared counterpart in llama.cpp.",
-            allowed="byte-level BPE split as " + ", ".join(PRE_TOKENIZERS.values()) + "; or a tokenizer.model",
+            allowed="byte-level BPE split as " + ", ".join(PRE_TOKENIZERS.values()) + "; or SentencePiece's BPE",
             mend=_OTHER_TARGET,
         )
     names = {index: token for token, index in model["vocab"].items()}
@@ -72,14 +73,24 @@ def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Value]:
 def _sentencepiece(path: Path, tokenizer: Mapping[str, Any]) -> dict[str, Value]:
     pieces = read_sentencepiece(path)
     names, types = dict(enumerate(pieces.texts)), dict(enumerate(pieces.types))
+    found = Spaced(names, types, dict(enumerate(pieces.scores)), pieces.adds_space)
     _add_tokens(tokenizer, names, types)
-    scores = [*pieces.scores, *[-1000.0] * (len(names) - len(pieces.scores))]
+    return _spaced(found)
+
+
+def _told(tokenizer: Mapping[str, Any], told: Spaced) -> dict[str, Value]:
+    _add_tokens(tokenizer, told.names, told.types)
+    return _spaced(told)
+
+
+def _spaced(found: Spaced) -> dict[str, Value]:
+    scores = [found.scores.get(index, -1000.0) for index in range(len(found.names))]
     return {
         "tokenizer.ggml.model": Value("str", "llama"),
         "tokenizer.ggml.pre": Value("str", "default"),
-        **_listed(names, types),
+        **_listed(found.names, found.types),
         "tokenizer.ggml.scores": Value("f32", scores),
-        "tokenizer.ggml.add_space_prefix": Value("bool", pieces.adds_space),
+        "tokenizer.ggml.add_space_prefix": Value("bool", found.adds_space),
     }
 
 
