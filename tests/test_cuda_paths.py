@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.test_tiles import packed_weight
-from workbench import cuda_paths, triton_kernels
+from workbench import cuda_paths, triton_kernels, triton_launch
 from workbench.cuda_paths import dequantize_tiles, has_fused_path, tiles_note
 from workbench.errors import KernelError
 from workbench.packing import Layout
@@ -101,6 +101,35 @@ def test_kernels_that_do_not_run_or_are_wrong_are_not_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(triton_kernels, "_trial", lambda index: pytest.fail("nothing is tried during a capture"))
     assert triton_available("cuda:0")
+    monkeypatch.setitem(triton_kernels._found, 0, "its kernels gave wrong values here")
+    assert not triton_available("cuda:0")  # what a trial found before holds in a capture too
+
+
+def test_the_driver_s_version_is_asked_and_may_be_unknown(monkeypatch):
+    def version(given, failed):
+        def ask(place):
+            place._obj.value = given
+            return failed
+
+        monkeypatch.setattr(triton_launch.ctypes, "CDLL", lambda name: SimpleNamespace(cuDriverGetVersion=ask))
+        return triton_launch._driver_version()
+
+    assert (version(13000, 0), version(12020, 0), version(13000, 1)) == (13000, 12020, 0)
+    monkeypatch.setattr(
+        triton_launch.ctypes, "CDLL", lambda name: 1 / 0 if name != "libcuda.so.1" else SimpleNamespace()
+    )
+    assert triton_launch._driver_version() == 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "driver", "early"),
+    [((9, 0), 12030, True), ((12, 0), 13000, True), ((8, 9), 13000, False), ((9, 0), 12020, False), ((9, 0), 0, False)],
+)
+def test_kernels_are_set_up_early_where_gpu_and_driver_can(capability, driver, early, monkeypatch):
+    pretend_gpu(monkeypatch, capability=capability)
+    monkeypatch.setattr(triton_launch, "_driver_version", lambda: driver)
+    assert triton_launch._early.__wrapped__(torch.device("cuda:0")) == early
+    assert not triton_launch._early.__wrapped__(torch.device("cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fails as a machine without a GPU does")

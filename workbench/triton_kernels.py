@@ -21,6 +21,7 @@ from workbench.triton_launch import launch_dequantize, launch_fused
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 products
 _LONGEST_PROBLEM = 300  # characters
+_found: dict[int, str] = {}  # by GPU, what its trial found
 OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -161,9 +162,11 @@ def _problem(device: torch.device) -> str:
         import triton  # noqa: F401
     except ImportError:
         return "it is not installed (torch for CUDA on Linux brings it)"
+    index = torch.cuda.current_device() if device.index is None else device.index
     if torch.cuda.is_current_stream_capturing():
-        return ""  # nothing can be tried while a graph is captured
-    return _trial(torch.cuda.current_device() if device.index is None else device.index)
+        return _found.get(index, "")  # nothing can be tried while a graph is captured
+    _found[index] = _trial(index)
+    return _found[index]
 
 
 @functools.cache

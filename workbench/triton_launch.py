@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -106,7 +107,17 @@ def _early(device: torch.device) -> bool:
     """Say whether a kernel may be set up while the one before it runs."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < _EARLY_CAPABILITY:
         return False
-    return bool(torch._C._cuda_getDriverVersion() >= _EARLY_DRIVER)  # type: ignore[attr-defined]
+    return _driver_version() >= _EARLY_DRIVER
+
+
+def _driver_version() -> int:
+    """Return the newest CUDA that the driver knows, 1000 * major + 10 * minor; 0 where it does not say."""
+    found = ctypes.c_int(0)
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
+    except (OSError, AttributeError):
+        return 0
+    return 0 if failed else found.value
 
 
 @functools.cache
