@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+import workbench as wb
 from tests.test_session import Toy
 from tests.tiny_models import make
+from workbench.demo import demo_eval_text
 from workbench.errors import Cancelled
 from workbench.session import open_session
 
@@ -120,3 +122,17 @@ def test_improve_goes_on(toy, monkeypatch):
     assert cut >= 40 and rest - cut < whole and abs(rest - whole) <= torch.get_num_threads()  # blocks begun ahead
     assert fresh.improving.latest.recipe == found.recipe
     assert fresh.improving.latest.error_after == found.error_after
+
+
+def test_quality_goes_on_with_the_layers_solved_and_the_windows_read(monkeypatch):
+    session = open_session(*wb.demo_model())
+    session.quality.set_text(demo_eval_text()[:6000])
+    session.quality.configure(window=512, windows=3)
+    assert session.wait(TIMEOUT_S)
+    solved = Counted(monkeypatch, "workbench.quantize.solve", stop_at=9, error=Cancelled("stop"))
+    read = Counted(monkeypatch, "workbench.measure.quality.window_logits")
+    assert ended(session, session.quality.measure()) == "cancelled" and (len(solved.names), read.names) == (9, [])
+    read.stop_at, read.error = 2, Cancelled("stop")
+    assert ended(session, session.quality.measure()) == "cancelled"
+    assert ended(session, session.quality.measure()) == "done" and session.quality.state.measured.complete
+    assert len(solved.names) == len(set(solved.names)) == len(session.coverage.configs)
