@@ -93,7 +93,7 @@ def test_layers_and_tensors_that_do_not_fit_are_named():
 
 def test_a_window_that_llama_cpp_does_not_have_is_told():
     assert fit_of("mistral", sliding_window=64).notes[-1].startswith("the model looks back 64 tokens")
-    assert len(fit_of("mistral", sliding_window=None).notes) == 1
+    assert not any("looks back" in note for note in fit_of("mistral").notes)
 
 
 def test_every_declared_architecture_has_a_model_in_the_zoo():

@@ -83,7 +83,7 @@ def test_a_beginning_that_is_always_put_is_told(tmp_path):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"pre_tokenizer": {"type": "Whitespace"}}, "split by Whitespace.*allowed|Allowed: byte-level BPE split as"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "split by Whitespace.*allowed|Allowed: SentencePiece"),
         ({"normalizer": {"type": "Lowercase"}}, "normalizer Lowercase"),
         ({"ignore_merges": True}, "whole words first"),
         ({"post_processor": {"type": "BertProcessing"}}, "ends in BertProcessing"),

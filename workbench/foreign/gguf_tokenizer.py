@@ -66,28 +66,10 @@ def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[
     if not isinstance(merges, list) or not all(_is_merge(one, vocab) for one in merges):
         raise CheckpointError("The file's merges do not fit its tokens.", mend="fetch the file again")
     bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": pre_tokenizer_json(name),
-        "post_processor": bytes_of,
-        "decoder": bytes_of,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": ignores_merges(name),
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }
+    return _tokenizer(
+        {"pre_tokenizer": pre_tokenizer_json(name), "post_processor": bytes_of, "decoder": bytes_of},
+        {"ignore_merges": ignores_merges(name), "vocab": vocab, "merges": merges},
+    )
 
 
 def _spaced(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]) -> dict[str, Any]:
@@ -100,28 +82,28 @@ def _spaced(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]
     start = [{"type": "Prepend", "prepend": _SPACE}] if prefix else []
     back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": {"type": "Sequence", "normalizers": [*start, spaces]},
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
+    return _tokenizer(
+        {
+            "normalizer": {"type": "Sequence", "normalizers": [*start, spaces]},
+            "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
+        },
+        {
             "unk_token": unknown,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
             "fuse_unk": True,
             "byte_fallback": BYTE in types,
-            "ignore_merges": False,
             "vocab": vocab,
             "merges": _merges(joined, metadata["tokenizer.ggml.scores"]),
         },
-    }
+    )
+
+
+def _tokenizer(steps: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tokenizer.json with these steps and these settings of its BPE, the rest as usual."""
+    nothing = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    unset = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    off = ("fuse_unk", "byte_fallback", "ignore_merges")
+    usual = {"type": "BPE", **dict.fromkeys(unset), **dict.fromkeys(off, False)}
+    return {"version": "1.0", **dict.fromkeys(nothing), "added_tokens": [], **steps, "model": {**usual, **model}}
 
 
 def _merges(vocab: Mapping[str, int], scores: Sequence[float]) -> list[list[str]]:

@@ -19,7 +19,7 @@ from workbench.targets.gguf_file import DENSE_TYPES, GgufWriter, Value
 from workbench.targets.gguf_metadata import ROPE_TENSOR, model_metadata, rope_problems, rope_tensor, window_note
 from workbench.targets.gguf_models import ARCHITECTURES, Architecture, settings_of
 from workbench.targets.gguf_tensors import Plan, dense_bytes, missing_tensors, plan_tensors
-from workbench.targets.gguf_tokenizer import tokenizer_metadata
+from workbench.targets.gguf_tokenizer import COUNTERPARTS, tokenizer_metadata
 from workbench.targets.target import Fit, LoadLines, Misfit, Written, misfits_by
 
 _ELSEWHERE = "export to another format"
@@ -59,7 +59,7 @@ class Gguf:
         architecture = ARCHITECTURES[outline.config["model_type"]]
         plan = plan_tensors(outline, architecture)
         infos = list(plan.tensors.values())
-        metadata = model_metadata(outline.config, architecture, outline.model, infos)
+        metadata = model_metadata(outline.config, architecture, Path(outline.model).name or "model", infos)
         metadata |= _tokenizer(contents, outline.config, folder)
         writer = GgufWriter(folder / file_name(outline), metadata, infos)
         try:
@@ -143,7 +143,10 @@ def _rounds(outline: Outline) -> str:
 
 
 def _notes(outline: Outline, architecture: Architecture) -> list[str]:
-    notes = ["scales below 6.1e-5 lose digits in float16; max |Δw| says how much"]
+    notes = [
+        "scales below 6.1e-5 lose digits in float16; max |Δw| says how much",
+        f"the tokenizer is looked at before the first layer; llama.cpp has {COUNTERPARTS}",
+    ]
     if note := window_note(outline.config, architecture):
         notes.append(note)
     return notes

@@ -15,6 +15,7 @@ from workbench.targets.gguf_spaced import Spaced, spaced
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h's llama_token_type
 _SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+COUNTERPARTS = f"SentencePiece's BPE, and byte-level BPE split as {', '.join(PRE_TOKENIZERS.values())}"
 _OTHER_TARGET = "export to another format, which keeps the tokenizer's own files"
 
 
@@ -55,7 +56,7 @@ def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Value]:
     if model.get("type") != "BPE" or known is None or not _is_plain(model) or not _is_nfc_or_none(tokenizer):
         raise CheckpointError(
             f"The tokenizer ({_said(tokenizer)}) has no declared counterpart in llama.cpp.",
-            allowed="byte-level BPE split as " + ", ".join(PRE_TOKENIZERS.values()) + "; or SentencePiece's BPE",
+            allowed=COUNTERPARTS,
             mend=_OTHER_TARGET,
         )
     names = {index: token for token, index in model["vocab"].items()}
