@@ -27,12 +27,13 @@ checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.writer checkpoint.files checkpoint.manifest checkpoint.hashing checkpoint.pieces
 checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
-targets.target targets.folder targets.int32_codes targets.int_family targets.compressed_tensors targets.gptq targets.awq
+targets.target targets.folder targets.stored_names targets.int32_codes targets.int_family targets.int_target
+targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
 targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_spaced targets.gguf_pretokenizers
 targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.run
 foreign.gguf_reader foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
-foreign.folder foreign
+foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign
 hf exporting export_checks api conversion
 jobs improvement improve_trials improve_units improve
 events view_cache solved_layers views group_views ordered_views

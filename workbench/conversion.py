@@ -18,6 +18,7 @@ from workbench.exporting import calibration_model
 from workbench.foreign import int4_method, open_int4
 from workbench.foreign.gguf import gguf_path
 from workbench.hf import load_tokenizer, local_folder, open_source
+from workbench.hf.reverse_names import NamedContents
 from workbench.layers import model_device
 from workbench.recipe import RecipeLike, as_recipe
 from workbench.sources import ModelSource, Source
@@ -125,13 +126,13 @@ def contents_of(
     if isinstance(model, nn.Module):
         if int4_layers(model):
             _refuse_recipe(recipe, settings)
-            return ModelContents(model, tokenizer)
+            return NamedContents(ModelContents(model, tokenizer))
         source: Source = ModelSource(model)
         device: Any = model_device(model)
     else:
         if (path := int4_path(model)) is not None:
             _refuse_recipe(recipe, settings)
-            return open_int4(path)
+            return NamedContents(open_int4(path))
         source, device = open_source(model), "cpu"
     settled = as_recipe(recipe, **settings)
     coverage = preflight_source(source, settled, device=device)
@@ -141,7 +142,7 @@ def contents_of(
     if calibration is not None:
         words = load_tokenizer(model) if tokenizer is None and not isinstance(model, nn.Module) else tokenizer
         contents.calibrate(as_calibration(calibration, words), calibration_model(source, coverage))
-    return contents
+    return NamedContents(contents)
 
 
 def int4_path(path_or_name: str | Path) -> Path | None:

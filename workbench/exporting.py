@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from workbench.calibration import Calibration
-from workbench.checkpoint.contents import SolvedContents
+from workbench.checkpoint.contents import Contents, SolvedContents
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
@@ -87,11 +87,12 @@ def iter_export(
     contents = SolvedContents(source, coverage, recipe, tokenizer=tokenizer, calibration=calibration, model=run)
     contents.solved = solved
     report: ExportReport | None = None
-    for step in iter_export_to(target, contents, directory, overwrite=overwrite, cancel=cancel):
+    for step in iter_export_to(target, _named(contents, target), directory, overwrite=overwrite, cancel=cancel):
         if isinstance(step, ExportReport):
             report = step
             continue
-        assert step.solved is not None  # as every part of `SolvedContents` that is int4
+        if step.solved is None:  # a further piece of a layer that the format cuts in several
+            continue
         layers.append(step.solved.result)
         yield replace(step.solved.progress, label=f"{step.name}, {step.solved.result.solver}")
     assert report is not None, "the report comes last"
@@ -103,6 +104,15 @@ def iter_export(
     seconds = time.monotonic() - start
     held = tuple(layers)
     yield ExportResult(directory, report.files, report.size_bytes, seconds, held, verify, checked, sample, report)
+
+
+def _named(contents: Contents, target: str) -> Contents:
+    """Let other formats than ours have the names of the hub; transformers, which knows them, is slow to import."""
+    if target == NATIVE:
+        return contents
+    from workbench.hf.reverse_names import NamedContents
+
+    return NamedContents(contents)
 
 
 def _verified(directory: Path, target: str, cancel: threading.Event | None) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,7 +89,12 @@ class SessionExport:
         if (known := self.table) is not None:
             return known
         coverage = owner.coverage
-        table = fits_of(SolvedContents(owner.source, coverage, owner.recipe).outline())
+        outline = SolvedContents(owner.source, coverage, owner.recipe).outline()
+        if any(form.experts for form in outline.int4.values()):  # only they are cut: transformers is slow to import
+            from workbench.hf.reverse_names import reverse_names
+
+            outline = replace(outline, stored_names=reverse_names(outline))
+        table = fits_of(outline)
         self._known = coverage, table
         return table
 

@@ -13,6 +13,8 @@ from tests.tiny_models import make
 from workbench.checkpoint.contents import ModelContents, Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
+from workbench.experts import Int4Experts
+from workbench.hf.reverse_names import NamedContents
 from workbench.recipe import Choice, Recipe, Rule
 from workbench.targets.target import Target, Written
 
@@ -78,7 +80,24 @@ def dense_twin(family: str, model: nn.Module, folder: Path, **changes) -> nn.Mod
     twin = make(family, **changes).to(dtype)
     state = {name: value for name, value in model.state_dict().items() if name in twin.state_dict()}
     twin.load_state_dict({**twin.state_dict(), **{k: v for k, v in state.items() if v.dtype == dtype}})
-    for name, weight in weights(model).items():
-        twin.get_submodule(name).weight.data.copy_(weight.to(dtype))
+    stand_for(twin, model)
     twin.save_pretrained(folder)
     return type(twin).from_pretrained(folder).eval()
+
+
+def stand_for(twin: nn.Module, model: nn.Module) -> None:
+    """Give a dense model the weights that an int4 one stands for, experts included."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, Int4Experts):
+            twin.get_parameter(name).data.copy_(layer.dequantize())
+        elif isinstance(layer, wb.Int4Linear):
+            twin.get_submodule(name).weight.data.copy_(layer.quantized_weight().dequantize())
+
+
+def write_named(target: Target, model: nn.Module, folder: Path) -> list[Written]:
+    """Write a model to a target under the names of the hub."""
+    contents = NamedContents(ModelContents(model))
+    outline = contents.outline()
+    target.fit(outline).check()
+    folder.mkdir(exist_ok=True)
+    return list(target.write(contents, outline, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+import workbench as wb
+from tests.stored_models import built
 from tests.targets.exported import (
     SIZES,
     a_weight,
@@ -18,11 +21,15 @@ from tests.targets.exported import (
     mixed,
     outline,
     quantized,
+    stand_for,
     weights,
     write,
+    write_named,
 )
 from tests.tiny_models import hushed, logits
+from workbench.checkpoint.contents import ModelContents
 from workbench.errors import CheckpointError
+from workbench.hf.reverse_names import NamedContents
 from workbench.recipe import Recipe, Rule
 from workbench.targets.compressed_tensors import CompressedTensors
 from workbench.targets.folder import max_error
@@ -125,7 +132,7 @@ def test_the_forecast_is_what_the_tensors_take(tmp_path):
 def test_float32_scales_are_rounded_to_the_models_dtype(dtype):
     weight = a_weight(scale=torch.full((8, 2), 0.0123456789))
     said = hand_made(weight, dtype)
-    stored = TARGET.decode("a", TARGET.encode("a", weight, said), said.int4["a"])
+    stored = TARGET.decode("a", TARGET.encode("a", weight, TARGET.written(said)), said.int4["a"])
     assert TARGET.fit(said).rounds.startswith(f"scales to {dtype}")
     assert torch.equal(stored.codes, weight.codes)
     assert torch.equal(stored.scale, weight.scale.to(getattr(torch, dtype)).float())
@@ -137,7 +144,7 @@ def test_float32_scales_are_rounded_to_the_models_dtype(dtype):
 def test_a_scale_that_float16_cannot_hold_is_refused():
     weight = a_weight(scale=torch.full((8, 2), 1e5, dtype=torch.bfloat16))
     with pytest.raises(CheckpointError, match=r"a has a scale of .* Allowed: up to 65504 in float16"):
-        TARGET.encode("a", weight, hand_made(weight, "float16"))
+        TARGET.encode("a", weight, TARGET.written(hand_made(weight, "float16")))
 
 
 def test_float_is_refused_with_the_offer_to_solve_again():
@@ -147,3 +154,33 @@ def test_float_is_refused_with_the_offer_to_solve_again():
     assert fit.change == {f"model.layers.{layer}.self_attn.o_proj": {"domain": "int"} for layer in (0, 1)}
     with pytest.raises(CheckpointError, match="from the original weights"):
         fit.check()
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "deepseek_v3"])
+def test_transformers_loads_a_mixture_of_experts(family, tmp_path):
+    model = built(family, torch.bfloat16)
+    twin = copy.deepcopy(model)
+    wb.quantize_(model, Recipe(choice(32, "symmetric")))
+    written = write_named(TARGET, model, tmp_path / "ct")
+    stand_for(twin, model)
+    twin.save_pretrained(tmp_path / "twin")
+    twin = type(twin).from_pretrained(tmp_path / "twin").eval()
+    found = loaded(twin, tmp_path / "ct")
+    assert max(layer.max_error for layer in written) == 0
+    for name, value in twin.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    assert torch.equal(logits(found), logits(twin))
+    tensors = load_file(tmp_path / "ct" / "model.safetensors")
+    settings = json.loads((tmp_path / "ct" / "config.json").read_text())["quantization_config"]
+    routers = [name.removesuffix(".weight") for name in tensors if name.endswith(".gate.weight")]
+    assert routers and set(routers) <= set(settings["ignore"])
+    contents = NamedContents(ModelContents(model))
+    assert TARGET.fit(contents.outline()).size_bytes == sum(tensor.nbytes for tensor in tensors.values())
+
+
+def test_experts_with_zero_points_are_refused_with_the_change():
+    model = built("mixtral", torch.bfloat16)
+    wb.quantize_(model, Recipe(choice(32, "int")))
+    fit = TARGET.fit(NamedContents(ModelContents(model)).outline())
+    assert fit.state == "refused"
+    assert fit.change["model.layers.0.mlp.experts.gate_up_proj"] == {"domain": "symmetric"}

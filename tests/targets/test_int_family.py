@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import workbench as wb
 from tests.stored_models import built
 from tests.targets.exported import a_weight, choice, hand_made, mixed, outline, quantized
 from tests.tiny_models import hushed
@@ -61,8 +62,6 @@ def test_conv1d_layers_are_refused(target):
 @pytest.mark.parametrize("target", FAMILY, ids=by_name)
 def test_stacked_experts_without_their_names_are_refused(target):
     model = built("mixtral", torch.bfloat16)
-    import workbench as wb
-
     wb.quantize_(model, Recipe(choice(32, "symmetric")))
     fit = target.fit(outline(model))
     assert any("experts" in misfit.what for misfit in fit.misfits)
@@ -82,7 +81,7 @@ def test_rows_must_fill_words(target):
 
 def test_awq_refuses_a_dense_path_within_an_int4_one():
     form = ModuleFormat.of(a_weight())
-    said = hand_made(a_weight(), int4={"a.gate_proj": form}, kinds={}, dense_layers=("a.gate",))
+    said = hand_made(a_weight(), int4={"a.gate_proj": form}, kinds={"a.gate_proj": "linear"}, dense_layers=("a.gate",))
     assert "a.gate dense" in str(Awq().fit(said))
     assert Gptq().fit(said).state != "refused"
 

@@ -73,6 +73,19 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Some rows of a tensor, under the name that folders on the hub give them.
+
+    Attributes:
+        name: Full name.
+        rows: Which rows; of a stack [E, N, K], rows of [E * N, K]. None for the tensor as it is.
+    """
+
+    name: str
+    rows: slice | None = None
+
+
+@dataclass(frozen=True)
 class Outline:
     """What will be written, known before a value is read or solved.
 
@@ -85,6 +98,7 @@ class Outline:
         dense: Full name → (dtype, shape) of every other tensor.
         recipe: What the person asked for, or None.
         notes: What a person must know about what is read: what was dequantized, or is left out.
+        stored_names: Full name in the model → its pieces in folders on the hub; what is not named here is called alike.
     """
 
     model: str
@@ -95,6 +109,7 @@ class Outline:
     dense: Mapping[str, Header]
     recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
+    stored_names: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
 
     @property
     def dense_bytes(self) -> int:

@@ -7,7 +7,6 @@ the order 0, 2, 4, 6, 1, 3, 5, 7; `scales` float16 [K/g, N]. Format: AutoAWQ, ve
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,63 +15,52 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
-from workbench.targets.folder import FolderTarget
 from workbench.targets.int32_codes import pack_int32, unpack_int32
 from workbench.targets.int_family import (
-    common_group_size,
-    family_lines,
-    family_misfits,
-    family_notes,
+    group_size_of,
     ignored,
     regrouped,
-    rounded_scales,
-    row_misfits,
     settings_of,
     stored_scale,
     words_bytes,
     zero_codes,
 )
-from workbench.targets.target import LoadLines, Misfit
+from workbench.targets.int_target import IntTarget
+from workbench.targets.stored_names import layer_pieces, stored_outline
+from workbench.targets.target import Misfit
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-class Awq(FolderTarget):
+class Awq(IntTarget):
     """AWQ, GEMM layout."""
 
     name = "awq"
     title = "AWQ"
     engines = "vLLM, SGLang, GPTQModel"
+    expert_domains = ("int", "symmetric")
+    packs_rows = True
+
+    def scale_dtype(self, outline: Outline) -> torch.dtype:
+        """Return the dtype that scales are stored in."""
+        return torch.float16
 
     def misfits(self, outline: Outline) -> list[Misfit]:
         """Say why a model does not fit; [] when it does."""
-        found = family_misfits(outline, ("int", "symmetric"), ("int", "symmetric")) + row_misfits(outline)
-        return [*found, *_names_within(outline)]
-
-    def rounds(self, outline: Outline) -> str:
-        """Say what is rounded, "" for nothing."""
-        return rounded_scales(outline, torch.float16)
-
-    def notes(self, outline: Outline) -> list[str]:
-        """Say what a person must know before exporting."""
-        return family_notes(outline)
+        return super().misfits(outline) + _names_within(outline)
 
     def layer_bytes(self, form: ModuleFormat) -> int:
         """Bytes of one layer's tensors, its bias apart."""
-        return words_bytes(form, form.group_size)
-
-    def size_bytes(self, outline: Outline) -> int:
-        """Bytes of all tensors."""
-        group_size = common_group_size(outline)
-        return outline.dense_bytes + sum(words_bytes(form, group_size) for form in outline.int4.values())
+        return words_bytes(form)
 
     def encode(self, name: str, weight: QuantizedWeight, outline: Outline) -> dict[str, Tensor]:
         """Return full name → tensor of one layer, as the format stores it."""
-        fine = regrouped(weight, common_group_size(outline))
+        form = outline.int4[name]
+        fine = regrouped(weight, form.group_size)
         return {
             f"{name}.qweight": pack_int32(fine.codes.t().contiguous(), ORDER),
             f"{name}.qzeros": pack_int32(zero_codes(fine).t().contiguous(), ORDER),
-            f"{name}.scales": stored_scale(name, fine, torch.float16).t(),
+            f"{name}.scales": stored_scale(name, fine, form).t(),
         }
 
     def decode(self, name: str, tensors: Mapping[str, Tensor], form: ModuleFormat) -> QuantizedWeight:
@@ -89,22 +77,18 @@ class Awq(FolderTarget):
             "quant_method": "awq",
             "version": "gemm",
             "bits": 4,
-            "group_size": common_group_size(outline),
+            "group_size": group_size_of(outline),
             "zero_point": True,
             "modules_to_not_convert": ignored(outline),
         }
         return settings_of(outline, settings)
 
-    def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
-        """Return the lines that load a folder that was written."""
-        return family_lines(directory, outline)
-
 
 def _names_within(outline: Outline) -> list[Misfit]:
     """Refuse a dense layer whose path stands within that of an int4 one: loaders take both for dense."""
     found = []
-    for path in ignored(outline):
-        within = tuple(name for name in outline.int4 if path in name)
+    for path in ignored(stored_outline(outline)):
+        within = tuple(name for name in outline.int4 if any(path in own for own, _ in layer_pieces(outline, name)))
         if within:
             allowed = "dense layers whose paths are part of no int4 layer's"
             found.append(Misfit(f"{path} dense", allowed, "leave these layers dense too", within))

@@ -18,64 +18,55 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
-from workbench.targets.folder import FolderTarget
-from workbench.targets.int32_codes import pack_int32, unpack_int32
+from workbench.targets.int32_codes import PER_WORD, pack_int32, unpack_int32
 from workbench.targets.int_family import (
     asymmetric,
-    common_group_size,
     family_lines,
-    family_misfits,
-    family_notes,
+    group_size_of,
     ignored,
     model_dtype,
     regrouped,
-    rounded_scales,
+    scale_bytes,
     settings_of,
     stored_scale,
     zero_codes,
 )
-from workbench.targets.target import LoadLines, Misfit
+from workbench.targets.int_target import IntTarget
+from workbench.targets.target import LoadLines
 
 
-class CompressedTensors(FolderTarget):
-    """compressed-tensors, pack-quantized."""
+class CompressedTensors(IntTarget):
+    """compressed-tensors, pack-quantized; no engine takes the zero points of experts."""
 
     name = "compressed-tensors"
     title = "compressed-tensors"
     engines = "vLLM, transformers"
 
-    def misfits(self, outline: Outline) -> list[Misfit]:
-        """Say why a model does not fit; [] when it does."""
-        return family_misfits(outline, ("int", "symmetric"), ("symmetric",))  # no engine takes experts' zero points
-
-    def rounds(self, outline: Outline) -> str:
-        """Say what is rounded, "" for nothing."""
-        return rounded_scales(outline, model_dtype(outline))
+    def scale_dtype(self, outline: Outline) -> torch.dtype:
+        """Return the dtype that scales are stored in: the model's."""
+        return model_dtype(outline)
 
     def notes(self, outline: Outline) -> list[str]:
         """Say what a person must know before exporting."""
-        loads = "zero points: transformers loads them with dequantize=True only" if asymmetric(outline) else ""
-        return [*family_notes(outline), *([loads] if loads else [])]
+        loads = "zero points: transformers loads them with dequantize=True only"
+        return [*super().notes(outline), *([loads] if asymmetric(outline) else [])]
 
     def layer_bytes(self, form: ModuleFormat) -> int:
-        """Bytes of one layer's tensors alone, its bias apart."""
-        return _layer_bytes(form, form.group_size, 2, zero_points=form.domain != "symmetric")
-
-    def size_bytes(self, outline: Outline) -> int:
-        """Bytes of all tensors."""
-        group_size, scale_bytes, zeros = common_group_size(outline), model_dtype(outline).itemsize, asymmetric(outline)
-        layers = (_layer_bytes(form, group_size, scale_bytes, zero_points=zeros) for form in outline.int4.values())
-        return outline.dense_bytes + sum(layers)
+        """Bytes of one layer's tensors, its bias apart."""
+        n, groups = form.out_features, form.in_features // form.group_size
+        zeros = 4 * -(-n // PER_WORD) * groups if form.domain == "int" else 0
+        return n * form.in_features // 2 + scale_bytes(form) * n * groups + 16 + zeros
 
     def encode(self, name: str, weight: QuantizedWeight, outline: Outline) -> dict[str, Tensor]:
         """Return full name → tensor of one layer, as the format stores it."""
-        fine = regrouped(weight, common_group_size(outline))
+        form = outline.int4[name]
+        fine = regrouped(weight, form.group_size)
         tensors = {
             "weight_packed": fine.packed_codes().view(torch.int32),
-            "weight_scale": stored_scale(name, fine, model_dtype(outline)),
+            "weight_scale": stored_scale(name, fine, form),
             "weight_shape": torch.tensor(fine.shape, dtype=torch.int64),
         }
-        if asymmetric(outline):
+        if form.domain == "int":
             tensors["weight_zero_point"] = pack_int32(zero_codes(fine).t().contiguous()).t()
         return {f"{name}.{suffix}": tensor for suffix, tensor in tensors.items()}
 
@@ -95,7 +86,7 @@ class CompressedTensors(FolderTarget):
             "type": "int",
             "symmetric": not asymmetric(outline),
             "strategy": "group",
-            "group_size": common_group_size(outline),
+            "group_size": group_size_of(outline),
             "dynamic": False,
         }
         group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
@@ -114,9 +105,3 @@ class CompressedTensors(FolderTarget):
         """Return the lines that load a folder that was written."""
         argument = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
         return family_lines(directory, outline, python_extra="CompressedTensorsConfig", argument=argument)
-
-
-def _layer_bytes(form: ModuleFormat, group_size: int, scale_bytes: int, *, zero_points: bool) -> int:
-    n, k = form.out_features, form.in_features
-    zeros = 4 * -(-n // 8) * (k // group_size) if zero_points else 0
-    return n * k // 2 + scale_bytes * n * (k // group_size) + 16 + zeros

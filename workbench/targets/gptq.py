@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,65 +17,49 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
-from workbench.targets.folder import FolderTarget
 from workbench.targets.int32_codes import pack_int32, unpack_int32
 from workbench.targets.int_family import (
     asymmetric,
-    common_group_size,
-    family_lines,
-    family_misfits,
-    family_notes,
+    group_size_of,
     ignored,
     regrouped,
-    rounded_scales,
-    row_misfits,
     settings_of,
     stored_scale,
     words_bytes,
     zero_codes,
 )
-from workbench.targets.target import LoadLines, Misfit
+from workbench.targets.int_target import IntTarget
 
 
-class Gptq(FolderTarget):
+class Gptq(IntTarget):
     """GPTQ v2."""
 
     name = "gptq"
     title = "GPTQ v2"
     engines = "GPTQModel, vLLM, SGLang"
+    packs_rows = True
 
-    def misfits(self, outline: Outline) -> list[Misfit]:
-        """Say why a model does not fit; [] when it does."""
-        return family_misfits(outline, ("int", "symmetric"), ("symmetric",)) + row_misfits(outline)
-
-    def rounds(self, outline: Outline) -> str:
-        """Say what is rounded, "" for nothing."""
-        return rounded_scales(outline, torch.float16)
+    def scale_dtype(self, outline: Outline) -> torch.dtype:
+        """Return the dtype that scales are stored in."""
+        return torch.float16
 
     def notes(self, outline: Outline) -> list[str]:
         """Say what a person must know before exporting."""
-        notes = family_notes(outline)
-        if asymmetric(outline):
-            notes.append("zero points: a loader that does not know gptq_v2 reads each of them one too high")
-        return notes
+        shifts = "zero points: a loader that does not know gptq_v2 reads each of them one too high"
+        return [*super().notes(outline), *([shifts] if asymmetric(outline) else [])]
 
     def layer_bytes(self, form: ModuleFormat) -> int:
         """Bytes of one layer's tensors, its bias apart."""
-        return words_bytes(form, form.group_size) + 4 * form.in_features
-
-    def size_bytes(self, outline: Outline) -> int:
-        """Bytes of all tensors."""
-        group_size = common_group_size(outline)
-        layers = (words_bytes(form, group_size) + 4 * form.in_features for form in outline.int4.values())
-        return outline.dense_bytes + sum(layers)
+        return words_bytes(form) + 4 * form.in_features
 
     def encode(self, name: str, weight: QuantizedWeight, outline: Outline) -> dict[str, Tensor]:
         """Return full name → tensor of one layer, as the format stores it."""
-        fine = regrouped(weight, common_group_size(outline))
+        form = outline.int4[name]
+        fine = regrouped(weight, form.group_size)
         tensors = {
             "qweight": pack_int32(fine.codes).t(),
             "qzeros": pack_int32(zero_codes(fine).t().contiguous()),
-            "scales": stored_scale(name, fine, torch.float16).t(),
+            "scales": stored_scale(name, fine, form).t(),
             "g_idx": torch.arange(fine.shape[1], dtype=torch.int32) // fine.group_size,
         }
         return {f"{name}.{suffix}": tensor for suffix, tensor in tensors.items()}
@@ -95,7 +78,7 @@ class Gptq(FolderTarget):
             "quant_method": "gptq",
             "checkpoint_format": "gptq_v2",
             "bits": 4,
-            "group_size": common_group_size(outline),
+            "group_size": group_size_of(outline),
             "desc_act": False,
             "sym": not asymmetric(outline),
             "lm_head": "lm_head" in outline.int4,
@@ -103,7 +86,3 @@ class Gptq(FolderTarget):
             "dynamic": {f"-:^{re.escape(path)}$": {} for path in ignored(outline) if path != "lm_head"},
         }
         return settings_of(outline, settings)
-
-    def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
-        """Return the lines that load a folder that was written."""
-        return family_lines(directory, outline)

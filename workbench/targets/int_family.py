@@ -23,10 +23,10 @@ from workbench.coverage import size
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
 from workbench.targets.int32_codes import PER_WORD
+from workbench.targets.stored_names import layer_pieces, piece_form
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
 
 GROUP_SIZES = (128, 64, 32)
-EXPERT = "expert"  # kind of a matrix of one expert, named as the hub stores it
 # Model types of transformers with Conv1D layers, whose weights lie [in_features, out_features] in the model.
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder", "convbert")
 _FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -85,12 +85,13 @@ def rounded_scales(outline: Outline, dtype: torch.dtype) -> str:
     return f"scales to {str(dtype).removeprefix('torch.')}"
 
 
-def stored_scale(name: str, weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
-    """Return the scales of a weight in the dtype that they are stored in.
+def stored_scale(name: str, weight: QuantizedWeight, form: ModuleFormat) -> Tensor:
+    """Return the scales of a weight in the dtype that they are written in.
 
     Raises:
         CheckpointError: when one is too large for it.
     """
+    dtype = _FLOATS[form.scale_dtype]
     scale = weight.scale.to(dtype)
     if not bool(torch.isfinite(scale).all()):
         raise CheckpointError(
@@ -103,7 +104,7 @@ def stored_scale(name: str, weight: QuantizedWeight, dtype: torch.dtype) -> Tens
 
 def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains: tuple[Domain, ...]) -> list[Misfit]:
     """Refuse what none of the family holds: other domains than these (of a mixture of experts: those), and shapes."""
-    has_experts = bool({EXPERT, EXPERTS, STACK} & set(outline.kinds.values()))
+    has_experts = bool({EXPERTS, STACK} & set(outline.kinds.values()))
     found = domain_misfits(outline.int4, expert_domains if has_experts else domains)
     found += misfits_by(
         outline.int4,
@@ -116,9 +117,9 @@ def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains
     turned = [name for name, kind in outline.kinds.items() if kind == CONV1D or (transposed and kind == "linear")]
     if turned:
         found.append(Misfit("Conv1D layers", "linear layers", f"leave them dense, or {_NATIVE}", tuple(turned)))
-    stacked = [name for name, kind in outline.kinds.items() if kind in (EXPERTS, STACK)]
+    stacked = [name for name, form in outline.int4.items() if form.experts and len(layer_pieces(outline, name)) == 1]
     if stacked:
-        said = "stacked experts whose names on the hub are not known"
+        said = "stacked experts"
         mend = f"leave the experts dense, or {_NATIVE}"
         found.append(Misfit(said, "one matrix for each expert", mend, tuple(stacked)))
     return found
@@ -126,13 +127,14 @@ def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains
 
 def row_misfits(outline: Outline) -> list[Misfit]:
     """Refuse rows that do not fill words of eight, where a format packs along them."""
-    return misfits_by(
-        outline.int4,
-        lambda form: form.out_features % PER_WORD != 0,
-        lambda form: f"out_features {form.out_features}",
-        allowed="multiples of 8",
-        mend="leave these layers dense",
-    )
+    found: dict[int, list[str]] = {}
+    for name, form in outline.int4.items():
+        heights = {piece_form(form, piece).out_features for _, piece in layer_pieces(outline, name)}
+        for rows in heights:
+            if rows % PER_WORD:
+                found.setdefault(rows, []).append(name)
+    mend = "leave these layers dense"
+    return [Misfit(f"out_features {rows}", "multiples of 8", mend, tuple(names)) for rows, names in found.items()]
 
 
 def family_notes(outline: Outline) -> list[str]:
@@ -156,10 +158,20 @@ def family_notes(outline: Outline) -> list[str]:
     return notes
 
 
-def words_bytes(form: ModuleFormat, group_size: int) -> int:
+def words_bytes(form: ModuleFormat) -> int:
     """Bytes of codes and zero points, eight to a word, and float16 scales, of a layer of GPTQ or AWQ."""
     n, k = form.out_features, form.in_features
-    return n * k // 2 + k // group_size * (n // 2 + 2 * n)
+    return n * k // 2 + k // form.group_size * (n // 2 + 2 * n)
+
+
+def scale_bytes(form: ModuleFormat) -> int:
+    """Bytes of one scale."""
+    return _FLOATS[form.scale_dtype].itemsize
+
+
+def group_size_of(outline: Outline) -> int:
+    """Return the group size of a folder that is written."""
+    return next(iter(outline.int4.values())).group_size
 
 
 def ignored(outline: Outline) -> list[str]:
