@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from workbench.affine import QuantizedWeight
+from workbench.affine import MID_POINT, QuantizedWeight
 from workbench.checkpoint.contents import Contents, Outline, write_config
 from workbench.checkpoint.native import ModuleFormat
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
@@ -109,9 +110,33 @@ class FolderTarget(ABC):
 
 
 def max_error(weight: QuantizedWeight, stored: QuantizedWeight) -> float:
-    """Return the largest absolute difference between two dequantized weights of the same shape, in weight units."""
+    """Return the largest absolute difference between two dequantized weights of the same shape, in weight units.
+
+    Where both have the same codes in the same groups it is linear in the code: the least and the greatest code of each
+    group have the largest.
+    """
     if not weight.codes.numel():
         return 0.0
+    if weight.group_size == stored.group_size and torch.equal(weight.codes, stored.codes):
+        return max(float((_value(weight, q) - _value(stored, q)).abs().max()) for q in _code_range(weight))
     rows = max(1, 2**22 // max(1, weight.shape[1]))
     parts = (slice(start, start + rows) for start in range(0, weight.shape[0], rows))
     return max(float((weight.part(p).dequantize() - stored.part(p).dequantize()).abs().max()) for p in parts)
+
+
+def _code_range(weight: QuantizedWeight) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest code of each group, uint8 [N, ceil(K/g)]."""
+    (n, k), groups = weight.shape, weight.scale.shape[1]
+    codes = weight.codes
+    if missing := groups * weight.group_size - k:
+        codes = torch.cat((codes, codes[:, -1:].expand(n, missing)), 1)
+    low, high = codes.view(n, groups, weight.group_size).aminmax(dim=2)
+    return low, high
+
+
+def _value(weight: QuantizedWeight, codes: Tensor) -> Tensor:
+    """Return what one code of each group [N, ceil(K/g)] dequantizes to, float32, by the arithmetic of `dequantize`."""
+    scale = weight.scale.float()
+    if weight.domain == "float":
+        return torch.addcmul(weight.zero_in_weight_units(), codes.float() - MID_POINT, scale)
+    return (codes.float() - (MID_POINT if weight.zero is None else weight.zero.float())) * scale
