@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from notebook_page import CHROMIUM_FLAGS, LabServer, NotebookPage, chromium_path
 from playwright.sync_api import Browser, Page, sync_playwright
+from shared_lab import SharedLab
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,12 @@ def new_page(browser: Browser) -> Callable[..., Page]:
         return context.new_page()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shared_lab(new_page: Callable[..., Page], lab_server: LabServer) -> SharedLab:
+    """JupyterLab in one page with one kernel, for all that ask for it: `with shared_lab.lend(cells) as lab`."""
+    return SharedLab(NotebookPage(new_page(), lab_server))
 
 
 @pytest.fixture

@@ -153,19 +153,20 @@ class NotebookPage:
         if kind == "error" and "Failed to load resource" not in text:
             self.errors.append(text)
 
-    def open_notebook(self, source: Path | Sequence[str]) -> None:
-        """Open a fresh copy of a notebook, or a new one with these cells, and wait for its kernel."""
+    def new_file(self, source: Path | Sequence[str]) -> str:
+        """Put a fresh copy of a notebook, or a new one with these cells, on the server, and return its name there."""
         name = f"{uuid.uuid4().hex[:8]}.ipynb"
         if isinstance(source, Path):
             shutil.copy(source, self.server.root / name)
-        else:
-            book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in source])
-            book.metadata["kernelspec"] = {
-                "name": "python3",
-                "display_name": "Python 3",
-                "language": "python",
-            }
-            nbformat.write(book, self.server.root / name)
+            return name
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in source])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(book, self.server.root / name)
+        return name
+
+    def open_notebook(self, source: Path | Sequence[str]) -> None:
+        """Open a fresh copy of a notebook, or a new one with these cells, and wait for its kernel."""
+        name = self.new_file(source)
         self.page.goto(self.server.page_url(name))
         self.page.wait_for_function(
             "name => window.jupyterapp?.shell?.currentWidget?.context?.path === name",

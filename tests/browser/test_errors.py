@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 UP = "model.layers.0.mlp.up_proj"
@@ -26,17 +27,11 @@ large.errors
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """The app on the demo model, and one heatmap of a larger layer; the tests below share them in their order."""
-    page = new_page(1400, 3200)
-    lab = NotebookPage(page, lab_server)
-    lab.open_notebook([CELL, LARGE])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(page.locator(".wb-app .wb-heat canvas")).to_have_attribute("data-seq", re.compile(r"\d+"))
-    yield lab
-    assert lab.errors == []
-    page.context.close()
+    with shared_lab.lend([CELL, LARGE], 1400, 3200) as lab:
+        expect(lab.page.locator(".wb-app .wb-heat canvas")).to_have_attribute("data-seq", re.compile(r"\d+"))
+        yield lab
 
 
 def test_the_first_paint_counts_weights_levels_and_errors(lab: NotebookPage) -> None:

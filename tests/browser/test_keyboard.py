@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import expect
+from shared_lab import SharedLab
 
 MORE = 6  # Chromium also stops at boxes that scroll
 # Every stop that Tab must make in the app as it is shown now, in order: a number of its own, and its name. Of a group
@@ -18,7 +19,7 @@ STOPS = """() => {
         const of = (id) => document.getElementById(id)?.textContent ?? "";
         const by = (node.getAttribute("aria-labelledby") ?? "").split(" ").map(of).join(" ");
         const labels = [...(node.labels ?? [])].map((label) => label.textContent).join(" ");
-        return (node.getAttribute("aria-label") || by.trim() || labels || node.textContent || node.title).trim();
+        return (node.getAttribute("aria-label") || by.trim() || labels || node.textContent || node.title || "").trim();
     };
     const kinds = "a[href], button, input, select, textarea, summary, [tabindex]";
     const all = [...document.querySelector(".wb-app").querySelectorAll(kinds)];
@@ -44,17 +45,12 @@ HERE = """() => {
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """The app in a cell; the mouse is never used."""
-    lab = NotebookPage(new_page(1440, 1200), lab_server)
-    lab.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(lab.page.locator(".wb-heat canvas").first).to_have_attribute("data-seq", re.compile(r"\d+"))
-    lab.run_code("app.wait(60)", timeout_s=90)
-    yield lab
-    assert lab.errors == []
-    lab.page.context.close()
+    with shared_lab.lend(["import workbench as wb\napp = wb.Workbench()\napp"], 1440, 1200) as lab:
+        expect(lab.page.locator(".wb-heat canvas").first).to_have_attribute("data-seq", re.compile(r"\d+"))
+        lab.run_code("app.wait(60)", timeout_s=90)
+        yield lab
 
 
 def open_tab(lab: NotebookPage, label: str) -> None:

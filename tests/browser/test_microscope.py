@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Locator, Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import Locator, expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 ROWS, GROUPS = 256, 4  # of the demo model's first layer, in groups of 64
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """The app on the demo model; the tests below share it in their order."""
-    page = new_page(1280, 2600)
-    lab = NotebookPage(page, lab_server)
-    lab.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(page.locator(".wb-micro tr[data-variant]").first).to_be_visible()
-    yield lab
-    assert lab.errors == []
-    page.context.close()
+    with shared_lab.lend(["import workbench as wb\napp = wb.Workbench()\napp"], 1280, 2600) as lab:
+        expect(lab.page.locator(".wb-micro tr[data-variant]").first).to_be_visible()
+        yield lab
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Locator, Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import Locator, expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 PREFLIGHT = """
@@ -40,18 +41,12 @@ large
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """One notebook; the tests below share it in their order."""
-    page = new_page(1480, 2300)
-    lab = NotebookPage(page, lab_server)
-    lab.open_notebook([PREFLIGHT, PLAIN, LARGE])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(page.locator(".wb-layers .wb-rows [role=row]").first).to_be_visible()
-    yield lab
-    assert lab.errors == []
-    assert lab.run_code("print(errors, table.status.problems)") == "[] []"
-    page.context.close()
+    with shared_lab.lend([PREFLIGHT, PLAIN, LARGE], 1480, 2300) as lab:
+        expect(lab.page.locator(".wb-layers .wb-rows [role=row]").first).to_be_visible()
+        yield lab
+        assert lab.run_code("print(errors, table.status.problems)") == "[] []"
 
 
 @pytest.fixture

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Locator, Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import Locator, expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 TIMEOUT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """The app on the demo model with its quality on show; the tests below share it in their order."""
-    page = new_page(1280, 1500)
-    lab = NotebookPage(page, lab_server)
-    lab.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
-    lab.collapse_sidebar()
-    lab.run_all()
-    page.get_by_role("tab", name="Quality").click()
-    yield lab
-    assert lab.errors == []
-    page.context.close()
+    with shared_lab.lend(["import workbench as wb\napp = wb.Workbench()\napp"], 1280, 1500) as lab:
+        lab.page.get_by_role("tab", name="Quality").click()
+        yield lab
 
 
 @pytest.fixture

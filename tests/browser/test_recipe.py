@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Locator, Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import Locator, expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 CELL = """
@@ -24,17 +25,12 @@ panel
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """A cell with the panel; the tests below walk through it in their order."""
-    lab = NotebookPage(new_page(1280, 1000), lab_server)
-    lab.open_notebook([CELL])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(lab.page.locator(".wb-recipe")).to_be_visible()
-    yield lab
-    assert lab.run_code("print(faults)") == "[]"
-    assert lab.errors == []
-    lab.page.context.close()
+    with shared_lab.lend([CELL], 1280, 1000) as lab:
+        expect(lab.page.locator(".wb-recipe")).to_be_visible()
+        yield lab
+        assert lab.run_code("print(faults)") == "[]"
 
 
 def rule(lab: NotebookPage, pattern: str) -> Locator:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage, show_tab
-from playwright.sync_api import Locator, Page, expect
+from notebook_page import NotebookPage, show_tab
+from playwright.sync_api import Locator, expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 CELL = """
@@ -19,17 +20,11 @@ app
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """The app over the demo model; the tests below walk through it in their order."""
-    page = new_page(1440, 1000)
-    lab = NotebookPage(page, lab_server)
-    lab.open_notebook([CELL])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(page.locator(".wb-heat .wb-badge")).to_have_text("exact")
-    yield lab
-    assert lab.errors == []
-    page.context.close()
+    with shared_lab.lend([CELL], 1440, 1000) as lab:
+        expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("exact")
+        yield lab
 
 
 def choose(lab: NotebookPage, solver: str) -> None:
@@ -145,12 +140,12 @@ def test_a_long_text_is_shown_in_part_and_replaced_whole(lab: NotebookPage) -> N
     area.evaluate("area => { area.value = 'ab '.repeat(3e6); area.dispatchEvent(new Event('input')) }")
     expect(calibration(lab)).to_contain_text("too long for the page: put it into a file")
     expect(calibration(lab).get_by_role("button", name="Use this text")).to_be_disabled()
-    text = "The module provides tools for text. " * 60_000
+    text = "The module provides tools for text. " * 12_000
     area.fill(text)
     calibration(lab).get_by_role("button", name="Use this text").click()
-    expect(calibration(lab)).to_contain_text("the first 20,000 of 2,160,000 characters are shown", timeout=30_000)
-    expect(fact(lab, "Used")).to_contain_text("65,536 tokens")
-    assert lab.run_code("print(len(app.session.calibration_text))") == "2160000"
+    expect(calibration(lab)).to_contain_text("the first 20,000 of 432,000 characters are shown", timeout=30_000)
+    expect(fact(lab, "Used")).to_contain_text("65,536 tokens", timeout=30_000)
+    assert lab.run_code("print(len(app.session.calibration_text))") == "432000"
     assert lab.run_code("app.session.calibration.lane.cancel()") == ""
 
 

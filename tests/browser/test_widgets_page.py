@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import LabServer, NotebookPage
-from playwright.sync_api import Locator, Page, expect
+from notebook_page import NotebookPage
+from playwright.sync_api import Locator, expect
+from shared_lab import SharedLab
 
 LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 SETUP = """
@@ -94,19 +95,13 @@ print(stopped.is_set())
 
 
 @pytest.fixture(scope="module")
-def lab(new_page: Callable[..., Page], lab_server: LabServer) -> Iterator[NotebookPage]:
+def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     """One notebook with every component in it; the tests below share it in their order."""
-    page = new_page(1280, 1900)
-    lab = NotebookPage(page, lab_server)
-    lab.open_notebook([SETUP, HEAT, TABLE, CHART, COMMANDS])
-    lab.collapse_sidebar()
-    lab.run_all()
-    expect(page.locator(".wb-heat canvas")).to_have_attribute("data-seq", "1")
-    expect(page.locator(".wb-commands")).to_have_attribute("data-ready", "true")
-    yield lab
-    assert lab.errors == []
-    assert lab.run_code("print(errors)") == "['Commands: fail: The disk is full.']"
-    page.context.close()
+    with shared_lab.lend([SETUP, HEAT, TABLE, CHART, COMMANDS], 1280, 1900) as lab:
+        expect(lab.page.locator(".wb-heat canvas")).to_have_attribute("data-seq", "1")
+        expect(lab.page.locator(".wb-commands")).to_have_attribute("data-ready", "true")
+        yield lab
+        assert lab.run_code("print(errors)") == "['Commands: fail: The disk is full.']"
 
 
 @pytest.fixture
