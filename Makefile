@@ -3,8 +3,9 @@
 # make lint          ruff and mypy only
 # make soak          the long tests; hours
 # make peers         set up .venv-peers with torchao 0.11, 0.12, 0.18 and hqq, then the tests against them
+# make test-oldest   set up .venv-oldest with transformers 5.17 and other oldest releases, then the tests that use them
 # make demo-model    train the embedded demo model again; 40 minutes
-# make clean         remove what the builds and tests left; .venv and .venv-peers stay
+# make clean         remove what the builds and tests left; .venv, .venv-peers and .venv-oldest stay
 #
 # PROCESSES is how many processes make test divides the tests among; PYTEST_OPTIONS="-n 0 -k name" runs some in one.
 # PYTHON names the interpreter that .venv is made with: make lab PYTHON=python3.12
@@ -15,8 +16,13 @@ PYTEST_OPTIONS ?=
 PROCESSES ?= 2
 BIN := .venv/bin
 PEERS := .venv-peers
+OLDEST := .venv-oldest
+OLDEST_TORCH ?=
+# Not those of a browser, of notebooks and of what else only looks at the project's own files.
+OLDEST_TESTS ?= $(filter-out tests/test_notebooks.py tests/test_benchmarks.py tests/test_bootstrap.py,\
+	$(wildcard tests/test_*.py)) tests/checkpoint tests/measure tests/solvers tests/widgets
 
-.PHONY: lab test lint soak peers demo-model clean set-up-lab set-up-test
+.PHONY: lab test lint soak peers test-oldest demo-model clean set-up-lab set-up-test
 
 lab: set-up-lab
 	@$(BIN)/workbench lab $(if $(MODEL),"$(MODEL)")
@@ -45,6 +51,15 @@ $(PEERS)/installed: pyproject.toml constraints.txt | set-up-lab
 	$(BIN)/python -m pip --python $(PEERS)/bin/python install --constraint constraints.txt --editable ".[peers]"
 	$(BIN)/python -m pip install --no-deps --target $(PEERS)/torchao-0.12 torchao==0.12.0
 	$(BIN)/python -m pip install --no-deps --target $(PEERS)/torchao-0.18 torchao==0.18.0
+	touch $@
+
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -n $(PROCESSES) $(OLDEST_TESTS) $(PYTEST_OPTIONS)
+
+$(OLDEST)/installed: pyproject.toml constraints.txt constraints-oldest.txt | set-up-lab
+	$(BIN)/python -m venv --clear --without-pip $(OLDEST)
+	$(BIN)/python scripts/oldest_constraints.py $(if $(OLDEST_TORCH),torch==$(OLDEST_TORCH)) > $(OLDEST)/constraints.txt
+	$(BIN)/python -m pip --python $(OLDEST)/bin/python install --constraint $(OLDEST)/constraints.txt --editable ".[test]"
 	touch $@
 
 demo-model: set-up-lab

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+import oldest_constraints
 import require_browser_tests
 from tests import processes
 
@@ -55,6 +57,22 @@ def test_pins_satisfy_every_range():
 
 def test_pins_name_releases_and_not_builds():
     assert [version for version in pins().values() if not re.fullmatch(r"[0-9][0-9a-z.]*", version)] == []
+
+
+def test_the_oldest_pins_are_where_the_ranges_begin():
+    text = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
+    found = [Requirement(line) for line in text.splitlines() if not line.startswith("#")]
+    oldest = {canonicalize_name(item.name): next(iter(item.specifier)).version for item in found}
+    ranges = requirements("peft")
+    assert set(oldest) == set(ranges) - {"torch"}
+    for name, version in oldest.items():
+        [least] = [item.version for item in ranges[name].specifier if item.operator == ">="]
+        assert Version(version) == Version(least), name
+
+
+def test_the_constraints_of_the_oldest_pin_each_package_once():
+    merged = oldest_constraints.merged("# pins\na_b==2\nc==3\n", "A-B==1; python_version < '4'\n", "d==1")
+    assert merged == "A-B==1; python_version < '4'\nc==3\nd==1\n"
 
 
 def test_every_import_of_the_package_is_declared():
