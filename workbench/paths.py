@@ -34,7 +34,7 @@ Step = tuple[float, PathName]  # up to this batch, this path
 # By kind of machine: the path up to each batch; the last is without end. Those of "cpu/amx" and "cpu/none" were
 # measured (benchmarks/int4_linear.py), those of "cpu/avx512_bf16" on such a machine with its matrix unit left out (of
 # torch's products by ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 too), those of "cuda/hopper" on an H200
-# (benchmarks/cuda_paths.py); the others are estimates.
+# (benchmarks/README.md); the others are estimates.
 DEFAULTS: dict[str, tuple[Step, ...]] = {
     "cpu/amx": ((512, "fused"), (math.inf, "dequantize")),
     "cpu/avx512_bf16": ((6, "fused"), (8, "op"), (math.inf, "fused")),

@@ -36,7 +36,7 @@ class Blocks:
 
 
 # Most rows of x → block sizes; 0 stands for more. Large ones need 227 KB of shared memory for a program and the matrix
-# unit, both as Hopper has them, and were measured there (benchmarks/triton_blocks.py); the others fit what every GPU
+# unit, both as Hopper has them, and were measured there (benchmarks/README.md); the others fit what every GPU
 # with bfloat16 products has, and are estimates. None spills registers.
 LARGE = {
     8: Blocks(8, 16, 128, 4, 4, parts=4),

@@ -64,7 +64,7 @@ def _launch_blocks(
     (m, k), n = tensors[0].shape, tensors[1].shape[0] * 8
     steps = k // sizes.k // sizes.splits
     blocks = (sizes.m, sizes.n, sizes.k, _TOGETHER, _swaps(tensors[0].device), early)
-    kernel: Any = triton_products.fused_kernel[_grid(m, n, sizes)]
+    kernel: Any = triton_products.fused_kernel[(-(-m // sizes.m) * -(-n // sizes.n), sizes.splits)]
     kernel(*tensors, m, n, k, steps, group_size, inner_k_tiles, *blocks, **_options(sizes, early))
 
 
@@ -76,8 +76,8 @@ def _launch_few_rows(
     (m, k), n = tensors[0].shape, tensors[1].shape[0] * 8
     step = sizes.k * sizes.parts
     steps = -(-k // (step * sizes.splits))
-    blocks = (sizes.m, sizes.n, sizes.k, sizes.parts, steps * step * sizes.splits == k, _TOGETHER, early)
-    kernel: Any = triton_products.few_rows_kernel[_grid(m, n, sizes)]
+    blocks = (sizes.m, sizes.n, sizes.k, sizes.parts, steps * step * sizes.splits == k, early)
+    kernel: Any = triton_products.few_rows_kernel[(-(-n // sizes.n), sizes.splits, -(-m // sizes.m))]
     kernel(*tensors, m, n, k, steps, group_size, inner_k_tiles, *blocks, **_options(sizes, early))
 
 
@@ -86,10 +86,6 @@ def _launch_sum(partial: Tensor, out: Tensor, early: bool) -> None:
 
     kernel: Any = triton_products.sum_splits_kernel[(-(-out.numel() // _SUM_BLOCK),)]
     kernel(partial, out, out.numel(), partial.shape[0], _SUM_BLOCK, early, **({"launch_pdl": True} if early else {}))
-
-
-def _grid(m: int, n: int, sizes: Blocks) -> tuple[int, int]:
-    return -(-m // sizes.m) * -(-n // sizes.n), sizes.splits
 
 
 def _options(sizes: Blocks, early: bool) -> dict[str, Any]:

@@ -118,7 +118,6 @@ def few_rows_kernel(
     BLOCK_K: tl.constexpr,
     PARTS: tl.constexpr,
     WHOLE: tl.constexpr,
-    TOGETHER: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     """Write x [M, K] @ W^T to `out` [splits, M, N]; split s sums the STEPS steps of K that start at s * STEPS.
@@ -132,8 +131,7 @@ def few_rows_kernel(
     TILES: tl.constexpr = BLOCK_N // 8
     WORDS: tl.constexpr = INNER_K_TILES // 2
     GROUPS: tl.constexpr = max(1, BLOCK_K // GROUP)
-    block_m, block_n = _block_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, TOGETHER)
-    split = tl.program_id(1)
+    block_n, split, block_m = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     part = tl.arange(0, PARTS)[:, None, None] * BLOCK_K
     tiles, columns = tl.arange(0, TILES)[None, :, None], tl.arange(0, BLOCK_K)[None, None, :]
     token = tl.arange(0, BLOCK_M)

@@ -45,13 +45,15 @@ def fused(size, capability, inner_k_tiles=8, group_size=64, out="*bf16"):
         "BLOCK_M": size.m,
         "BLOCK_N": size.n,
         "BLOCK_K": size.k,
-        "TOGETHER": 8,
         "EARLY": capability >= 90,
     }
     if size.parts > 1:
         kernel, constants = triton_products.few_rows_kernel, {**constants, "PARTS": size.parts, "WHOLE": True}
     else:
-        kernel, constants = triton_products.fused_kernel, {**constants, "SWAP": capability not in (90, 100)}
+        kernel, constants = (
+            triton_products.fused_kernel,
+            {**constants, "TOGETHER": 8, "SWAP": capability not in (90, 100)},
+        )
     return compiled(kernel, constants, capability, size.warps, size.stages, out=out)
 
 
