@@ -25,14 +25,21 @@ _LLAMA3 = {
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _GLM4_MOE = {**_MOE, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
 
+
+def _sliding(period: int) -> dict:
+    """Twice so many layers, the last of each period attending to everything, the others to 8 tokens."""
+    kinds = ["sliding_attention"] * (period - 1) + ["full_attention"]
+    return {"num_hidden_layers": 2 * period, "layer_types": 2 * kinds, "sliding_window": 8}
+
+
 # model_type → transformers' class and the settings of a tiny one.
 ZOO: dict[str, tuple[str, dict]] = {
     "cohere": ("CohereForCausalLM", {**_TEXT, **_ROPE}),
-    "cohere2": ("Cohere2ForCausalLM", {**_HEADED, "num_hidden_layers": 4}),
+    "cohere2": ("Cohere2ForCausalLM", {**_HEADED, **_sliding(2)}),
     "ernie4_5": ("Ernie4_5ForCausalLM", {**_HEADED, **_ROPE}),
     "gemma": ("GemmaForCausalLM", {**_HEADED, **_ROPE}),
     "gemma2": ("Gemma2ForCausalLM", {**_HEADED, **_ROPE, "query_pre_attn_scalar": 16}),
-    "gemma3_text": ("Gemma3ForCausalLM", {**_HEADED, "query_pre_attn_scalar": 16, "num_hidden_layers": 6}),
+    "gemma3_text": ("Gemma3ForCausalLM", {**_HEADED, **_sliding(3), "query_pre_attn_scalar": 16}),
     "glm4": ("Glm4ForCausalLM", _HEADED),
     "glm4_moe": ("Glm4MoeForCausalLM", {**_HEADED, **_GLM4_MOE}),
     "gptj": (

@@ -27,7 +27,7 @@ from workbench.targets.mlx_models import TRIED, with_mlx_keys
 MLX = Mlx()
 G32, G64 = (as_recipe(wb.Int4WeightOnlyConfig(group_size=size)) for size in (32, 64))
 IDS = torch.arange(2, 14)[None]
-IN_EVERY_RUN = ["llama", "qwen2", "mixtral"]  # rotary scaling, tied embeddings and biases, experts
+IN_EVERY_RUN = ["llama", "qwen2", "mixtral", "gemma3_text"]  # rotary scaling; ties and biases; experts; sliding windows
 
 
 def outline(form, dtype=torch.bfloat16, kind="linear", name="layer", model_type="llama"):
@@ -131,6 +131,19 @@ def test_the_base_of_rotary_embeddings_is_written_where_mlx_lm_reads_it():
     assert (with_mlx_keys(nested)["rope_theta"], with_mlx_keys(nested)["rope_local_base_freq"]) == (5.0, 6.0)
     assert with_mlx_keys({"text_config": plain})["text_config"]["rope_theta"] == 5.0
     assert with_mlx_keys({"model_type": "gpt2"}) == {"model_type": "gpt2"}
+
+
+def test_the_order_of_sliding_layers_is_written_where_mlx_lm_reads_it():
+    sliding, full = "sliding_attention", "full_attention"
+    written = {
+        (sliding, sliding, full, sliding): 3,
+        (sliding, full, sliding, full): 2,
+        (full, sliding, full): None,
+        (sliding, full, full): None,
+        (full, full): None,
+    }
+    for layers, pattern in written.items():
+        assert with_mlx_keys({"layer_types": list(layers)}).get("sliding_window_pattern") == pattern
 
 
 # --- mlx-lm ---------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -124,7 +125,9 @@ class Mlx(FolderTarget):
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
         python = f"from mlx_lm import load\n\nmodel, tokenizer = load({str(directory)!r})"
-        return LoadLines(python, f"mlx_lm.generate --model {str(directory)!r} --prompt 'Hello'")
+        return LoadLines(
+            python, f"pip install mlx-lm\nmlx_lm.generate --model {quote(str(directory))} --prompt 'Hello'"
+        )
 
 
 def stored_dtype(outline: Outline) -> torch.dtype:

@@ -59,18 +59,21 @@ def dense_name(kind: str, name: str) -> str:
 def with_mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config.json that has the keys which mlx-lm reads and transformers 5 no longer writes.
 
-    transformers 5 writes `rope_parameters` alone; without `rope_theta` and `rope_scaling`, mlx-lm takes its defaults.
+    transformers 5 writes `rope_parameters` and `layer_types` alone; without `rope_theta`, `rope_scaling` and
+    `sliding_window_pattern`, mlx-lm takes its defaults.
     """
     added = dict(config)
     if isinstance(config.get("text_config"), Mapping):
         added["text_config"] = with_mlx_keys(config["text_config"])
     if "num_local_experts" in config:
         added.setdefault("num_experts", config["num_local_experts"])
+    if pattern := _sliding_pattern(config.get("layer_types")):
+        added.setdefault("sliding_window_pattern", pattern)
     rope = config.get("rope_parameters")
     if not isinstance(rope, Mapping):
         return added
-    if isinstance(rope.get("sliding_attention"), Mapping):
-        added.setdefault("rope_local_base_freq", rope["sliding_attention"].get("rope_theta"))
+    if isinstance(rope.get("sliding_attention"), Mapping) and "rope_theta" in rope["sliding_attention"]:
+        added.setdefault("rope_local_base_freq", rope["sliding_attention"]["rope_theta"])
     whole = rope["full_attention"] if isinstance(rope.get("full_attention"), Mapping) else rope
     for key in _ROPE_KEYS:
         if whole.get(key) is not None:
@@ -78,3 +81,13 @@ def with_mlx_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     scaled = whole.get("rope_type", "default") != "default"
     added["rope_scaling"] = added.get("rope_scaling") or ({**whole, "type": whole["rope_type"]} if scaled else None)
     return added
+
+
+def _sliding_pattern(layers: object) -> int:
+    """Return n where every n-th layer attends to everything and all others to a window; 0 for any other order."""
+    kinds = list(layers) if isinstance(layers, list | tuple) else []
+    if "sliding_attention" not in kinds or "full_attention" not in kinds:
+        return 0
+    n = kinds.index("full_attention") + 1
+    wanted = ["sliding_attention" if (place + 1) % n else "full_attention" for place in range(len(kinds))]
+    return n if kinds == wanted else 0
