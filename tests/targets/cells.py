@@ -83,7 +83,7 @@ def cell(target: str, domain: Domain, group_size: int) -> Cell:
     path.mkdir()
     written = list(one.write(source, outline, path))
     assert {layer.name for layer in written} == set(outline.int4)
-    largest = max(float(parameter.detach().abs().max()) for parameter in model().parameters())
+    largest = max(float(tensor.detach().abs().max()) for tensor in model().parameters() if tensor.ndim == 2)
     return Cell(fit.state, fit.rounds, max(layer.max_error for layer in written) / largest)
 
 
