@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from workbench.errors import KernelError
-from workbench.packing import CPU_VARIANTS, Layout, pack, padded_shape, required_layout, unpack
+from workbench.packing import CPU_VARIANTS, Layout, pack, pack_nibbles, padded_shape, required_layout, unpack
 
 GOLDEN = load_file(Path(__file__).parent / "data" / "tinygemm_layouts.safetensors")
 GPU_LAYOUTS = [Layout(kind, tiles) for kind in ("cuda", "rocm") for tiles in (2, 4, 8)]
@@ -228,3 +228,27 @@ def test_the_layout_of_this_process_multiplies_right():
     result = torch.ops.aten._weight_int4pack_mm_for_cpu(x, pack(codes, layout), 32, scales)
     expected = x.double() @ (codes.double() - 8).t()
     assert torch.allclose(result.double(), expected, rtol=0.01, atol=0.3)
+
+
+@pytest.mark.parametrize("variant", CPU_VARIANTS)
+@pytest.mark.parametrize("n", [16, 32, 48, 64, 80, 112, 128, 208])
+@pytest.mark.parametrize("k", [2, 32, 90])
+def test_codes_two_to_a_byte_are_packed_into_the_same_bytes(variant, n, k):
+    layout = Layout("cpu", variant=variant)
+    nibbles = torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(n + k))
+    codes = torch.tensor([[(byte >> 4 * odd) & 15 for byte in row for odd in (0, 1)] for row in nibbles.tolist()])
+    try:
+        expected = pack(codes.to(torch.uint8), layout)
+    except KernelError:
+        with pytest.raises(KernelError):
+            pack_nibbles(nibbles, layout)
+        return
+    assert torch.equal(pack_nibbles(nibbles, layout), expected)
+    assert torch.equal(pack_nibbles(nibbles.t().contiguous().t(), layout), expected)  # whatever its strides
+
+
+def test_only_cpu_layouts_are_made_from_two_codes_to_a_byte():
+    with pytest.raises(KernelError, match="CPU layout"):
+        pack_nibbles(torch.zeros(8, 64, dtype=torch.uint8), Layout("cuda", 8))
+    with pytest.raises(KernelError, match="uint8"):
+        pack_nibbles(torch.zeros(64, 64, dtype=torch.int32), Layout("cpu", variant="avx2"))

@@ -62,26 +62,19 @@ class QuantizedWeight:
     solved_by: str = ""
 
     def __post_init__(self) -> None:
-        if self.domain not in DOMAINS:
-            raise ConfigError(f"domain={self.domain!r} is unknown.", allowed=", ".join(DOMAINS))
-        if self.group_size not in GROUP_SIZES:
-            raise ConfigError(f"group_size={self.group_size!r} is not supported.", allowed="256, 128, 64 or 32")
         if self.codes.dtype != torch.uint8 or self.codes.ndim != 2:
             raise _misfit("codes", self.codes, "uint8 [N, K]")
-        n, k = self.codes.shape
-        groups = (n, group_count(k, self.group_size))
-        if self.scale.dtype not in SCALE_DTYPES or self.scale.shape != groups:
-            raise _misfit("scale", self.scale, f"bfloat16 or float32 {list(groups)}")
-        wanted = {"float": self.scale.dtype, "int": torch.uint8, "symmetric": None}[self.domain]
-        if (wanted is None) != (self.zero is None):
-            raise WeightError(f"The {self.domain} domain {'has no' if wanted is None else 'needs a'} zero point.")
-        if self.zero is not None and (self.zero.dtype != wanted or self.zero.shape != groups):
-            raise _misfit("zero", self.zero, f"{wanted} {list(groups)}")
+        check_qparams(self.scale, self.zero, tuple(self.codes.shape), self.group_size, self.domain)
 
     @property
     def shape(self) -> torch.Size:
         """Original shape [N, K] = [out_features, in_features]."""
         return self.codes.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the codes."""
+        return self.codes.device
 
     @property
     def size_bytes(self) -> int:
@@ -100,11 +93,7 @@ class QuantizedWeight:
 
         Float: the zero itself; int: (8 - zp) * scale; symmetric: 0.
         """
-        if self.zero is None:
-            return torch.zeros_like(self.scale, dtype=torch.float32)
-        if self.domain == "int":
-            return (MID_POINT - self.zero.float()) * self.scale.float()
-        return self.zero.float()
+        return zero_in_weight_units(self.scale, self.zero, self.domain)
 
     def minimum(self) -> Tensor:
         """Return the value of code 0 of each group, float32 [N, ceil(K/group_size)]: the convention of GGUF and MLX."""
@@ -166,6 +155,46 @@ class QuantizedWeight:
         """Return the same weight on another device."""
         zero = None if self.zero is None else self.zero.to(device)
         return replace(self, codes=self.codes.to(device), scale=self.scale.to(device), zero=zero)
+
+
+_EXPONENTS = {torch.bfloat16: (torch.int16, 0x7F80), torch.float32: (torch.int32, 0x7F800000)}
+
+
+def all_finite(values: Tensor) -> bool:
+    """Say whether no value is NaN or infinity; of the dtypes of scales by their exponents, in half of the time."""
+    if values.dtype not in _EXPONENTS or not values.is_contiguous():
+        return bool(torch.isfinite(values).all())
+    whole, exponent = _EXPONENTS[values.dtype]
+    return not bool((values.view(whole).bitwise_and(exponent) == exponent).any())
+
+
+def check_qparams(scale: Tensor, zero: Tensor | None, shape: tuple[int, ...], group_size: int, domain: Domain) -> None:
+    """Refuse scales and zero points that do not belong to codes of a shape [N, K].
+
+    Raises:
+        WeightError: when a shape or dtype does not fit.
+        ConfigError: when the group size or the domain is unknown.
+    """
+    if domain not in DOMAINS:
+        raise ConfigError(f"domain={domain!r} is unknown.", allowed=", ".join(DOMAINS))
+    if group_size not in GROUP_SIZES:
+        raise ConfigError(f"group_size={group_size!r} is not supported.", allowed="256, 128, 64 or 32")
+    n, k = shape
+    groups = (n, group_count(k, group_size))
+    if scale.dtype not in SCALE_DTYPES or scale.shape != groups:
+        raise _misfit("scale", scale, f"bfloat16 or float32 {list(groups)}")
+    wanted = {"float": scale.dtype, "int": torch.uint8, "symmetric": None}[domain]
+    if (wanted is None) != (zero is None):
+        raise WeightError(f"The {domain} domain {'has no' if wanted is None else 'needs a'} zero point.")
+    if zero is not None and (zero.dtype != wanted or zero.shape != groups):
+        raise _misfit("zero", zero, f"{wanted} {list(groups)}")
+
+
+def zero_in_weight_units(scale: Tensor, zero: Tensor | None, domain: Domain) -> Tensor:
+    """Return the value of code 8 of each group, float32 like `scale`: see `QuantizedWeight.zero_in_weight_units`."""
+    if zero is None:
+        return torch.zeros_like(scale, dtype=torch.float32)
+    return (MID_POINT - zero.float()) * scale.float() if domain == "int" else zero.float()
 
 
 def group_count(in_features: int, group_size: int) -> int:

@@ -20,7 +20,7 @@ from workbench.config import Domain
 from workbench.errors import ModelError, WeightError, WorkbenchError
 from workbench.kinds import in_registry
 from workbench.linear import Int4Linear
-from workbench.portable import portable_names, portable_tensors, quantized_from_portable
+from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
 from workbench.stand_in import ExpertStandIn, StandIn
 
 IMPLEMENTATION = "int4_workbench"
@@ -43,7 +43,7 @@ class Int4Experts(nn.Module, StandIn):
 
     def __init__(
         self,
-        weight: QuantizedWeight,
+        weight: QuantizedWeight | PortableWeight,
         num_experts: int,
         *,
         device: torch.device | str | None = None,
@@ -184,14 +184,18 @@ class Int4Experts(nn.Module, StandIn):
 
     def _load(self, tensors: dict[str, Tensor], device: torch.device) -> None:
         form = {"in_features": self.in_features, "group_size": self.group_size, "domain": self.domain}
-        weight = quantized_from_portable(tensors, **form)  # type: ignore[arg-type]
+        weight = portable_weight(tensors, **form)  # type: ignore[arg-type]
         rows = self.num_experts * self.out_features
         if weight.shape != (rows, self.in_features):
             raise WeightError(f"weight has {weight.shape[0]} rows.", allowed=f"{rows} for {self.num_experts} experts")
         self._cut(weight, device, self.dtype, self.inner_k_tiles)
 
     def _cut(
-        self, weight: QuantizedWeight, device: torch.device | str | None, dtype: torch.dtype, inner_k_tiles: int
+        self,
+        weight: QuantizedWeight | PortableWeight,
+        device: torch.device | str | None,
+        dtype: torch.dtype,
+        inner_k_tiles: int,
     ) -> None:
         rows = self.out_features
         parts = [weight.part(slice(e * rows, (e + 1) * rows)) for e in range(self.num_experts)]

@@ -17,7 +17,7 @@ from workbench.kernels import int4_linear
 from workbench.options import SolverName, SolverOptions
 from workbench.packed import PackedWeight, kernel_layout, pack_weight, padding_note
 from workbench.packing import Layout
-from workbench.portable import portable_names, portable_tensors, quantized_from_portable
+from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
 from workbench.solvers import solve
 
 _BUFFERS = ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero")
@@ -50,7 +50,7 @@ class Int4Linear(nn.Module):
 
     def __init__(
         self,
-        weight: QuantizedWeight,
+        weight: QuantizedWeight | PortableWeight,
         bias: Tensor | None = None,
         *,
         device: torch.device | str | None = None,
@@ -78,7 +78,7 @@ class Int4Linear(nn.Module):
         self._layout: Layout | None = None
         for name in _BUFFERS:
             self.register_buffer(name, None, persistent=False)
-        device = weight.codes.device if device is None else torch.device(device)
+        device = weight.device if device is None else torch.device(device)
         self._land(weight, device)
         if bias is not None and (bias.shape != (self.out_features,) or not bias.is_floating_point()):
             raise WeightError(
@@ -220,7 +220,7 @@ class Int4Linear(nn.Module):
         shape = (self.out_features, self.in_features)
         return PackedWeight(self.packed, self.scales_and_zeros, self._layout, *shape, self.group_size)
 
-    def _land(self, weight: QuantizedWeight, device: torch.device) -> None:
+    def _land(self, weight: QuantizedWeight | PortableWeight, device: torch.device) -> None:
         """Make the layout of `device`; what the kernel's bfloat16 cannot give back is kept beside it."""
         packed = pack_weight(weight, device, self.inner_k_tiles)
         self.packed, self.scales_and_zeros, self._layout = (
@@ -292,10 +292,8 @@ class Int4Linear(nn.Module):
             except WorkbenchError as error:
                 error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
 
-    def _from_portable(self, tensors: dict[str, Tensor]) -> QuantizedWeight:
-        weight = quantized_from_portable(
-            tensors, in_features=self.in_features, group_size=self.group_size, domain=self.domain
-        )
+    def _from_portable(self, tensors: dict[str, Tensor]) -> PortableWeight:
+        weight = portable_weight(tensors, in_features=self.in_features, group_size=self.group_size, domain=self.domain)
         if weight.shape != (self.out_features, self.in_features):
             raise CheckpointError(f"weight has {weight.shape[0]} rows.", allowed=f"{self.out_features} for this layer")
         return weight

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workbench.affine import QuantizedWeight, group_count, unpack_nibbles
+from workbench.affine import QuantizedWeight, all_finite, group_count, unpack_nibbles
 from workbench.config import GROUP_SIZES
 from workbench.errors import KernelError
-from workbench.packing import Layout, pack, padded_shape, required_layout, unpack
+from workbench.packing import Layout, pack, pack_nibbles, padded_shape, required_layout, unpack
 from workbench.paths import PathName
+from workbench.portable import PortableWeight
 
 Op = Callable[[Tensor, Tensor, int, Tensor], Tensor]
 
@@ -129,8 +130,10 @@ def padding_bits(n: int, k: int, group_size: int, device: torch.device | str, in
     return (codes + qparams) / (n * k)
 
 
-def pack_weight(weight: QuantizedWeight, device: torch.device | str, inner_k_tiles: int = 8) -> PackedWeight:
-    """Make the layout of `device` from a portable weight [N, K]; pads carry code 8 and scale 0.
+def pack_weight(
+    weight: QuantizedWeight | PortableWeight, device: torch.device | str, inner_k_tiles: int = 8
+) -> PackedWeight:
+    """Make the layout of `device` from a weight [N, K]; pads carry code 8 and scale 0.
 
     Raises:
         KernelError: when a code, a scale or a zero cannot be held by the kernel.
@@ -140,15 +143,10 @@ def pack_weight(weight: QuantizedWeight, device: torch.device | str, inner_k_til
     if n == 0 or k == 0:
         raise KernelError(f"A weight of shape {[n, k]} has no elements.", mend="leave this layer unquantized")
     layout = kernel_layout(device, inner_k_tiles)
-    codes = weight.codes.to(device)
-    if layout is None:
-        packed = weight.to(device).packed_codes()
-        n_padded, k_padded = n, group_count(k, weight.group_size) * weight.group_size
-    else:
+    n_padded, k_padded = n, group_count(k, weight.group_size) * weight.group_size
+    if layout is not None:
         n_padded, k_padded = padded_shape(n, k, weight.group_size, layout)
-        if (n_padded, k_padded) != (n, k):
-            codes = functional.pad(codes, (0, k_padded - k, 0, n_padded - n), value=8)
-        packed = pack(codes, layout)
+    packed = _packed_codes(weight, device, layout, (n_padded, k_padded))
     groups = k_padded // weight.group_size
     qparams = torch.zeros(groups, n_padded, 2, dtype=torch.bfloat16, device=device)
     real = group_count(k, weight.group_size)
@@ -157,9 +155,29 @@ def pack_weight(weight: QuantizedWeight, device: torch.device | str, inner_k_til
     return PackedWeight(packed, qparams, layout, n, k, weight.group_size)
 
 
+def _packed_codes(
+    weight: QuantizedWeight | PortableWeight, device: torch.device, layout: Layout | None, padded: tuple[int, int]
+) -> Tensor:
+    n, k = weight.shape
+    if isinstance(weight, PortableWeight):
+        nibbles = weight.nibbles.to(device)
+        if layout is None:
+            return nibbles
+        if layout.kind == "cpu" and padded == (n, k):
+            return pack_nibbles(nibbles, layout)
+        codes = unpack_nibbles(nibbles, k)
+    elif layout is None:
+        return weight.to(device).packed_codes()
+    else:
+        codes = weight.codes.to(device)
+    if padded != (n, k):
+        codes = functional.pad(codes, (0, padded[1] - k, 0, padded[0] - n), value=8)
+    return pack(codes, layout)
+
+
 def _finite_bf16(values: Tensor, name: str) -> Tensor:
     rounded = values.to(torch.bfloat16)
-    if not rounded.is_meta and not bool(torch.isfinite(rounded).all()):
+    if not rounded.is_meta and not all_finite(rounded):
         row, group = torch.nonzero(~torch.isfinite(rounded))[0].tolist()
         raise KernelError(
             f"{name}[{row}, {group}] = {values[row, group].item()} is not finite in bfloat16.",

@@ -139,6 +139,43 @@ def pack(codes: Tensor, layout: Layout) -> Tensor:
     return _pack_cuda(codes, layout) if layout.kind == "cuda" else _pack_rocm(codes, layout)
 
 
+def pack_nibbles(nibbles: Tensor, layout: Layout) -> Tensor:
+    """Pack codes that lie two to a byte into a CPU layout: the bytes that `pack` makes, without a byte for each code.
+
+    Args:
+        nibbles: uint8 [N, K/2], even k in the low nibble.
+        layout: A CPU layout; N a multiple of what it asks.
+
+    Returns:
+        uint8 [N, K/2], whose shape is nominal.
+
+    Raises:
+        KernelError: when dtype, shape or layout does not fit.
+    """
+    if nibbles.dtype != torch.uint8 or nibbles.ndim != 2 or layout.kind != "cpu":
+        raise KernelError(
+            f"The codes are {nibbles.dtype} {list(nibbles.shape)}, the layout {layout}.",
+            allowed="uint8 [N, K/2] and a CPU layout",
+        )
+    nibbles = nibbles.contiguous()
+    n, half = nibbles.shape
+    _check_multiples(n, 2 * half, layout)
+    packed = torch.empty(n * half, dtype=torch.uint8, device=nibbles.device)
+
+    size, halves = layout.cpu_block
+    whole = n // size * size
+    for start, stop, rows, in_halves in ((0, whole, size, halves), (whole, n, n - whole, False)):
+        if start == stop:
+            continue
+        # All blocks at once: few large operations, each divided among the threads.
+        shape = (-1, 2, rows // 2, half) if in_halves else (-1, rows // 2, 2, half)
+        low, high = nibbles[start:stop].view(shape).unbind(1 if in_halves else 2)
+        block = packed[start * half : stop * half].view(-1, half, 2, rows // 2)
+        block[:, :, 0].copy_((high << 4).bitwise_or_(low & 15).transpose(1, 2))
+        block[:, :, 1].copy_((high & 0xF0).bitwise_or_(low >> 4).transpose(1, 2))
+    return packed.view(n, half)
+
+
 def unpack(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
     """Return the exact codes, uint8 [n, k], of a packed tensor: the inverse of `pack`, by formula.
 
@@ -260,7 +297,7 @@ def _pack_cpu(codes: Tensor, layout: Layout) -> Tensor:
         block = packed[start * k // 2 : (start + rows) * k // 2].view(k, rows // 2)
         block.copy_((high << 4).bitwise_or_(low).t())
 
-    _for_each_block(pack_block, codes, layout)
+    _for_each_block(pack_block, n, k, codes.device, layout)
     return packed.view(n, k // 2)
 
 
@@ -274,13 +311,14 @@ def _unpack_cpu(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
         low.copy_(pairs & 15)
         high.copy_(pairs >> 4)
 
-    _for_each_block(unpack_block, codes, layout)
+    _for_each_block(unpack_block, n, k, packed.device, layout)
     return codes
 
 
-def _for_each_block(work: Callable[[int, int, bool], None], codes: Tensor, layout: Layout) -> None:
-    """Call `work` with each block of rows of `codes`; on the CPU every thread takes whole runs of blocks."""
-    n, k = codes.shape
+def _for_each_block(
+    work: Callable[[int, int, bool], None], n: int, k: int, device: torch.device, layout: Layout
+) -> None:
+    """Call `work` with each block of rows of codes [n, k]; on the CPU every thread takes whole runs of blocks."""
     blocks = _cpu_blocks(layout, n)
     together = max(1, _THREAD_CODES // (blocks[0][1] * k))
 
@@ -289,7 +327,7 @@ def _for_each_block(work: Callable[[int, int, bool], None], codes: Tensor, layou
             work(*block)
 
     starts = range(0, len(blocks), together)
-    if codes.device.type == "cpu" and not torch.compiler.is_compiling():
+    if device.type == "cpu" and not torch.compiler.is_compiling():
         for _ in in_order(work_through, starts):
             pass
     else:  # a device has its own parallelism; a compiler traces what one thread does

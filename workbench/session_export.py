@@ -133,7 +133,8 @@ class SessionExport:
         place = export_target(owner.source, directory, overwrite=overwrite)
         coverage, recipe = owner.coverage, owner.recipe
         check_exportable(owner.source, coverage)
-        self.targets().fit(target).check()
+        if target != NATIVE:  # which holds everything
+            self.targets().fit(target).check()
         calibrated = needs_calibration(coverage)
         if calibrated:
             owner.calibration.check()
@@ -183,7 +184,7 @@ class SessionExport:
             self.latest = item
             self._emit("export", item, job)
         else:
-            job.progress = item
-            self._on_job(job)
             if item.label == "verifying":
                 job.again = None  # the checkpoint is whole: there is nothing to go on with
+            job.progress = item
+            self._on_job(job)

@@ -15,7 +15,7 @@ from workbench.experts import Int4Experts
 from workbench.layers import Int4Layer, get_layer, lies_transposed, weight_as_used
 from workbench.linear import Int4Linear
 from workbench.offload import offloaded_values
-from workbench.portable import portable_tensors, quantized_from_portable
+from workbench.portable import portable_tensors, portable_weight
 
 
 class PortableLinear(nn.Module):
@@ -49,7 +49,7 @@ class PortableLinear(nn.Module):
             suffix: getattr(self, suffix).to(dtype) for suffix, (dtype, _) in self.form.tensors().items()
         }  # exact: where transformers changes a dtype while loading, it widens
         try:
-            weight = quantized_from_portable(
+            weight = portable_weight(
                 tensors,
                 in_features=self.form.in_features,
                 group_size=self.form.group_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from workbench.checkpoint.mapped import MappedFiles
 from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, describe_model, parse
 from workbench.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError, WorkbenchError
@@ -78,6 +80,7 @@ class Int4WorkbenchQuantizer(HfQuantizer):
     def __init__(self, quantization_config: Any, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self._on_load: OnLoad | None = None
+        self._files: list[Path] = []  # of an int4 checkpoint
 
     @property
     def coverage(self) -> Coverage | None:
@@ -118,7 +121,9 @@ class Int4WorkbenchQuantizer(HfQuantizer):
             self._on_load = OnLoad(model, self.quantization_config.recipe, _first_device(kwargs), dtype)
             return model
         modules = parse(self.quantization_config.to_dict())
-        check_checkpoint(model, kwargs.get("checkpoint_files") or [], modules)
+        files = kwargs.get("checkpoint_files") or []
+        self._files = [Path(file) for file in files]
+        check_checkpoint(model, files, modules)
         waiting = {name: _portable(model, name, form, dtype) for name, form in modules.items()}
         for name, layer in waiting.items():  # when all of them were looked at: a stack's shape tells of another's
             swap_layer(model, name, layer)
@@ -126,8 +131,11 @@ class Int4WorkbenchQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, PortableLinear)]
+        mapped = MappedFiles(self._files)
         for name, module in waiting:
             swap_layer(model, name, module.finished(name))
+            for tensor in module.buffers():
+                mapped.forget(tensor)
         route_experts(model)
         keep_names(model)
         if self._on_load is not None:
