@@ -16,8 +16,10 @@ from workbench.coverage import preflight_source
 from workbench.errors import CheckpointError, ConfigError
 from workbench.exporting import calibration_model
 from workbench.foreign import int4_method, open_int4
+from workbench.foreign.folder import ForeignFolder
 from workbench.foreign.gguf import gguf_path
 from workbench.hf import load_tokenizer, local_folder, open_source
+from workbench.hf.imported_names import ImportedContents
 from workbench.hf.reverse_names import NamedContents
 from workbench.layers import model_device
 from workbench.recipe import RecipeLike, as_recipe
@@ -108,7 +110,7 @@ def import_checkpoint(
         CheckpointError: when it is damaged, of an unknown form, or `directory` cannot be written.
         Cancelled: when `cancel` was set.
     """
-    for step in iter_export_to(NATIVE, open_int4(path), directory, overwrite=overwrite, cancel=cancel):
+    for step in iter_export_to(NATIVE, opened_int4(path), directory, overwrite=overwrite, cancel=cancel):
         if isinstance(step, ExportReport):
             return step
     raise AssertionError("the report comes last")
@@ -132,7 +134,7 @@ def contents_of(
     else:
         if (path := int4_path(model)) is not None:
             _refuse_recipe(recipe, settings)
-            return NamedContents(open_int4(path))
+            return NamedContents(opened_int4(path))
         source, device = open_source(model), "cpu"
     settled = as_recipe(recipe, **settings)
     coverage = preflight_source(source, settled, device=device)
@@ -143,6 +145,16 @@ def contents_of(
         words = load_tokenizer(model) if tokenizer is None and not isinstance(model, nn.Module) else tokenizer
         contents.calibrate(as_calibration(calibration, words), calibration_model(source, coverage))
     return NamedContents(contents)
+
+
+def opened_int4(path: str | Path) -> Contents:
+    """Open an int4 checkpoint, native or of another library, with everything named as the model names it.
+
+    Raises:
+        CheckpointError: when it is no int4 checkpoint of a known format, or is damaged.
+    """
+    contents = open_int4(path)
+    return ImportedContents(contents) if isinstance(contents, ForeignFolder) else contents
 
 
 def int4_path(path_or_name: str | Path) -> Path | None:

@@ -169,12 +169,6 @@ def test_other_settings_are_refused(found, tmp_path):
         CompressedTensorsFolder(folder(tmp_path / "a", tensors(), found))
 
 
-def test_experts_are_refused_with_the_mend(tmp_path):
-    made = {name.replace("self_attn.q_proj", "mlp.experts.0.up_proj"): value for name, value in tensors().items()}
-    with pytest.raises(CheckpointError, match="mixture of experts"):
-        CompressedTensorsFolder(folder(tmp_path / "a", made, settings()))
-
-
 def test_a_folder_without_codes_is_refused(tmp_path):
     path = folder(tmp_path / "a", {"model.norm.weight": torch.ones(4)}, settings())
     with pytest.raises(CheckpointError, match="holds no int4 weight"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,6 @@ from workbench.foreign.folder import ForeignFolder
 
 FLOATS = ("BF16", "F16", "F32")
 WORDS = ("I32",)
-_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,6 @@ class WordFolder(ForeignFolder):
             name, _, part = tensor.rpartition(".")
             if part != self.codes_part:
                 continue
-            if _EXPERT.search(name):
-                raise CheckpointError(
-                    f"{name} is one of a mixture of experts.",
-                    allowed="models without experts",
-                    mend="quantize the original model in the workbench",
-                )
             found = self._stored[name] = self.stored(name)
             if not found.held_group_size:
                 raise CheckpointError(f"{name} has group_size {found.group_size}.", allowed="multiples of 32")

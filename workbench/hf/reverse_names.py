@@ -58,6 +58,20 @@ def reverse_names(outline: Outline) -> dict[str, tuple[Piece, ...]]:
     return dict(_names(json.dumps(dict(outline.config), sort_keys=True), tuple(sorted(_shapes(outline).items()))))
 
 
+def pieces_of_model(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[Piece, ...]]]:
+    """Return full name → shape of every tensor of a model, and its pieces as `reverse_names` says; ({}, {}) if unknown.
+
+    Args:
+        config: The model's config.json.
+    """
+    try:
+        shapes = {name: tuple(tensor.shape) for name, tensor in _skeleton(dict(config)).state_dict().items()}
+    except Exception:  # as below
+        return {}, {}
+    stand_ins = tuple(sorted((name, _stand_in(shape)) for name, shape in shapes.items()))
+    return shapes, _names(json.dumps(dict(config), sort_keys=True), stand_ins)
+
+
 @functools.lru_cache(maxsize=4)  # asked again for each change of a recipe, which changes none of it
 def _names(config: str, sized: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, tuple[Piece, ...]]:
     shapes = dict(sized)
@@ -87,9 +101,13 @@ def _shapes(outline: Outline) -> dict[str, tuple[int, ...]]:
         experts = (form.experts,) if form.experts else ()
         shapes[name if form.experts else f"{name}.weight"] = (*experts, form.out_features, 1)
     for name, (_, shape) in outline.dense.items():
-        rows = 2 if len(shape) == 3 else 1
-        shapes[name] = (*shape[:rows], *(1 for _ in shape[rows:]))
+        shapes[name] = _stand_in(shape)
     return shapes
+
+
+def _stand_in(shape: tuple[int, ...]) -> tuple[int, ...]:
+    rows = 2 if len(shape) == 3 else 1
+    return (*shape[:rows], *(1 for _ in shape[rows:]))
 
 
 def _reverted(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[Piece, ...]]:
