@@ -52,11 +52,11 @@ def targets(arguments: argparse.Namespace) -> None:
 
 def import_(arguments: argparse.Namespace) -> None:
     """Convert an int4 checkpoint of another library to the native format; codes stay as they are, bit for bit."""
+    from workbench.conversion import opened_int4
     from workbench.export_checks import check_replaceable
-    from workbench.foreign import open_int4
 
     check_replaceable(arguments.out, overwrite=arguments.overwrite)
-    report, _ = _written("native", open_int4(arguments.checkpoint), arguments)
+    report, _ = _written("native", opened_int4(arguments.checkpoint), arguments)
     print(report)
 
 
