@@ -86,6 +86,13 @@ def test_awq_refuses_a_dense_path_within_an_int4_one():
     assert Gptq().fit(said).state != "refused"
 
 
+def test_sets_that_an_engine_fuses_are_told_of_when_they_are_int4_in_part():
+    parted = quantized("qwen2", Recipe(choice(32), (Rule("v_proj", None), Rule("o_proj", None))))
+    (note,) = [note for note in FAMILY[0].fit(outline(parted)).notes if "fuses" in note]
+    assert note.startswith("2 sets of layers that vLLM fuses are int4 in part, first model.layers.0.self_attn.q_proj")
+    assert not any("fuses" in note for note in FAMILY[0].fit(outline(mixed())).notes)
+
+
 def test_the_models_dtype_is_what_the_configuration_says_else_that_of_most_tensors():
     weight = a_weight()
     assert int_family.model_dtype(hand_made(weight, "float16")) == torch.float16

@@ -23,7 +23,7 @@ from workbench.coverage import size
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
 from workbench.targets.int32_codes import PER_WORD
-from workbench.targets.stored_names import layer_pieces, piece_form
+from workbench.targets.stored_names import layer_pieces, piece_form, stored_outline
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
 
 GROUP_SIZES = (128, 64, 32)
@@ -31,6 +31,7 @@ GROUP_SIZES = (128, 64, 32)
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder", "convbert")
 _FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _NATIVE = "use the native format"
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _ROWS = 64  # of Marlin's tiles
 _COLUMNS = 128
 
@@ -155,7 +156,25 @@ def family_notes(outline: Outline) -> list[str]:
         notes.append(
             f"{len(off)} layers are not multiples of {_ROWS} x {_COLUMNS}: on CUDA they run outside the Marlin kernel"
         )
+    if parted := _parted(outline):
+        notes.append(
+            f"{len(parted)} sets of layers that vLLM fuses are int4 in part, first {parted[0]}: vLLM does not load "
+            "them, transformers does"
+        )
     return notes
+
+
+def _parted(outline: Outline) -> list[str]:
+    """Return the first int4 layer of each set, of those that engines fuse, of which others stay dense."""
+    stored = stored_outline(outline)
+    dense = set(ignored(stored))
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    for name in stored.int4:
+        parent, _, own = name.rpartition(".")
+        for together in _FUSED:
+            if own in together and any(f"{parent}.{other}" in dense for other in together):
+                found.setdefault((parent, together), name)
+    return list(found.values())
 
 
 def words_bytes(form: ModuleFormat) -> int:
