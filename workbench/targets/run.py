@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from workbench.checkpoint.atomic import new_directory
+from workbench.checkpoint.card import Wrote, native_lines, write_card
 from workbench.checkpoint.contents import Contents, Outline
+from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.integrity import inside, read_json
 from workbench.checkpoint.native import PRODUCER
 from workbench.checkpoint.save import iter_write_native
 from workbench.checkpoint.writer import file_sha256
 from workbench.coverage import size
 from workbench.errors import CheckpointError
+from workbench.records import LayerResult
 from workbench.targets import NATIVE, TARGETS, get_target
-from workbench.targets.target import Fit, LoadLines, Written
+from workbench.targets.target import Fit, LoadLines, Target, Written
 
 RECORD_FILE = "int4_export.json"
 RECORD_VERSION = "1.0"
@@ -86,7 +89,7 @@ class TargetTable:
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Return (name, engines, "exact", "rounded" or "refused", size, what rounds or what to change) of each."""
         return [
-            (name, _engines(name), fit.state, size(fit.size_bytes) if fit.size_bytes else "", _remark(fit))
+            (name, engines_of(name), fit.state, size(fit.size_bytes) if fit.size_bytes else "", _remark(fit))
             for name, fit in self.fits.items()
         ]
 
@@ -123,6 +126,7 @@ def iter_export_to(
     directory: Path | str,
     *,
     overwrite: bool = False,
+    found: Findings | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Written | ExportReport]:
     """Write an export, atomically; yields each int4 layer, and the report last.
@@ -132,6 +136,7 @@ def iter_export_to(
         contents: What is written.
         directory: The folder to make.
         overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
+        found: What the model card says besides: quality, and the errors of layers that were solved before.
         cancel: Set it to stop; nothing is left behind.
 
     Raises:
@@ -143,7 +148,7 @@ def iter_export_to(
     path = Path(directory)
     if target == NATIVE:
         errors = dict.fromkeys(outline.int4, 0.0)
-        for part in iter_write_native(contents, path, overwrite=overwrite, cancel=cancel):
+        for part in iter_write_native(contents, path, overwrite=overwrite, found=found, cancel=cancel):
             yield Written(part.name, 0.0, part.solved)
         fit = Fit(NATIVE, size_bytes=outline.native_bytes, notes=outline.notes)
         yield _report(fit, path, errors, _native_lines(path))
@@ -153,10 +158,13 @@ def iter_export_to(
     fit.check()
     fit = replace(fit, notes=(*outline.notes, *fit.notes))
     errors = {}
+    solved: list[LayerResult] = []
     with new_directory(path, overwrite=overwrite, need_bytes=fit.size_bytes) as folder:
         for written in one.write(contents, outline, folder, cancel):
             errors[written.name] = written.max_error
+            solved += [] if written.solved is None else [written.solved.result]
             yield written
+        write_card(folder, outline, _wrote(one, fit, outline, path, errors), with_layers(found, solved))
         _write_record(folder, target, outline, errors)
     yield _report(fit, path, errors, one.load_lines(path, outline))
 
@@ -227,21 +235,29 @@ def _write_record(folder: Path, target: str, outline: Outline, errors: dict[str,
 
 def _report(fit: Fit, directory: Path, errors: dict[str, float], load: LoadLines) -> ExportReport:
     files = [path for path in directory.rglob("*") if path.is_file()]
+    total = sum(path.stat().st_size for path in files)
+    return ExportReport(fit.target, directory, len(files), total, fit, *_largest(errors), load)
+
+
+def _largest(errors: dict[str, float]) -> tuple[float, str]:
     worst = max(errors, key=lambda name: errors[name], default="")
     largest = errors.get(worst, 0.0)
-    total = sum(path.stat().st_size for path in files)
-    return ExportReport(fit.target, directory, len(files), total, fit, largest, worst if largest else "", load)
+    return largest, worst if largest else ""
+
+
+def _wrote(one: Target, fit: Fit, outline: Outline, directory: Path, errors: dict[str, float]) -> Wrote:
+    """Say what the model card says of an export; it names the folder alone, not where it is."""
+    lines = one.load_lines(Path(directory.name), outline)
+    said = error_said(*_largest(errors))
+    return Wrote(one.name, one.title, one.engines, lines.python, lines.shell, said, fit.notes)
 
 
 def _native_lines(directory: Path) -> LoadLines:
-    return LoadLines(
-        "import workbench.hf\nfrom transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(directory)!r})",
-        f"workbench generate {str(directory)!r} 'Once upon a time'",
-    )
+    return LoadLines(*native_lines(directory))
 
 
-def _engines(name: str) -> str:
+def engines_of(name: str) -> str:
+    """Say what loads a format."""
     return "transformers with workbench" if name == NATIVE else TARGETS[name].engines
 
 

@@ -11,7 +11,8 @@ from workbench.quantize import layer_notes
 from workbench.records import LayerResult
 from workbench.session import Event, Session
 from workbench.targets import NATIVE, TARGETS
-from workbench.targets.run import TargetTable, error_said
+from workbench.targets.run import TargetTable, engines_of
+from workbench.targets.target import Fit
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
@@ -83,15 +84,10 @@ class ExportPanel(Panel):
 
     def _show_formats(self, table: TargetTable | None) -> None:
         if table is None:
-            self.formats.show([FormatRow(NATIVE, _title(NATIVE), "transformers with workbench", "exact")])
+            self.formats.show([_row(NATIVE, Fit(NATIVE))])
             self.formats.busy = True
         else:
-            self.formats.show(
-                [
-                    FormatRow(name, _title(name), engines, state, forecast, remark, bool(table.fits[name].change))
-                    for name, engines, state, forecast, remark in table.rows()
-                ]
-            )
+            self.formats.show([_row(name, table.fits[name]) for name in table.fits])
         self._follow_choice()
 
     def _follow_choice(self) -> None:
@@ -108,11 +104,12 @@ class ExportPanel(Panel):
             self.result.show(facts, title="", verdict=verdict, badge="", notes=[], code="")
             return
         facts.append(Fact("Planned size", size(after), f"from {size(coverage.before_bytes)}"))
-        self.result.show(facts, title="", verdict="", badge="", notes=[], code="")
+        notes = [] if fit is None else list(fit.notes)
+        self.result.show(facts, title="", verdict="", badge="", notes=notes, code="")
 
     def _show_result(self, result: ExportResult) -> None:
         report = result.report
-        said = error_said(report.max_error, report.worst).removeprefix("weights: ")
+        said = "exactly ours" if report.max_error == 0 else f"from rounding, in {report.worst}"
         facts = [
             Fact("Format", _title(report.target), report.fit.rounds or "exact"),
             Fact("Written", size(result.size_bytes), f"{result.files} files in {result.seconds:.1f} s"),
@@ -134,6 +131,14 @@ def notes_of(layers: Sequence[LayerResult]) -> list[str]:
     lines = layer_notes(layers)
     left = len(lines) - _MOST_NOTES
     return lines if left <= 0 else [*lines[:_MOST_NOTES], f"and {left} more remarks: session.exported.layers has all"]
+
+
+def _row(name: str, fit: Fit) -> FormatRow:
+    """Return a format's row: what rounds, or in a few words what does not fit; the notes stand below it when chosen."""
+    briefs = [misfit.brief for misfit in fit.misfits] + (["it can be made to fit"] if fit.change else [])
+    remark = "; ".join(briefs) if briefs else fit.rounds
+    forecast = size(fit.size_bytes) if fit.size_bytes else ""
+    return FormatRow(name, _title(name), engines_of(name), fit.state, forecast, remark, bool(fit.change))
 
 
 def _title(name: str) -> str:
