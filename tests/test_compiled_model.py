@@ -136,10 +136,10 @@ def test_an_mlp_is_exported_with_a_dynamic_batch(family, strict):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_model_is_exported_with_a_dynamic_batch(dtype):
-    model = int4_model(dtype=dtype)
+    model = int4_model(dtype=dtype, num_hidden_layers=1)
     shapes = {"input_ids": {0: Dim("batch", max=64)}, "use_cache": None}
     program = torch.export.export(model, (), {**inputs(model, 3), "use_cache": False}, dynamic_shapes=shapes)
-    assert len(int4_calls(program.graph)) == len(int4_layers(model)) == 14
+    assert len(int4_calls(program.graph)) == len(int4_layers(model)) == 7
     for one in (program, reloaded(program)):
         for batch in (2, 9):
             given = {**inputs(model, batch), "use_cache": False}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 import pytest
 from notebook_page import NotebookPage
 from playwright.sync_api import expect
+from shared_lab import SharedLab
 
 COUNT = """
 import gc, json, resource
@@ -36,10 +38,15 @@ MOVES = """async (count) => {
 }"""
 
 
+@pytest.fixture
+def notebook(shared_lab: SharedLab) -> Iterator[NotebookPage]:
+    with shared_lab.lend(["import workbench as wb\napp = wb.Workbench()\napp"]) as lab:
+        yield lab
+        lab.run_code("Component._send = original")
+
+
 @pytest.mark.parametrize("moves", [40, pytest.param(1000, marks=pytest.mark.soak)])
 def test_moves_leave_nothing_behind(notebook: NotebookPage, moves: int) -> None:
-    notebook.open_notebook(["import workbench as wb\napp = wb.Workbench()\napp"])
-    notebook.run_all()
     page = notebook.page
     expect(page.locator(".wb-heat canvas")).to_have_attribute("data-seq", re.compile(r"\d+"))
     notebook.run_code(COUNT)
@@ -51,4 +58,3 @@ def test_moves_leave_nothing_behind(notebook: NotebookPage, moves: int) -> None:
     assert after["held"] - before["held"] < 50 * 2**20
     assert after["sent"] - before["sent"] < 100 * 2**10 * moves
     expect(page.locator(".wb-heat .wb-badge")).to_have_text("exact")
-    assert notebook.errors == []
