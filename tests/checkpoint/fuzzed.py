@@ -21,10 +21,11 @@ MOST_BYTES = 96 * 2**20  # beyond what the process has, for a checkpoint of some
 _ROOM_BYTES = 2**30
 
 
-def make_whole(folder: Path) -> Path:
+def make_whole(folder: Path, **sizes: int) -> Path:
     """Save a checkpoint of a few tensors in two shards."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, **sizes}
     with tiny_models.hushed():
-        model = tiny_models.qwen2(hidden_size=32, intermediate_size=48, num_hidden_layers=1).to(torch.bfloat16)
+        model = tiny_models.qwen2(**sizes).to(torch.bfloat16)
         wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=32), domain="int")
         return save_checkpoint(model, folder, max_shard_bytes=9_000)
 
@@ -60,7 +61,7 @@ def _faults(folder: Path, mutation: Mutation, saved: dict[str, torch.Tensor]) ->
         for verify in (True, False):
             loaded[verify] = weights(folder, verify)
 
-    taken = _growth_bytes(load)
+    taken = growth_bytes(load)
     if taken > MOST_BYTES:
         yield f"took {taken / 2**20:.0f} MiB"
     for verify, state in loaded.items():
@@ -69,7 +70,7 @@ def _faults(folder: Path, mutation: Mutation, saved: dict[str, torch.Tensor]) ->
             yield f"loads something else with verify={verify}"
 
 
-def _growth_bytes(call: Callable[[], object]) -> int:
+def growth_bytes(call: Callable[[], object]) -> int:
     """Return how far the resident memory rises while a call runs; 0 where Linux does not tell."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -48,7 +48,7 @@ class Mutation:
 def mutate(folder: Path, number: int) -> Mutation:
     """Damage a whole checkpoint in one of many ways."""
     chance = random.Random(f"{SEED} {number}")
-    done = chance.choices(list(WAYS), weights=list(WAYS.values()))[0](folder, chance)
+    done = damage(folder, chance)
     payload = done.startswith("payload")
     seal = chance.choice(["as saved", "as saved", "removed", "renewed"])
     if seal == "as saved" or MANIFEST_FILE in done:
@@ -61,6 +61,14 @@ def mutate(folder: Path, number: int) -> Mutation:
         except (OSError, ValueError):
             seal = "removed"  # there is no hash of a header that is none
     return Mutation(f"{done}; manifest {seal}", payload, False)
+
+
+def damage(folder: Path, chance: random.Random) -> str:
+    """Damage a folder of any format in one of many ways; return which, in words."""
+    way = chance.choices(list(WAYS), weights=list(WAYS.values()))[0]
+    if way in NEED_SHARDS and not any(folder.glob("*.safetensors")):
+        way = flip_anywhere
+    return way(folder, chance)
 
 
 def header_end(path: Path) -> int:
@@ -78,7 +86,9 @@ def _shard(folder: Path, chance: random.Random) -> Path:
 
 
 def _json_file(folder: Path, chance: random.Random) -> Path:
-    return folder / chance.choice(["config.json", "config.json", INDEX_FILE, MANIFEST_FILE])
+    names = ["config.json", "config.json", INDEX_FILE, MANIFEST_FILE]
+    found = [folder / name for name in names if (folder / name).exists()]
+    return chance.choice(found or sorted(folder.glob("*.json")))
 
 
 def flip_anywhere(folder: Path, chance: random.Random) -> str:
@@ -199,7 +209,8 @@ def swap_values(folder: Path, chance: random.Random) -> str:
     groups: dict[tuple, list[str]] = {}
     for name, tensor in tensors.items():
         groups.setdefault((tensor.dtype, tensor.shape), []).append(name)
-    one, other = chance.sample(chance.choice([names for names in groups.values() if len(names) > 1]), 2)
+    alike = [names for names in groups.values() if len(names) > 1]
+    one, other = chance.sample(chance.choice(alike), 2) if alike else [next(iter(tensors))] * 2
     if tensors[one].equal(tensors[other]):
         return flip_payload(folder, chance)
     tensors[one], tensors[other] = tensors[other].clone(), tensors[one].clone()
@@ -261,6 +272,9 @@ WAYS: dict[Callable[[Path, random.Random], str], int] = {
     replace_file: 3,
     bomb: 1,
 }
+
+
+NEED_SHARDS = {flip_payload, edit_header, swap_tensors, swap_values}
 
 
 def again(whole: Path, folder: Path) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight
 from workbench.calibration import Calibration
-from workbench.checkpoint.integrity import check_headers, read_json, read_quantization
+from workbench.checkpoint.integrity import check_before_load, read_json, read_quantization, torch_dtype
 from workbench.checkpoint.native import ModuleFormat, describe_model, int4_layers, parse
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled, CheckpointError
@@ -344,7 +344,7 @@ class CheckpointContents:
         """Read configuration and headers."""
         self.directory = Path(self.directory)
         self._forms = parse(read_quantization(self.directory))
-        self._folder = check_headers(self.directory, self._forms)
+        self._folder = check_before_load(self.directory)
 
     def outline(self) -> Outline:
         """Say what will be written; no value is read."""
@@ -353,7 +353,7 @@ class CheckpointContents:
         kinds = {name: "experts" if form.experts else "linear" for name, form in self._forms.items()}
         kinds |= {name: "output_head" for name in kinds if name.rpartition(".")[2] == "lm_head"}
         names = [name for name in self._folder.names() if name not in self._own()]
-        dense = {name: (DTYPES[self._folder.dtype(name)], self._folder.shape(name)) for name in names}
+        dense = {name: (torch_dtype(self._folder, name), self._folder.shape(name)) for name in names}
         recipe = settings.get("recipe")
         return Outline(
             str(config.get("_name_or_path") or self.directory.name),

@@ -18,7 +18,7 @@ from workbench.checkpoint.native import ModuleFormat, parse
 from workbench.checkpoint.pieces import headers, pieces_of, problem, strays
 from workbench.checkpoint.pieces import inside as inside
 from workbench.errors import CheckpointError, ModelError
-from workbench.safetensors_folder import SafetensorsFolder
+from workbench.safetensors_folder import DTYPES, SafetensorsFolder
 
 _NAMES = {"U8": torch.uint8, "BF16": torch.bfloat16, "F32": torch.float32}
 
@@ -74,6 +74,18 @@ def check_headers(directory: Path | str, modules: dict[str, ModuleFormat]) -> Sa
                 )
     _refuse_unknown(folder, modules)
     return folder
+
+
+def torch_dtype(folder: SafetensorsFolder, name: str) -> torch.dtype:
+    """Return the dtype of a stored tensor.
+
+    Raises:
+        CheckpointError: when PyTorch has none such.
+    """
+    found = DTYPES.get(folder.dtype(name))
+    if found is None:
+        raise CheckpointError(f"{name!r} has the dtype {folder.dtype(name)}.", allowed=", ".join(DTYPES))
+    return found
 
 
 def _refuse_unknown(folder: SafetensorsFolder, modules: dict[str, ModuleFormat]) -> None:

@@ -15,7 +15,6 @@ from workbench.checkpoint.native import ModuleFormat
 from workbench.safetensors_folder import DTYPES, SafetensorsFolder
 from workbench.safetensors_header import StoredTensor, read_header
 
-_DTYPES = DTYPES | {"U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "C64": torch.complex64}
 _READ_BY_PROGRAMS = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin", ".pt", ".pth", ".gguf"}
 
 
@@ -88,7 +87,7 @@ def problem(found: Hashed, manifest: Manifest) -> str:
         return f"has {size_bytes} bytes, saved with {saved.get('size_bytes')}"
     facts: dict[str, Any] = {"sha256": found.sha256}
     if piece.tensor is not None:
-        dtype = str(_DTYPES.get(piece.tensor.dtype)).removeprefix("torch.")
+        dtype = str(DTYPES.get(piece.tensor.dtype)).removeprefix("torch.")
         facts |= {"dtype": dtype, "shape": list(piece.tensor.shape)}
     if any(saved.get(key) != value for key, value in facts.items()):
         place = "" if piece.tensor is None else f" in {piece.path.name}"
@@ -113,7 +112,7 @@ def _look_at(suffix: str, tensor: StoredTensor) -> Callable[[bytearray], str] | 
         return f"holds the zero point {highest}, allowed: 0 to 15" if highest > 15 else ""
 
     def scale(data: bytearray) -> str:
-        values = torch.frombuffer(data, dtype=_DTYPES[tensor.dtype])
+        values = torch.frombuffer(data, dtype=DTYPES[tensor.dtype])
         return "" if bool(torch.isfinite(values).all()) else "holds NaN or infinity"
 
     return {"weight_zp": zero_point, "weight_scale": scale, "weight_zero": scale}.get(suffix)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from workbench.checkpoint.contents import CheckpointContents, Contents
+from workbench.checkpoint.files import check_files
 from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.native import QUANT_METHOD
 from workbench.errors import CheckpointError
@@ -32,6 +33,8 @@ def open_int4(directory: Path | str) -> Contents:
         CheckpointError: when it is no int4 checkpoint of a known format, or is damaged.
     """
     path = Path(directory).expanduser()
+    if path.is_dir():
+        check_files(path)
     if (file := gguf_path(path)) is not None:
         return GgufContents(file)
     method = int4_method(path)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import CONFIG_FILE, Outline, Part, copy_companions, stop_when, write_config
-from workbench.checkpoint.integrity import read_json
+from workbench.checkpoint.files import check_config, check_files
+from workbench.checkpoint.integrity import read_json, torch_dtype
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
-from workbench.safetensors_folder import DTYPES, SafetensorsFolder
+from workbench.safetensors_folder import SafetensorsFolder
 
 
 class ForeignFolder(ABC):
@@ -33,12 +34,14 @@ class ForeignFolder(ABC):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        check_files(directory)
         self.config: dict[str, Any] = read_json(directory / CONFIG_FILE)
         self.settings: dict[str, Any] = self.config.pop("quantization_config", {})
         try:
             self.folder = SafetensorsFolder(directory)
         except ModelError as error:
             raise CheckpointError(error.what, allowed=error.allowed, mend=error.mend) from None
+        check_config(self.config, len(self.folder.names()))
         self.forms = self.read_forms()
         if not self.forms:
             raise CheckpointError(f"{str(directory)!r} holds no int4 weight.", mend="check the folder")
@@ -63,7 +66,7 @@ class ForeignFolder(ABC):
         """Say what is there; no value is read."""
         own = self._own()
         names = [name for name in self.folder.names() if name not in own]
-        dense = {name: (DTYPES[self.folder.dtype(name)], self.folder.shape(name)) for name in names}
+        dense = {name: (torch_dtype(self.folder, name), self.folder.shape(name)) for name in names}
         kinds = {name: "experts" if form.experts else "linear" for name, form in self.forms.items()}
         kinds |= {name: "output_head" for name in kinds if name.rpartition(".")[2] == "lm_head"}
         called = str(self.config.get("_name_or_path") or self.directory.name)

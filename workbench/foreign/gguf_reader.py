@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import CheckpointError
+from workbench.strict_json import require_plain_file
 from workbench.targets.gguf_file import ALIGNMENT, BF16, F16, F32, MAGIC, Q4_0, Q4_1, TensorType
 
 _VERSIONS = (2, 3)
@@ -86,11 +87,12 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            require_plain_file(path)
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 header = _Header(file, size, str(path))
                 self.metadata, self.tensors = header.read()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{str(path)!r} cannot be read: {error}.", mend="check the path") from None
 
     def read(self, name: str) -> Tensor:
