@@ -25,8 +25,8 @@ recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
-checkpoint.atomic checkpoint.writer checkpoint.files checkpoint.manifest checkpoint.hashing checkpoint.pieces
-checkpoint.integrity checkpoint.contents checkpoint.save checkpoint
+checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest checkpoint.hashing checkpoint.pieces
+checkpoint.integrity checkpoint.contents checkpoint.card_text checkpoint.findings checkpoint.card checkpoint.save checkpoint
 targets.target targets.folder targets.stored_names targets.int32_codes targets.int_family targets.int_target
 targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
@@ -41,6 +41,7 @@ session_rooms session_details session_compare session_zoom session_ahead script
 layer_inputs calibration_text session_calibration session_recipe session_words sweep
 twin int4_layers model_pair quality_text quality_prompt quality_state quality_run session_prompt session_quality
 session_improve session_verdict
+session_export
 report session_report
 session figures widgets
 launch commands export_commands inspect_commands cli

@@ -11,6 +11,7 @@ from torch import nn
 
 from workbench.calibration import as_calibration
 from workbench.checkpoint.contents import Contents, ModelContents, SolvedContents
+from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.native import int4_layers
 from workbench.coverage import preflight_source
 from workbench.errors import CheckpointError, ConfigError
@@ -22,7 +23,10 @@ from workbench.hf import load_tokenizer, local_folder, open_source
 from workbench.hf.imported_names import ImportedContents
 from workbench.hf.reverse_names import NamedContents
 from workbench.layers import model_device
+from workbench.measure.paired import Comparison
+from workbench.quantize import QuantizationReport
 from workbench.recipe import RecipeLike, as_recipe
+from workbench.records import Quality
 from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE
 from workbench.targets.run import ExportReport, TargetTable, fits_of, iter_export_to
@@ -54,6 +58,8 @@ def export(
     recipe: RecipeLike | None = None,
     tokenizer: Any = None,
     calibration: Any = None,
+    report: QuantizationReport | None = None,
+    quality: Quality | Comparison | None = None,
     overwrite: bool = False,
     progress: Callable[[Written], None] | None = None,
     cancel: threading.Event | None = None,
@@ -69,6 +75,8 @@ def export(
         recipe: What becomes int4, for a model that is not quantized yet.
         tokenizer: Written beside a live model; a folder brings its own.
         calibration: For solver="calibrated", as `wb.quantize_` takes it.
+        report: What `wb.quantize_` returned for an int4 model: the model card then has the errors of the layers.
+        quality: What `wb.measure_quality` returned, which the model card then has.
         overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
         progress: Called after each int4 layer.
         cancel: Set it to stop; nothing is left behind.
@@ -84,7 +92,8 @@ def export(
         Cancelled: when `cancel` was set.
     """
     contents = contents_of(model, recipe, tokenizer=tokenizer, calibration=calibration, **settings)
-    for step in iter_export_to(format, contents, directory, overwrite=overwrite, cancel=cancel):
+    found = Findings(() if report is None else report.layers, quality)
+    for step in iter_export_to(format, contents, directory, overwrite=overwrite, found=found, cancel=cancel):
         if isinstance(step, ExportReport):
             return step
         if progress is not None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from workbench.calibration import Calibration
 from workbench.checkpoint.contents import Contents, SolvedContents
+from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
@@ -69,12 +70,13 @@ def iter_export(
     calibration: Calibration | None = None,
     model: nn.Module | None = None,
     solved: SolvedBefore | None = None,
+    found: Findings | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Progress | ExportResult]:
     """Write a checkpoint and check it; yields progress, and the result last.
 
     A calibration text is run through `model`; without one, that of a folder is loaded. What `solved` has of the layers
-    is not solved again.
+    is not solved again. The model card says what was `found` out.
 
     Raises:
         ConfigError: for an unknown format.
@@ -87,7 +89,8 @@ def iter_export(
     contents = SolvedContents(source, coverage, recipe, tokenizer=tokenizer, calibration=calibration, model=run)
     contents.solved = solved
     report: ExportReport | None = None
-    for step in iter_export_to(target, _named(contents, target), directory, overwrite=overwrite, cancel=cancel):
+    settings: dict[str, Any] = {"overwrite": overwrite, "found": found, "cancel": cancel}
+    for step in iter_export_to(target, _named(contents, target), directory, **settings):
         if isinstance(step, ExportReport):
             report = step
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import platform
 from pathlib import Path
 
@@ -37,3 +38,14 @@ def device_capability(device_type: str) -> str:
         major, minor = torch.cuda.get_device_capability()
         return f"sm{major}{minor}"
     return torch.backends.cpu.get_cpu_capability()
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Return package → version, of those that are installed; nothing is imported."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

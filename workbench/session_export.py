@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workbench.checkpoint.contents import SolvedContents
+from workbench.checkpoint.findings import Findings
 from workbench.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError
 from workbench.events import Event, EventKind
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
 from workbench.jobs import Job, Lane
+from workbench.quality_state import QualityState
 from workbench.quantize import needs_calibration
 from workbench.recipe import Recipe
 from workbench.records import Progress
 from workbench.session_calibration import SessionCalibration
+from workbench.session_quality import SessionQuality
 from workbench.solved_layers import SolvedLayers
 from workbench.sources import Source
 from workbench.targets import NATIVE
@@ -35,6 +38,7 @@ class Exported(Protocol):
     recipe: Recipe
     coverage: Coverage
     calibration: SessionCalibration
+    quality: SessionQuality
     work: Lane
 
     def change_layers(self, changes: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
@@ -135,6 +139,7 @@ class SessionExport:
         check_exportable(owner.source, coverage)
         if target != NATIVE:  # which holds everything
             self.targets().fit(target).check()
+        found = quality_found(owner.quality.state)
         calibrated = needs_calibration(coverage)
         if calibrated:
             owner.calibration.check()
@@ -157,6 +162,7 @@ class SessionExport:
                 calibration=text,
                 model=model,
                 solved=solved,
+                found=found,
                 cancel=cancel,
             )
             solved.forget()
@@ -188,3 +194,13 @@ class SessionExport:
                 job.again = None  # the checkpoint is whole: there is nothing to go on with
             job.progress = item
             self._on_job(job)
+
+
+def quality_found(state: QualityState) -> Findings:
+    """Return the quality that was measured under the recipe that holds now, for the model card."""
+    measured = state.measured
+    if measured is None:
+        return Findings()
+    text = state.origin if state.path is None else state.path.name
+    fitted = " (which the calibrated layers were fitted to)" if state.calibrated_on else ""
+    return Findings(quality=measured.comparison, text=text + fitted, notes=measured.notes)

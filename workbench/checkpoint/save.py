@@ -11,14 +11,18 @@ from torch import nn
 
 from workbench.calibration import Calibration
 from workbench.checkpoint.atomic import new_directory
+from workbench.checkpoint.card import named_config, native_card, write_card
 from workbench.checkpoint.contents import Contents, ModelContents, Part, SolvedContents, write_config
+from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.manifest import write_manifest
 from workbench.checkpoint.native import ModuleFormat, describe
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
 from workbench.coverage import Coverage
+from workbench.measure.paired import Comparison
 from workbench.portable import portable_tensors
-from workbench.quantize import SolvedLayer
+from workbench.quantize import QuantizationReport, SolvedLayer
 from workbench.recipe import Recipe
+from workbench.records import LayerResult, Quality
 from workbench.sources import Source
 
 
@@ -29,6 +33,8 @@ def save_checkpoint(
     tokenizer: Any = None,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    report: QuantizationReport | None = None,
+    quality: Quality | Comparison | None = None,
 ) -> Path:
     """Save a quantized model as a native checkpoint, atomically.
 
@@ -38,6 +44,8 @@ def save_checkpoint(
         tokenizer: Saved beside the model when given.
         overwrite: Replace a folder that exists; old or new is there at any moment, never a mixture.
         max_shard_bytes: Most bytes of a shard.
+        report: What `wb.quantize_` returned: the model card then has the errors of the layers.
+        quality: What `wb.measure_quality` returned, which the model card then has.
 
     Returns:
         The folder.
@@ -47,7 +55,9 @@ def save_checkpoint(
         ModelError: when the model has adapters of PEFT.
     """
     contents = ModelContents(model, tokenizer)
-    for _ in iter_write_native(contents, directory, overwrite=overwrite, max_shard_bytes=max_shard_bytes):
+    found = Findings(() if report is None else report.layers, quality)
+    settings: dict[str, Any] = {"overwrite": overwrite, "max_shard_bytes": max_shard_bytes, "found": found}
+    for _ in iter_write_native(contents, directory, **settings):
         pass
     return Path(directory)
 
@@ -87,9 +97,12 @@ def iter_write_native(
     *,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    found: Findings | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[Part]:
     """Write a native checkpoint, atomically; yields each int4 part, and the folder appears after the last.
+
+    The model card says what was `found` out, and the errors of the layers that are solved on the way.
 
     Raises:
         CheckpointError: when the folder exists or cannot be written.
@@ -97,6 +110,7 @@ def iter_write_native(
     """
     outline = contents.outline()
     formats: dict[str, ModuleFormat] = {}
+    solved: list[LayerResult] = []
     with new_directory(directory, overwrite=overwrite, need_bytes=outline.native_bytes) as folder:
         writer = ShardWriter(folder, max_shard_bytes)
         for part in contents.parts(cancel):
@@ -105,9 +119,11 @@ def iter_write_native(
                 continue
             formats[part.name] = ModuleFormat.of(part.weight, outline.int4[part.name].experts)
             writer.add({**portable_tensors(part.weight, f"{part.name}."), **part.tensors})
+            solved += [] if part.solved is None else [part.solved.result]
             yield part
         hashes = writer.finish()
         contents.write_files(folder)
         quantization = describe(formats, outline.dense_layers, outline.recipe)
-        write_config(folder, {**outline.config, "quantization_config": quantization})
+        write_config(folder, {**named_config(outline), "quantization_config": quantization})
+        write_card(folder, outline, native_card(Path(directory)), with_layers(found, solved))
         write_manifest(folder, hashes)
