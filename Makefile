@@ -4,8 +4,9 @@
 # make soak          the long tests; hours
 # make peers         set up .venv-peers with torchao 0.11, 0.12, 0.18 and hqq, then the tests against them
 # make test-oldest   set up .venv-oldest with transformers 5.17 and other oldest releases, then the tests that use them
+# make peers-gptqmodel set up .venv-gptqmodel with GPTQModel and the torch that it needs (3 GB), then its tests
 # make demo-model    train the embedded demo model again; 40 minutes
-# make clean         remove what the builds and tests left; .venv, .venv-peers and .venv-oldest stay
+# make clean         remove what the builds and tests left; the environments (.venv, .venv-peers, …) stay
 #
 # PROCESSES is how many processes make test divides the tests among; PYTEST_OPTIONS="-n 0 -k name" runs some in one.
 # PYTHON names the interpreter that .venv is made with: make lab PYTHON=python3.12
@@ -16,13 +17,14 @@ PYTEST_OPTIONS ?=
 PROCESSES ?= 2
 BIN := .venv/bin
 PEERS := .venv-peers
+GPTQMODEL := .venv-gptqmodel
 OLDEST := .venv-oldest
 OLDEST_TORCH ?=
 # Not those of a browser, of notebooks and of what else only looks at the project's own files.
 OLDEST_TESTS ?= $(filter-out tests/test_notebooks.py tests/test_benchmarks.py tests/test_bootstrap.py,\
 	$(wildcard tests/test_*.py)) tests/checkpoint tests/measure tests/solvers tests/widgets
 
-.PHONY: lab test lint soak peers test-oldest demo-model clean set-up-lab set-up-test
+.PHONY: lab test lint soak peers peers-gptqmodel test-oldest demo-model clean set-up-lab set-up-test
 
 lab: set-up-lab
 	@$(BIN)/workbench lab $(if $(MODEL),"$(MODEL)")
@@ -60,6 +62,15 @@ $(OLDEST)/installed: pyproject.toml constraints.txt constraints-oldest.txt | set
 	$(BIN)/python -m venv --clear --without-pip $(OLDEST)
 	$(BIN)/python scripts/oldest_constraints.py $(if $(OLDEST_TORCH),torch==$(OLDEST_TORCH)) > $(OLDEST)/constraints.txt
 	$(BIN)/python -m pip --python $(OLDEST)/bin/python install --constraint $(OLDEST)/constraints.txt --editable ".[test]"
+	touch $@
+
+peers-gptqmodel: $(GPTQMODEL)/installed
+	$(GPTQMODEL)/bin/python -m pytest tests/peers/test_gptqmodel.py $(PYTEST_OPTIONS)
+
+# Without constraints.txt, whose torch is too old for it.
+$(GPTQMODEL)/installed: pyproject.toml | set-up-lab
+	$(BIN)/python -m venv --clear --without-pip $(GPTQMODEL)
+	$(BIN)/python -m pip --python $(GPTQMODEL)/bin/python install --editable ".[gptqmodel]"
 	touch $@
 
 demo-model: set-up-lab

@@ -1,0 +1,41 @@
+"""Live against GPTQModel: it loads our GPTQ v2 and AWQ folders on a CPU and computes with our very weights.
+
+It needs a newer torch than the other peers have: make peers-gptqmodel has an environment of its own.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+gptqmodel = pytest.importorskip("gptqmodel")
+
+from tests.targets.exported import choice, quantized, weights, write  # noqa: E402
+from workbench.recipe import Recipe, Rule  # noqa: E402
+from workbench.targets.awq import Awq  # noqa: E402
+from workbench.targets.gptq import Gptq  # noqa: E402
+
+SIZES = {"hidden_size": 128, "intermediate_size": 256}
+BACKENDS = {"gptq": "GPTQ_TORCH", "awq": "TORCH"}
+
+
+def multiplied(layer):
+    """The weight [N, K] that a layer multiplies with: each product with a column of the identity has one term."""
+    layer.bias = None
+    return layer(torch.eye(layer.in_features, dtype=torch.float16)).T
+
+
+@pytest.mark.parametrize("domain", ["int", "symmetric"])
+@pytest.mark.parametrize("target", [Gptq(), Awq()], ids=lambda target: target.name)
+def test_it_computes_with_our_weights(target, domain, tmp_path):
+    recipe = Recipe(choice(64, domain), (Rule("down_proj", choice(128, domain)),))
+    model = quantized("qwen2", recipe, torch.float16, **SIZES)
+    write(target, model, tmp_path)
+    backend = getattr(gptqmodel.BACKEND, BACKENDS[target.name])
+    loaded = gptqmodel.GPTQModel.load(str(tmp_path), device="cpu", backend=backend, dtype=torch.float16).model
+    layers = {name: layer for name, layer in loaded.named_modules() if hasattr(layer, "qweight")}
+    wanted = weights(model)
+    assert set(layers) == set(wanted)
+    with torch.inference_mode():
+        for name, layer in layers.items():
+            assert torch.equal(multiplied(layer), wanted[name].half()), name
