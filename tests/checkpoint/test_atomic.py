@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,25 +18,64 @@ from pathlib import Path
 import pytest
 
 import workbench.checkpoint.atomic as atomic
+from tests.checkpoint.fuzzed import make_whole
 from workbench.checkpoint.atomic import new_directory
 from workbench.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
-# Saves a folder of three shards whose bytes all say which save it is, again and again; a line for each one done.
-SAVER = """
-import sys, torch
-from pathlib import Path
+# Each saves a folder whose bytes all say which save it is.
+SAVES = """
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.manifest import write_manifest
 from workbench.checkpoint.writer import ShardWriter
-print("ready", flush=True)
-for number in range(1, 10_000):
-    with new_directory(sys.argv[1], overwrite=True) as folder:
+def save(target, number):
+    with new_directory(target, overwrite=True) as folder:
         writer = ShardWriter(folder, max_shard_bytes=300_000)
         for tensor in "abc":
             writer.add({tensor: torch.full((250_000,), number % 251, dtype=torch.uint8)})
         write_manifest(folder, writer.finish())
-    print(number, flush=True)
+"""
+EXPORTS = """
+from dataclasses import replace
+from pathlib import Path
+from workbench.checkpoint.contents import CheckpointContents
+from workbench.targets.run import iter_export_to
+class Numbered(CheckpointContents):
+    def parts(self, cancel=None):
+        for part in super().parts(cancel):
+            filled = {name: torch.full_like(tensor, self.number % 251) for name, tensor in part.tensors.items()}
+            yield replace(part, tensors=filled)
+def save(target, number):
+    contents = Numbered(Path(target).parent.parent / "native")
+    contents.number = number
+    for _ in iter_export_to("compressed-tensors", contents, target, overwrite=True):
+        pass
+"""
+# Imports once, then saves again and again in a child for each line, until that is killed.
+SAVER = """
+import os, sys, torch
+torch.set_num_threads(1)
+{saves}
+print("ready", flush=True)
+for line in sys.stdin:
+    target, told = line.rstrip().split("|")
+    child = os.fork()
+    if child == 0:
+        number = 0
+        while True:
+            number += 1
+            save(target, number)
+            with open(told, "a") as file:
+                print(number, file=file, flush=True)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("dead", flush=True)
+"""
+# Saves once.
+ONCE = """
+import sys, torch
+{saves}
+save(sys.argv[1], 1)
 """
 
 
@@ -229,58 +269,138 @@ def check_whole(target):
     """Every byte of the folder is of one and the same save, and its manifest agrees; returns that save's number."""
     from safetensors.torch import load_file
 
-    from workbench.checkpoint.files import read_json
+    from workbench.checkpoint.manifest import MANIFEST_FILE, read_manifest
     from workbench.checkpoint.writer import file_sha256
 
-    files = read_json(target / "int4_manifest.json")["files"]
-    assert set(files) | {"int4_manifest.json"} == set(entries(target))
+    files = read_manifest(target).files
+    assert set(files) | {MANIFEST_FILE} == set(entries(target))
     assert all(file_sha256(target / name) == facts["sha256"] for name, facts in files.items())
-    values = {int(value) for path in target.glob("*.safetensors") for t in load_file(path).values() for value in t}
+    values = {v for path in target.glob("*.safetensors") for t in load_file(path).values() for v in t.unique().tolist()}
     assert len(values) == 1
     return values.pop()
 
 
-def kill_at_random(target, rounds, seed):
+def check_export(target):
+    """Every file is that of its record, and every dense value of one export; returns that export's number."""
+    from safetensors.torch import load_file
+
+    from workbench.targets.run import verify_export
+
+    verify_export(target)
+    dense = [t for path in target.glob("*.safetensors") for name, t in load_file(path).items() if "norm" in name]
+    values = {float(value) for tensor in dense for value in tensor}
+    assert len(values) == 1
+    return int(values.pop())
+
+
+def kill_at_random(target, saves, check, rounds, seed):
     """Kill a saving process at random points; returns how many temporary folders it was killed in."""
-    chance, interrupted = random.Random(seed), 0
-    for _ in range(rounds):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(target)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
-        assert process.stdout.readline() == "ready\n"
-        if not target.exists():
-            assert process.stdout.readline() == "1\n"
-        time.sleep(chance.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        told = process.communicate()[0].split()
-        number = check_whole(target)
-        assert not told or number >= int(told[-1]) % 251
-        interrupted += len(entries(target.parent)) > 1
-        save(target.parent / "other")  # a save to another target cleans nothing of this one
-        shutil.rmtree(target.parent / "other")
+    chance, interrupted, told = random.Random(seed), 0, target.parent.parent / "told"
+    target.parent.mkdir(parents=True)
+    saver = subprocess.Popen(
+        [sys.executable, "-c", SAVER.format(saves=saves)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with saver:
+        assert saver.stdout.readline() == "ready\n"
+        for _ in range(rounds):
+            told.write_text("")
+            print(f"{target}|{told}", file=saver.stdin, flush=True)
+            child = int(saver.stdout.readline())
+            while not target.exists():
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.05))
+            os.kill(child, signal.SIGKILL)
+            assert saver.stdout.readline() == "dead\n"
+            number, last = check(target), told.read_text().split()
+            assert not last or number in (int(last[-1]) % 251, (int(last[-1]) + 1) % 251)
+            interrupted += len(entries(target.parent)) > 1
+            save(target.parent / "other")  # a save to another target cleans nothing of this one
+            shutil.rmtree(target.parent / "other")
+        saver.stdin.close()
     return interrupted
 
 
-def test_kill_at_any_point_leaves_the_old_or_the_new_folder(tmp_path):
-    target = tmp_path / "ours"
-    kill_at_random(target, rounds=3, seed=1)
-    save(target, overwrite=True)
-    assert entries(tmp_path) == ["ours"]
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    return make_whole(tmp_path_factory.mktemp("native") / "native", intermediate_size=64)
 
 
-@pytest.mark.soak
-def test_kill_at_hundreds_of_points_leaves_the_old_or_the_new_folder(tmp_path):
-    target = tmp_path / "ours"
-    assert kill_at_random(target, rounds=300, seed=2) > 0
+@pytest.mark.parametrize("rounds", [5, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("what", ["save", "export"])
+def test_kill_at_any_point_leaves_the_old_or_the_new_folder(what, rounds, native, tmp_path):
+    shutil.copytree(native, tmp_path / "native")
+    saves, check = (SAVES, check_whole) if what == "save" else (EXPORTS, check_export)
+    target = tmp_path / "home" / "ours"
+    interrupted = kill_at_random(target, saves, check, rounds, seed=1)
+    assert interrupted or rounds < 100
     save(target, overwrite=True)
-    assert entries(tmp_path) == ["ours"]
+    assert entries(target.parent) == ["ours"]
+
+
+# Run in a small file system of their own; a namespace of the process makes it, where that is allowed.
+FULL = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+MOUNT = "mount -t tmpfs -o size={size} none {folder} && {make}"
+RUN = "{python} -c {code} {folder}/ours; rc=$?; ls -A {folder}; cat {folder}/ours/* 2>/dev/null; exit $rc"
+
+
+def own_disks():
+    """Say whether a process may mount a file system that it alone sees."""
+    tried = [*FULL, "mount -t tmpfs none /tmp"]
+    return shutil.which("unshare") and subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
+def save_where(folder, saves, make="true", size="2m"):
+    """Save into `folder`/ours, where `folder` is a file system of its own; returns what came of it."""
+    words = {"python": sys.executable, "code": shlex.quote(ONCE.format(saves=saves)), "folder": folder}
+    command = f"{MOUNT.format(folder=folder, make=make, size=size)} && {RUN.format(**words)}"
+    return subprocess.run([*FULL, command], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+@pytest.mark.parametrize("what", ["save", "export"])
+def test_a_full_disk_is_said_and_leaves_nothing(what, native, tmp_path):
+    shutil.copytree(native, tmp_path / "native")
+    (tmp_path / "home").mkdir()
+    saves = SAVES if what == "save" else EXPORTS
+    if own_disks():
+        old = f"mkdir {tmp_path}/home/ours && echo old > {tmp_path}/home/ours/a.txt"
+        done = save_where(tmp_path / "home", saves, make=old, size="400k" if what == "save" else "24k")
+        assert "disk is full" in done.stderr
+        assert done.stdout == "ours\nold\n"
+    else:  # the nearest that anyone may do: a limit of this process
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8_000, 8_000))\n"
+        code = [sys.executable, "-c", limit + ONCE.format(saves=saves), str(tmp_path / "home" / "ours")]
+        done = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert "larger than this process may write" in done.stderr
+        assert entries(tmp_path / "home") == []
+    assert done.returncode == 1
+
+
+def test_a_target_that_is_only_read_is_said(native, tmp_path):
+    if own_disks():
+        done = save_where(tmp_path, SAVES, make=f"mount -o remount,ro {tmp_path}")
+        said = done.stderr
+    else:
+        tmp_path.chmod(0o500)
+        code = [sys.executable, "-c", ONCE.format(saves=SAVES), str(tmp_path / "ours")]
+        said = subprocess.run(code, capture_output=True, text=True, cwd=ROOT, check=False).stderr
+        tmp_path.chmod(0o700)
+    assert "CheckpointError" in said and "was not written" in said and "may write to" in said
+    assert entries(tmp_path) == []
 
 
 def test_a_file_size_limit_is_said_and_leaves_the_old_folder(tmp_path):
     target = old_folder(tmp_path / "ours")
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     done = subprocess.run(
-        [sys.executable, "-c", limit + SAVER, str(target)], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-c", limit + ONCE.format(saves=SAVES), str(target)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
     assert done.returncode == 1
     assert "larger than this process may write" in done.stderr and "ulimit -f" in done.stderr

@@ -1,4 +1,4 @@
-"""Shards and manifest: every tensor once, in the shard where it belongs, with the hash of its bytes."""
+"""Shards: every tensor once, in the shard where it belongs, with the hash of its bytes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from workbench.checkpoint.manifest import MANIFEST_FILE, write_manifest
 from workbench.checkpoint.writer import (
     ShardWriter,
-    file_sha256,
-    size_on_disk,
     tensor_sha256,
 )
 from workbench.errors import CheckpointError
@@ -92,16 +89,3 @@ def test_a_name_twice_and_a_limit_of_nothing_are_refused(tmp_path):
         writer.add({"a": torch.zeros(3)})
     with pytest.raises(CheckpointError, match="max_shard_bytes=0"):
         ShardWriter(tmp_path, 0)
-
-
-def test_the_manifest_holds_every_file_but_itself(tmp_path):
-    (tmp_path / "a.json").write_text("{}")
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "b.txt").write_bytes(b"x" * 3_000_000)
-    write_manifest(tmp_path, {"t": {"sha256": "0"}})
-    manifest = json.loads((tmp_path / MANIFEST_FILE).read_text())
-    assert set(manifest["files"]) == {"a.json", "inner/b.txt"}
-    assert manifest["files"]["inner/b.txt"]["sha256"] == hashlib.sha256(b"x" * 3_000_000).hexdigest()
-    assert manifest["files"]["a.json"] == {"sha256": file_sha256(tmp_path / "a.json"), "size_bytes": 2}
-    assert manifest["tensors"] == {"t": {"sha256": "0"}}
-    assert size_on_disk(tmp_path) == 3_000_002 + (tmp_path / MANIFEST_FILE).stat().st_size
