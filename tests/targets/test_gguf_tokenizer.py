@@ -4,41 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import struct
 
 import pytest
-from tokenizers import Tokenizer, models, trainers
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers import Tokenizer
 
-from workbench.demo import demo_calibration_text, demo_path
+from tests.targets.gguf_tokenizers import WORDS, sentencepiece, trained
+from workbench.demo import demo_path
 from workbench.errors import CheckpointError
 from workbench.foreign.gguf_tokenizer import tokenizer_problem, write_tokenizer
-from workbench.targets.gguf_pretokenizers import PRE_TOKENIZERS, pre_tokenizer_json, split_steps
+from workbench.targets.gguf_pretokenizers import PRE_TOKENIZERS, split_steps
 from workbench.targets.gguf_sentencepiece import read_sentencepiece
 from workbench.targets.gguf_tokenizer import tokenizer_metadata
 
 CONFIG = {"vocab_size": 600}
 TEXT = "Hello, World's 1234567 tokens!\n\n  x = café * 漢字;\tIt'S over."
 BEGIN = {"TemplateProcessing": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]}
-
-
-def trained(folder, pre: str, **changes):
-    """Write a small byte-level tokenizer that splits as `pre` does."""
-    folder.mkdir(exist_ok=True)
-    one = Tokenizer(models.BPE(ignore_merges=changes.pop("ignore_merges", False)))
-    trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        initial_alphabet=ByteLevel.alphabet(),
-        special_tokens=["<s>", "</s>"],
-        show_progress=False,
-    )
-    data = json.loads(one.to_str()) | {"pre_tokenizer": pre_tokenizer_json(pre)}
-    one = Tokenizer.from_str(json.dumps(data))
-    one.train_from_iterator([demo_calibration_text()[:20_000]], trainer)
-    data = json.loads(one.to_str()) | changes
-    (folder / "tokenizer.json").write_text(json.dumps(data))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}}))
-    return folder
 
 
 def plain(metadata) -> dict:
@@ -113,37 +93,6 @@ def test_an_unknown_split_has_no_steps():
 
 
 # --- SentencePiece --------------------------------------------------------------------------------------------------
-
-WORDS = ["▁the", "▁t", "he", "▁a", "th", "▁th", "at", "▁that"]  # the earlier, the sooner joined
-LETTERS = ["▁", "t", "h", "e", "a"]
-
-
-def varint(value: int) -> bytes:
-    found = b""
-    while value > 127:
-        found, value = found + bytes([value & 127 | 128]), value >> 7
-    return found + bytes([value])
-
-
-def field(number: int, value: bytes | int) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
-def sentencepiece(folder, *, model_type: int = 2, charsmap: bytes = b"", squeezes: int = 0):
-    """Write a tokenizer.model of a few words."""
-    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *[(f"<0x{i:02X}>", 0.0, 6) for i in range(256)]]
-    pieces += [(word, -float(rank), 1) for rank, word in enumerate([*WORDS, *LETTERS])]
-    data = b"".join(
-        field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + field(3, kind))
-        for text, score, kind in pieces
-    )
-    data += field(2, field(3, model_type) + field(4, 1000))
-    data += field(3, field(2, charsmap) + field(3, 1) + field(4, squeezes))
-    folder.mkdir(exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(data)
-    return folder
 
 
 def joined(text: str, scores: dict[str, float]) -> list[str]:
