@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from workbench.checkpoint.hashing import Hashed, Piece
 from workbench.checkpoint.manifest import MANIFEST_FILE, Manifest
@@ -15,6 +15,8 @@ from workbench.checkpoint.native import ModuleFormat
 from workbench.safetensors_folder import DTYPES, SafetensorsFolder
 from workbench.safetensors_header import StoredTensor, read_header
 
+# The bits of the exponent, all of which NaN and infinity have (IEEE 754; bfloat16 is the upper half of a float32).
+_EXPONENTS = {"BF16": ("<u2", 0x7F80), "F32": ("<u4", 0x7F800000)}
 _READ_BY_PROGRAMS = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py", ".bin", ".pt", ".pth", ".gguf"}
 
 
@@ -105,14 +107,14 @@ def _file(directory: Path, name: str) -> Piece:
 
 
 def _look_at(suffix: str, tensor: StoredTensor) -> Callable[[bytearray], str] | None:
-    """Return what checks the values of a zero point or a scale."""
+    """Return what checks the values of a zero point or a scale, on the thread that hashes them and no other."""
 
     def zero_point(data: bytearray) -> str:
-        highest = int(torch.frombuffer(data, dtype=torch.uint8).max())
+        highest = int(np.frombuffer(data, np.uint8).max(initial=0))
         return f"holds the zero point {highest}, allowed: 0 to 15" if highest > 15 else ""
 
     def scale(data: bytearray) -> str:
-        values = torch.frombuffer(data, dtype=DTYPES[tensor.dtype])
-        return "" if bool(torch.isfinite(values).all()) else "holds NaN or infinity"
+        kind, exponent = _EXPONENTS[tensor.dtype]
+        return "holds NaN or infinity" if bool((np.frombuffer(data, kind) & exponent == exponent).any()) else ""
 
     return {"weight_zp": zero_point, "weight_scale": scale, "weight_zero": scale}.get(suffix)
