@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -188,6 +189,77 @@ def test_verify_is_asked_for_at_load(tmp_path):
     load_checkpoint(tmp_path / "int4")
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load_checkpoint(tmp_path / "int4", verify=True)
+
+
+# --- plain from_pretrained ------------------------------------------------------------------------------------------
+
+PLACES = {
+    "none": {},
+    "cpu": {"device_map": "cpu"},
+    "all": {"device_map": {"": "cpu"}},
+    "auto": {"device_map": "auto", "max_memory": {"cpu": "1GiB"}},
+}
+FLOATS = {"auto": torch.bfloat16, "float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """A bfloat16 model in shards of 9 kB, with a layer of float32 scales; the model, and its folder."""
+    folder = tmp_path_factory.mktemp("sharded") / "int4"
+    model, _ = load_model(saved("qwen2", folder.parent, torch.bfloat16))
+    up = model.model.layers[0].mlp
+    up.up_proj = wb.Int4Linear.from_linear(up.up_proj, G32.resolved("cpu", domain="int", scale_dtype=torch.float32))
+    wb.quantize_(model, G32)
+    save_checkpoint(model, folder, max_shard_bytes=9_000)
+    assert len(list(folder.glob("*.safetensors"))) > 4
+    return model, folder
+
+
+def tokens_of(model):
+    return model.generate(torch.arange(2, 8)[None], max_new_tokens=6, do_sample=False)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("place", PLACES)
+def test_from_pretrained_keeps_every_stored_value(place, dtype, sharded):
+    model, folder = sharded
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **PLACES[place])
+    assert loaded.dtype == FLOATS[dtype] and {one.device.type for one in loaded.parameters()} == {"cpu"}
+    ours, saved_as = loaded.state_dict(), model.state_dict()
+    assert ours.keys() == saved_as.keys()
+    for name, tensor in saved_as.items():
+        kept = name.rpartition(".")[2] in ("weight_scale", "weight_zero", "weight_zp") or tensor.dtype == torch.uint8
+        assert ours[name].dtype == (tensor.dtype if kept else FLOATS[dtype]), name
+        assert torch.equal(ours[name], tensor.to(ours[name].dtype)), name
+    layer = loaded.model.layers[0].mlp.up_proj
+    assert layer.quantized_weight().scale.dtype == torch.float32 and layer.weight.dtype == FLOATS[dtype]
+    assert torch.isfinite(logits(loaded)).all()
+    if FLOATS[dtype] == torch.bfloat16:
+        assert torch.equal(logits(loaded), logits(model)) and torch.equal(tokens_of(loaded), tokens_of(model))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_was_loaded_is_saved_and_loaded_again_the_same(dtype, sharded, tmp_path):
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(sharded[1], dtype=dtype)
+    loaded.save_pretrained(tmp_path / "again", max_shard_size="9KB")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    ours, theirs = loaded.state_dict(), again.state_dict()
+    assert ours.keys() == theirs.keys() and again.dtype == FLOATS[dtype]
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+    assert torch.equal(tokens_of(loaded), tokens_of(again))
+
+
+def test_a_folder_is_whole_as_the_hub_takes_it(tmp_path):
+    model, tokenizer = wb.demo_model()
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4", tokenizer=tokenizer)
+    names = {path.name for path in (tmp_path / "int4").iterdir()}
+    tokenizers = {"tokenizer.json", "tokenizer_config.json"}
+    assert names == {
+        *("README.md", "config.json", "generation_config.json", "int4_manifest.json", "model.safetensors"),
+        *tokenizers,
+    }
+    assert huggingface_hub.ModelCard.load(tmp_path / "int4" / "README.md").data.library_name == "transformers"
 
 
 def test_quiet_puts_everything_back():
