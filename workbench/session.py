@@ -585,7 +585,7 @@ class Session:
 
     def cancel(self) -> None:
         """Stop what runs; acknowledged at once, done at the next block."""
-        for lane in (*self.lanes, self.ahead.lane):
+        for lane in (self.ahead.lane, *reversed(self.lanes)):  # who asks for something before who gives it
             lane.cancel()
 
     def wait(self, timeout_s: float | None = None) -> bool:

@@ -128,6 +128,8 @@ class SessionImprove:
             missing = [name for name in names if calibration.inputs(name) is None]
             if not missing:
                 break
+            if cancel.is_set():  # the inputs were cancelled with this: they are not asked for again
+                raise Cancelled("Improving was cancelled.", mend="nothing was changed")
             job = calibration.request(missing[0], names)
             while not job.wait(_POLL_S):
                 if cancel.is_set():
