@@ -80,3 +80,29 @@ def test_the_report_is_saved_from_the_keyboard_and_what_keeps_it_from_that_is_sa
     expect(panel).to_contain_text(str(written), timeout=30_000)
     assert written.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     show_tab(lab.page, "Layers and errors")
+
+
+def test_a_format_that_refuses_is_made_to_fit_and_written_by_keyboard(lab: NotebookPage) -> None:
+    show_tab(lab.page, "Export")
+    table = lab.page.get_by_role("table", name="Format")
+    rows = {name: table.locator(f"tr[data-format='{name}']") for name in ("native", "mlx", "compressed-tensors")}
+    expect(rows["native"]).to_contain_text("exact")
+    expect(rows["compressed-tensors"]).to_contain_text("refused")
+    rows["native"].get_by_role("radio").focus()
+    lab.page.keyboard.press("ArrowDown")  # the radio buttons are one group
+    expect(rows["compressed-tensors"].get_by_role("radio")).to_be_checked()
+    expect(lab.page.get_by_role("button", name="Export checkpoint", exact=True)).to_be_disabled()
+    lab.page.get_by_role("button", name="Make the recipe fit").press("Enter")
+    expect(rows["compressed-tensors"]).to_contain_text("exact", timeout=30_000)
+    for theme in ("light", "dark"):
+        lab.set_theme(theme)
+        lab.screenshot(f"export-formats-{theme}")
+    lab.set_theme("light")
+    directory = lab.page.get_by_label("Directory")
+    directory.fill("exports/packed")
+    directory.press("Tab")
+    lab.page.get_by_role("button", name="Export checkpoint", exact=True).press("Enter")
+    panel = lab.page.locator(".wb-facts", has_text="Exported to exports/packed")
+    expect(panel).to_contain_text("exactly ours", timeout=30_000)
+    expect(panel).to_contain_text("from_pretrained('exports/packed'")
+    assert (lab.server.root / "exports" / "packed" / "int4_export.json").is_file()
