@@ -212,7 +212,7 @@ def test_links_within_the_folder_and_into_the_hubs_cache_are_followed(whole, tmp
     for number, path in enumerate(sorted(snapshot.iterdir())):
         path.rename(blobs / str(number))
         path.symlink_to(Path("..") / ".." / "blobs" / str(number))
-    (snapshot / "README.md").symlink_to(CONFIG)
+    (snapshot / "copy.md").symlink_to(CONFIG)
     assert load_checkpoint(snapshot, verify=True)[0] is not None
     assert AutoModelForCausalLM.from_pretrained(snapshot) is not None
 
