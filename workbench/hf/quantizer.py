@@ -20,9 +20,10 @@ from workbench.experts import route_experts
 from workbench.hf.on_load import OnLoad, SolveOnLoad
 from workbench.hf.places import check_checkpoint
 from workbench.hf.portable_linear import PortableLinear, portable_layer
-from workbench.layers import swap_layer, weight_as_used
+from workbench.layers import Int4Layer, swap_layer, weight_as_used
 from workbench.quantize import RECIPE_ATTRIBUTE, keep_names
 from workbench.recipe import Recipe, RecipeLike, as_recipe
+from workbench.workers import in_order
 
 
 @register_quantization_config(QUANT_METHOD)
@@ -132,10 +133,18 @@ class Int4WorkbenchQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, PortableLinear)]
         mapped = MappedFiles(self._files)
-        for name, module in waiting:
-            swap_layer(model, name, module.finished(name))
+
+        def finished(item: tuple[str, PortableLinear]) -> tuple[str, Int4Layer]:
+            name, module = item
+            layer = module.finished(name)
             for tensor in module.buffers():
                 mapped.forget(tensor)
+            return name, layer
+
+        # On the CPU each thread packs whole layers: threads within an operation wait for each other at its end.
+        on_cpu = all(module.weight.device.type == "cpu" for _, module in waiting)
+        for name, layer in in_order(finished, waiting) if on_cpu else map(finished, waiting):
+            swap_layer(model, name, layer)
         route_experts(model)
         keep_names(model)
         if self._on_load is not None:
