@@ -15,23 +15,27 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors workers options config records demo inductor allocation
+errors export_formats workers options config records demo inductor allocation
 blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton_jit triton_products triton_blocks triton_launch triton_kernels cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
-strict_json safetensors_header safetensors_folder stored_formats sources known_layers patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
+strict_json safetensors_header safetensors_folder stored_formats sources known_layers
+patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
 recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
-checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest checkpoint.hashing checkpoint.pieces
-checkpoint.integrity checkpoint.contents checkpoint.card_text checkpoint.findings checkpoint.card checkpoint.save checkpoint
+checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest
+checkpoint.hashing checkpoint.pieces
+checkpoint.integrity checkpoint.contents checkpoint.card_text checkpoint.findings
+checkpoint.card checkpoint.save checkpoint
 targets.target targets.folder targets.stored_names targets.int32_codes targets.int_family targets.int_target
 targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
-targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece targets.gguf_spaced targets.gguf_pretokenizers
-targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.run
+targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece
+targets.gguf_spaced targets.gguf_pretokenizers
+targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.record targets.run
 foreign.gguf_reader foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign
 hf exporting export_checks api conversion

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workbench import __version__, commands, export_commands, inspect_commands
 from workbench.errors import Cancelled, WorkbenchError
+from workbench.export_formats import EXPORT_FORMATS
 from workbench.recipe_presets import PRESETS
 
 USAGE_ERROR, INTERRUPTED = 2, 130
@@ -98,7 +99,11 @@ def _quantize_arguments(one: argparse.ArgumentParser) -> None:
 
 def _export_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("model", help="a model folder, a hub name, demo, or an int4 checkpoint")
-    one.add_argument("--format", required=True, metavar="NAME", help="one that workbench targets lists")
+    one.formatter_class = argparse.RawDescriptionHelpFormatter
+    one.epilog = "formats, and what loads them:\n" + "\n".join(
+        f"  {name:<20}{engines}" for name, engines in EXPORT_FORMATS.items()
+    )
+    one.add_argument("--format", required=True, metavar="NAME", help="one of those below")
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     one.add_argument("--overwrite", action="store_true", help="replace the folder when it exists")
     one.add_argument("--calibration", type=Path, metavar="FILE", help="a text like what the model will see")

@@ -15,6 +15,7 @@ from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.native import int4_layers
 from workbench.coverage import preflight_source
 from workbench.errors import CheckpointError, ConfigError
+from workbench.export_checks import writable_place
 from workbench.exporting import calibration_model
 from workbench.foreign import int4_method, open_int4
 from workbench.foreign.folder import ForeignFolder
@@ -91,9 +92,10 @@ def export(
         ModelError: when a path cannot be read.
         Cancelled: when `cancel` was set.
     """
+    place = destination(model, directory, overwrite=overwrite)
     contents = contents_of(model, recipe, tokenizer=tokenizer, calibration=calibration, **settings)
     found = Findings(() if report is None else report.layers, quality)
-    for step in iter_export_to(format, contents, directory, overwrite=overwrite, found=found, cancel=cancel):
+    for step in iter_export_to(format, contents, place, overwrite=overwrite, found=found, cancel=cancel):
         if isinstance(step, ExportReport):
             return step
         if progress is not None:
@@ -119,7 +121,8 @@ def import_checkpoint(
         CheckpointError: when it is damaged, of an unknown form, or `directory` cannot be written.
         Cancelled: when `cancel` was set.
     """
-    for step in iter_export_to(NATIVE, opened_int4(path), directory, overwrite=overwrite, cancel=cancel):
+    place = writable_place(directory, Path(path).expanduser(), overwrite=overwrite)
+    for step in iter_export_to(NATIVE, opened_int4(path), place, overwrite=overwrite, cancel=cancel):
         if isinstance(step, ExportReport):
             return step
     raise AssertionError("the report comes last")
@@ -132,7 +135,7 @@ def contents_of(
     tokenizer: Any = None,
     calibration: Any = None,
     **settings: Any,
-) -> Contents:
+) -> NamedContents:
     """Return what a checkpoint is written from; see `export` for the arguments."""
     if isinstance(model, nn.Module):
         if int4_layers(model):
@@ -154,6 +157,12 @@ def contents_of(
         words = load_tokenizer(model) if tokenizer is None and not isinstance(model, nn.Module) else tokenizer
         contents.calibrate(as_calibration(calibration, words), calibration_model(source, coverage))
     return NamedContents(contents)
+
+
+def destination(model: nn.Module | str | Path, directory: Path | str, *, overwrite: bool) -> Path:
+    """Return the folder to write, which is not the one that is read; raises as `writable_place` does."""
+    read = None if isinstance(model, nn.Module) else int4_path(model) or local_folder(model)
+    return writable_place(directory, read, overwrite=overwrite)
 
 
 def opened_int4(path: str | Path) -> Contents:

@@ -15,7 +15,17 @@ CHECKPOINT_MARKS = ("config.json", RECORD_FILE)  # a folder with one of these ho
 
 
 def export_target(source: Source, directory: Path | str, *, overwrite: bool) -> Path:
+    """Return the folder to write, "~" expanded; raises as `writable_place` does."""
+    return writable_place(directory, source.path if isinstance(source, FolderSource) else None, overwrite=overwrite)
+
+
+def writable_place(directory: Path | str, read: Path | None, *, overwrite: bool) -> Path:
     """Return the folder to write, "~" expanded.
+
+    Args:
+        directory: The folder as the person wrote it.
+        read: Folder or file of the model that is read, or None.
+        overwrite: Whether a folder that exists may be replaced.
 
     Raises:
         CheckpointError: when the name is blank, the folder is or holds the model itself or the working folder, or
@@ -27,7 +37,7 @@ def export_target(source: Source, directory: Path | str, *, overwrite: bool) -> 
     whole = target.resolve()
     if Path.cwd().is_relative_to(whole):
         raise CheckpointError(f"{str(target)!r} holds the working folder.", mend="name a new folder inside it")
-    if isinstance(source, FolderSource) and source.path.resolve().is_relative_to(whole):
+    if read is not None and read.resolve().is_relative_to(whole):
         raise CheckpointError(f"{str(target)!r} holds the model that is read.", mend="name another folder")
     check_replaceable(target, overwrite=overwrite)
     return target

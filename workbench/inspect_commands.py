@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +17,24 @@ if TYPE_CHECKING:
 
 
 def inspect(arguments: argparse.Namespace) -> None:
-    """Say what a checkpoint or a model folder holds."""
+    """Say what a checkpoint, an export or a model folder holds."""
     from workbench.checkpoint.integrity import read_quantization
     from workbench.checkpoint.native import QUANT_METHOD
+    from workbench.conversion import int4_path
     from workbench.coverage import preflight_source
+    from workbench.foreign import quant_method
     from workbench.hf import local_folder, open_source, read_config
+    from workbench.targets.run import RECORD_FILE
 
+    path = int4_path(arguments.directory)
+    if path is not None and (path.is_file() or quant_method(path) != QUANT_METHOD):
+        _inspect_foreign(path, as_json=arguments.json)
+        return
     folder = local_folder(arguments.directory)
-    config = read_config(folder)
-    quantization = read_quantization(folder)
-    if quantization.get("quant_method") == QUANT_METHOD:
-        _inspect_checkpoint(folder, config, quantization, as_json=arguments.json)
-    elif quantization:
-        _inspect_foreign(folder, as_json=arguments.json)
+    if path is not None:
+        _inspect_checkpoint(folder, read_config(folder), read_quantization(folder), as_json=arguments.json)
+    elif (folder / RECORD_FILE).is_file():
+        _inspect_export(folder, as_json=arguments.json)
     else:
         coverage = preflight_source(open_source(arguments.directory), recipe_of(arguments))
         print(json.dumps(coverage.to_json(), indent=2) if arguments.json else coverage)
@@ -61,27 +67,50 @@ def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict
     )
 
 
-def _inspect_foreign(folder: Path, *, as_json: bool) -> None:
-    """Say what an int4 checkpoint of another library holds."""
+def _inspect_export(folder: Path, *, as_json: bool) -> None:
+    """Say what an export is that only its own engine reads."""
+    from workbench.checkpoint.writer import size_on_disk
     from workbench.coverage import size
-    from workbench.foreign import open_int4, quant_method
+    from workbench.targets.record import read_record
+    from workbench.targets.run import error_said
 
-    outline = open_int4(folder).outline()
+    record = read_record(folder)
+    if as_json:
+        print(json.dumps(record, indent=2))
+        return
+    errors = {str(name): float(error) for name, error in record["max_error"].items()}
+    worst = max(errors, key=lambda name: errors[name], default="")
+    made = f"{record.get('model', '?')} as {record.get('target', '?')}, made by {record.get('producer', '?')}"
+    print(f"{made}: {len(errors)} int4 modules, {len(record['files'])} files, {size(size_on_disk(folder))}")
+    print(error_said(errors.get(worst, 0.0), worst))
+    print(f"check it: workbench verify {shlex.quote(str(folder))}; how to load it stands in {folder / 'README.md'}")
+
+
+def _inspect_foreign(path: Path, *, as_json: bool) -> None:
+    """Say what an int4 checkpoint of another library holds."""
+    from workbench.conversion import opened_int4
+    from workbench.coverage import size
+    from workbench.foreign import quant_method
+
+    outline = opened_int4(path).outline()
+    method = "gguf" if path.is_file() else quant_method(path)
     if as_json:
         held = {
             name: {"shape": list(form.shape), "group_size": form.group_size, "domain": form.domain}
             for name, form in outline.int4.items()
         }
-        print(json.dumps({"quant_method": quant_method(folder), "modules": held}, indent=2))
+        print(json.dumps({"quant_method": method, "modules": held}, indent=2))
         return
     width = max((len(name) for name in outline.int4), default=6)
     print(f"{'module':<{width}}  {'shape':<14} {'group':>5} domain")
     for name, form in outline.int4.items():
         shape = "x".join(map(str, form.shape))
         print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain}")
-    method, dense = quant_method(folder) or "gguf", size(outline.dense_bytes)
+    dense = size(outline.dense_bytes)
     print(f"{method}, {len(outline.int4)} int4 modules, {len(outline.dense)} dense tensors ({dense})")
-    print(f"convert it: workbench import {folder} --out DIR")
+    for note in outline.notes:
+        print(f"note: {note}")
+    print(f"convert it: workbench import {shlex.quote(str(path))} --out DIR")
 
 
 def verify(arguments: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ def model_card(outline: Outline, wrote: Wrote, found: Findings, stored_bytes: in
         stored_bytes: Bytes of the files that hold the weights.
     """
     base = base_model(outline.model)
-    name = base.partition("/")[2] or Path(outline.model).name or "model"
+    name = base.partition("/")[2] or short_name(outline.model)
     origin = f"[{base}](https://huggingface.co/{base})" if base else code(name)
     opening = f"The weights of {origin} in 4 bits, in the format {cell(wrote.title)}: loaded by {cell(wrote.engines)}."
     sections = (
@@ -91,6 +91,11 @@ def base_model(name: str) -> str:
     if cached := _SNAPSHOT.search(name.replace("\\", "/") + "/"):
         return "/".join(cached.groups())
     return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() else ""
+
+
+def short_name(name: str) -> str:
+    """Return the hub name that a model's name or path stands for, or the last part of its path."""
+    return base_model(name) or Path(name.replace("\\", "/")).name or "model"
 
 
 def named_config(outline: Outline) -> dict[str, Any]:

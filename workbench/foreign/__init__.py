@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +71,20 @@ def quant_method(folder: Path) -> str | None:
     settings = read_json(folder / "config.json").get("quantization_config")
     found = settings.get("quant_method") if isinstance(settings, dict) else None
     return found if isinstance(found, str) else None
+
+
+def other_library(path: Path) -> str:
+    """Return the format of an int4 checkpoint of another library that `open_int4` opens, or "" for anything else."""
+    with contextlib.suppress(CheckpointError):  # what a folder lacks is said by who opens it
+        if gguf_path(path) is not None:
+            return "gguf"
+        if path.is_dir():
+            found = int4_method(path)
+            return "" if found in (None, QUANT_METHOD) else str(found)
+    return ""
+
+
+def how_to_import(path: Path) -> str:
+    """Say in a line how an int4 checkpoint of another library becomes one of ours."""
+    shell = f"workbench import {shlex.quote(str(path))} --out DIR"
+    return f"convert it, its codes stay as they are: wb.import_checkpoint({str(path)!r}, out), or {shell}"

@@ -20,6 +20,7 @@ from workbench.checkpoint.integrity import check_before_load, read_json, read_qu
 from workbench.checkpoint.native import QUANT_METHOD, parse
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError, WorkbenchError
+from workbench.foreign import how_to_import, other_library
 from workbench.hf import quantizer as quantizer  # which registers it
 from workbench.hf.dequantized import dense_tensors, load_dequantized, stored_format
 from workbench.hf.hub import snapshot as _snapshot
@@ -115,13 +116,17 @@ def dense_folder(path_or_name: str | Path) -> Path:
     Raises:
         ModelError: when there is no such model, or it is quantized otherwise.
     """
-    folder = local_folder(path_or_name)
-    config = read_config(folder)
-    if config.get("quantization_config") and stored_format(config) is None:
+    path = Path(path_or_name).expanduser()
+    folder = path if other_library(path) else local_folder(path_or_name)
+    config = {} if folder.is_file() else read_config(folder)
+    method = other_library(folder)
+    if method or (config.get("quantization_config") and stored_format(config) is None):
+        own = "open the model that it was made from (workbench inspect shows what this one holds"
+        runs = how_to_import(folder) if method else "wb.load_checkpoint runs it, wb.export converts it"
         raise ModelError(
-            f"The model {str(path_or_name)!r} is quantized already.",
+            f"The model {str(path_or_name)!r} is quantized already{f', by {method}' if method else ''}.",
             allowed="dense weights, or weights stored in FP8 (by blocks) or MXFP4",
-            mend="open the model that it was made from (workbench inspect shows what this one holds)",
+            mend=f"{own}); {runs}" if method or _is_native(config) else f"{own})",
         )
     return folder
 
@@ -324,7 +329,13 @@ def load_checkpoint(
         ConfigError: for an unknown device, or both ways to name one.
         CheckpointError: when the checkpoint is damaged, of another format, or of a newer version.
     """
-    folder, places = Path(directory), placement(device, device_map, max_memory, offload_folder)
+    folder, places = Path(directory).expanduser(), placement(device, device_map, max_memory, offload_folder)
+    if method := other_library(folder):
+        raise CheckpointError(
+            f"{str(folder)!r} is an int4 checkpoint in {method}'s format.",
+            allowed="a checkpoint of the workbench",
+            mend=f"{how_to_import(folder)}; then wb.load_checkpoint(out)",
+        )
     if folder.is_dir():
         check_files(folder)
     parse(read_quantization(folder))

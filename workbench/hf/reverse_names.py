@@ -30,23 +30,26 @@ class NamedContents:
 
     Args:
         contents: What is written.
+
+    Attributes:
+        origin: The same contents without those names.
     """
 
     def __init__(self, contents: Contents) -> None:
-        self._contents = contents
+        self.origin = contents
 
     def outline(self) -> Outline:
         """Say what will be written; no value is read."""
-        outline = self._contents.outline()
+        outline = self.origin.outline()
         return replace(outline, stored_names=reverse_names(outline))
 
     def parts(self, cancel: threading.Event | None = None) -> Iterator[Part]:
         """Yield everything once."""
-        return self._contents.parts(cancel)
+        return self.origin.parts(cancel)
 
     def write_files(self, folder: Path) -> None:
         """Write config.json (without quantization_config), generation configuration and tokenizer."""
-        self._contents.write_files(folder)
+        self.origin.write_files(folder)
 
 
 def reverse_names(outline: Outline) -> dict[str, tuple[Piece, ...]]:

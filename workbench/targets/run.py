@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.card import Wrote, native_lines, write_card
 from workbench.checkpoint.contents import Contents, Outline
 from workbench.checkpoint.findings import Findings, with_layers
-from workbench.checkpoint.integrity import inside, read_json
-from workbench.checkpoint.native import PRODUCER
 from workbench.checkpoint.save import iter_write_native
-from workbench.checkpoint.writer import file_sha256
 from workbench.coverage import size
-from workbench.errors import CheckpointError
+from workbench.export_formats import EXPORT_FORMATS
 from workbench.records import LayerResult
 from workbench.targets import NATIVE, TARGETS, get_target
+from workbench.targets.record import RECORD_FILE as RECORD_FILE
+from workbench.targets.record import verify_export as verify_export
+from workbench.targets.record import write_record
 from workbench.targets.target import Fit, LoadLines, Target, Written
-
-RECORD_FILE = "int4_export.json"
-RECORD_VERSION = "1.0"
 
 
 @dataclass(frozen=True)
@@ -165,36 +160,8 @@ def iter_export_to(
             solved += [] if written.solved is None else [written.solved.result]
             yield written
         write_card(folder, outline, _wrote(one, fit, outline, path, errors), with_layers(found, solved))
-        _write_record(folder, target, outline, errors)
+        write_record(folder, target, outline, errors)
     yield _report(fit, path, errors, one.load_lines(path, outline))
-
-
-def verify_export(directory: Path | str) -> int:
-    """Check every file of an export against its record and return how many were checked.
-
-    Raises:
-        CheckpointError: naming each file that is damaged, missing or not in the record.
-    """
-    folder = Path(directory)
-    record = read_json(folder / RECORD_FILE)
-    version, files = record.get("format_version"), record.get("files")
-    if not isinstance(version, str) or version.split(".")[0] != RECORD_VERSION.split(".")[0]:
-        raise CheckpointError(
-            f"{RECORD_FILE} has format_version {version!r}.", allowed="1.x", mend="update the package"
-        )
-    if not isinstance(files, dict) or not files:
-        raise CheckpointError(f"{RECORD_FILE} lists no files.", mend="it is damaged: export again")
-    bad = [f"{name}: {problem}" for name, facts in files.items() if (problem := _file_problem(folder, name, facts))]
-    known = {*files, RECORD_FILE}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).as_posix() not in known:
-            bad.append(f"{path.relative_to(folder).as_posix()}: not in the record")
-    if bad:
-        more = f"; and {len(bad) - 5} more." if len(bad) > 5 else "."
-        raise CheckpointError(
-            f"The export {str(folder)!r} is damaged: {'; '.join(bad[:5])}{more}", mend="fetch it or export it again"
-        )
-    return len(files)
 
 
 def error_said(max_error: float, worst: str) -> str:
@@ -202,35 +169,6 @@ def error_said(max_error: float, worst: str) -> str:
     if max_error == 0:
         return "weights: exactly ours (max |Δw| 0)"
     return f"weights: max |Δw| {max_error:.3g} from rounding scales and zero points, in {worst}"
-
-
-def _file_problem(folder: Path, name: str, facts: Any) -> str:
-    if not isinstance(facts, dict) or not inside(name):
-        return "named outside the folder"
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        return "missing"
-    if path.stat().st_size != facts.get("size_bytes"):
-        return f"has {path.stat().st_size} bytes, saved with {facts.get('size_bytes')}"
-    return "" if file_sha256(path) == facts.get("sha256") else "its bytes are not those that were saved"
-
-
-def _write_record(folder: Path, target: str, outline: Outline, errors: dict[str, float]) -> None:
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    record = {
-        "format_version": RECORD_VERSION,
-        "target": target,
-        "model": outline.model,
-        "producer": PRODUCER,
-        "recipe": None if outline.recipe is None else outline.recipe.to_json(),
-        "max_error": errors,
-        "files": files,
-    }
-    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _report(fit: Fit, directory: Path, errors: dict[str, float], load: LoadLines) -> ExportReport:
@@ -258,7 +196,7 @@ def _native_lines(directory: Path) -> LoadLines:
 
 def engines_of(name: str) -> str:
     """Say what loads a format."""
-    return "transformers with workbench" if name == NATIVE else TARGETS[name].engines
+    return EXPORT_FORMATS[NATIVE] if name == NATIVE else TARGETS[name].engines
 
 
 def _remark(fit: Fit) -> str:
