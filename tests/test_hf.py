@@ -17,6 +17,7 @@ from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError
 from workbench.hf import load_checkpoint, load_model, local_folder, open_source, quiet, skeleton
 from workbench.hf.quantizer import Int4WorkbenchConfig
+from workbench.session import open_session
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
 
@@ -137,6 +138,26 @@ def test_a_quantized_folder_is_no_source(tmp_path):
     edit_config(tmp_path / "int4", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(ModelError, match="quantized already"):
         open_source(tmp_path / "int4")
+
+
+def test_an_int4_checkpoint_of_another_library_says_how_it_comes_in(tmp_path):
+    wb.export(make("qwen2"), tmp_path / "awq", "awq", recipe=G32, domain="int")
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")
+    for path in (tmp_path / "awq", tmp_path / "gguf", tmp_path / "gguf" / "model.gguf"):
+        for load in (load_checkpoint, open_source, open_session):
+            with pytest.raises((CheckpointError, ModelError)) as raised:
+                load(path)
+            assert "wb.import_checkpoint('" in str(raised.value) and "workbench import " in str(raised.value)
+            assert str(tmp_path) in raised.value.mend and ("awq" in raised.value.what or "gguf" in raised.value.what)
+
+
+def test_a_native_checkpoint_in_a_session_says_what_it_is_for(tmp_path):
+    model = make("qwen2")
+    wb.quantize_(model, G32)
+    save_checkpoint(model, tmp_path / "int4")
+    with pytest.raises(ModelError, match=r"wb\.load_checkpoint runs it, wb\.export converts it"):
+        open_session(tmp_path / "int4")
 
 
 def test_a_skeleton_takes_no_memory(tmp_path):

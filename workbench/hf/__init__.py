@@ -118,8 +118,8 @@ def dense_folder(path_or_name: str | Path) -> Path:
     """
     path = Path(path_or_name).expanduser()
     folder = path if other_library(path) else local_folder(path_or_name)
-    config = {} if folder.is_file() else read_config(folder)
     method = other_library(folder)
+    config = {} if method else read_config(folder)
     if method or (config.get("quantization_config") and stored_format(config) is None):
         own = "open the model that it was made from (workbench inspect shows what this one holds"
         runs = how_to_import(folder) if method else "wb.load_checkpoint runs it, wb.export converts it"
