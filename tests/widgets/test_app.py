@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import nn
 
 import workbench as wb
 from tests.test_coverage import Stacked
+from workbench.errors import ModelError
 from workbench.hf import demo_model
 from workbench.measure.candidates import present_paths
 from workbench.options import OPTIONS_OF
@@ -62,6 +64,13 @@ def test_it_opens_on_the_demo_model_with_coverage_and_a_heatmap(app: Workbench) 
     assert not app.errors.heatmap.busy
     assert facts(app.errors.numbers)["Bits per weight"] == "4.50"
     assert repr(app).startswith("Workbench('demo', 42 of 57")
+
+
+def test_a_model_that_cannot_be_opened_is_one_error_and_no_more(tmp_path: Path, recwarn) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        Workbench(tmp_path / "nothing")
+    gc.collect()
+    assert [str(one.message) for one in recwarn if "unraisable" in str(one.category).lower()] == []
 
 
 def test_nothing_that_the_page_needs_is_left_out_and_nothing_needs_a_network(app: Workbench) -> None:

@@ -169,6 +169,8 @@ class Workbench(ipywidgets.VBox):
 
     def close(self) -> None:
         """Stop what runs and close every panel's channel."""
+        if not hasattr(self, "_forget"):  # opening the model failed, and the interpreter lets go of the rest
+            return
         self._forget()
         self.session.cancel()
         close_children(self)
