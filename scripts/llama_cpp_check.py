@@ -31,7 +31,7 @@ from torch import nn
 import workbench as wb
 from tests.targets.gguf_models import ZOO, make
 from tests.targets.gguf_tokenizers import sentencepiece, trained
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import int4_layers
 from workbench.config import DOMAINS
 from workbench.demo import demo_eval_text

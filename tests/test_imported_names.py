@@ -10,7 +10,7 @@ import workbench as wb
 from tests.stored_models import built
 from tests.targets.exported import choice, write_named
 from tests.tiny_models import hushed, logits
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.recipe import Recipe, Rule
 from workbench.targets.awq import Awq

@@ -28,7 +28,9 @@ checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest
 checkpoint.hashing checkpoint.pieces
-checkpoint.integrity checkpoint.contents checkpoint.card_text checkpoint.findings
+checkpoint.integrity checkpoint.contents checkpoint.model_tensors checkpoint.model_contents
+checkpoint.solved_contents checkpoint.stored_contents
+checkpoint.card_text checkpoint.findings
 checkpoint.card checkpoint.save checkpoint
 targets.target targets.folder targets.stored_names targets.int32_codes targets.int_family targets.int_target
 targets.compressed_tensors targets.gptq targets.awq

@@ -10,7 +10,7 @@ import workbench as wb
 from tests.stored_models import OTHERWISE, built
 from tests.targets.exported import choice
 from tests.tiny_models import hushed, make
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.hf.reverse_names import NamedContents, reverse_names
 from workbench.recipe import Recipe
 from workbench.targets.stored_names import StoredContents

@@ -8,7 +8,7 @@ import pytest
 
 import workbench as wb
 from tests.test_session import TIMEOUT_S, Heard
-from workbench.checkpoint.contents import CheckpointContents
+from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.errors import CheckpointError, ConfigError
 from workbench.session import open_session
 from workbench.targets import NATIVE, TARGETS

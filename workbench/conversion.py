@@ -10,9 +10,11 @@ from typing import Any
 from torch import nn
 
 from workbench.calibration import as_calibration
-from workbench.checkpoint.contents import Contents, ModelContents, SolvedContents
+from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.findings import Findings
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import int4_layers
+from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.coverage import preflight_source
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import writable_place

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from workbench.calibration import Calibration
-from workbench.checkpoint.contents import Contents, SolvedContents
+from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.integrity import verify_checkpoint
+from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.measure.causal import stoppable

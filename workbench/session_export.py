@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from workbench.checkpoint.contents import SolvedContents
 from workbench.checkpoint.findings import Findings
+from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError
 from workbench.events import Event, EventKind

@@ -38,7 +38,7 @@ def save(target, number):
 EXPORTS = """
 from dataclasses import replace
 from pathlib import Path
-from workbench.checkpoint.contents import CheckpointContents
+from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.targets.run import iter_export_to
 class Numbered(CheckpointContents):
     def parts(self, cancel=None):

@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard
 import workbench as wb
 from tests.tiny_models import hushed, make
 from workbench.checkpoint.card import CARD_FILE, Wrote, base_model, model_card
-from workbench.checkpoint.contents import ModelContents
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.manifest import MANIFEST_FILE
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.measure.paired import Comparison, WindowPair
 from workbench.quality_state import Measured, Plan, QualityState

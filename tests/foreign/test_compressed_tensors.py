@@ -13,7 +13,7 @@ import workbench as wb
 from tests.foreign.folders import dequantized, folder, only_weight, packed_rows, parts
 from tests.targets.exported import mixed, weights, write
 from tests.tiny_models import hushed
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.foreign.compressed_tensors import CompressedTensorsFolder
 from workbench.targets.compressed_tensors import CompressedTensors

@@ -10,7 +10,7 @@ import pytest
 from tests import tiny_models
 from tests.checkpoint.fuzzed import MOST_BYTES, growth_bytes, limited, make_whole
 from tests.checkpoint.mutations import again, damage
-from workbench.checkpoint.contents import CheckpointContents
+from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError
 from workbench.foreign import open_int4

@@ -12,7 +12,7 @@ import torch
 import workbench as wb
 from tests.targets.gguf_models import make
 from tests.tiny_models import hushed
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import int4_layers
 from workbench.errors import CheckpointError, EnvironmentProblem
 from workbench.foreign import open_int4

@@ -14,7 +14,7 @@ import torch
 import workbench as wb
 from tests.targets.mlx_zoo import dense_twin
 from tests.tiny_models import make
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.recipe import as_recipe
 from workbench.targets.torchao import LAYOUT, Torchao, padded
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 import workbench as wb
-from workbench.checkpoint.contents import CheckpointContents
+from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.config import DOMAINS, Domain
 from workbench.demo import demo_path
 from workbench.targets import TARGETS

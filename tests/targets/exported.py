@@ -10,7 +10,8 @@ from torch import nn
 
 import workbench as wb
 from tests.tiny_models import make
-from workbench.checkpoint.contents import ModelContents, Outline
+from workbench.checkpoint.contents import Outline
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
 from workbench.experts import Int4Experts

@@ -27,7 +27,7 @@ from tests.targets.exported import (
     write_named,
 )
 from tests.tiny_models import hushed, logits
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.hf.reverse_names import NamedContents
 from workbench.recipe import Recipe, Rule

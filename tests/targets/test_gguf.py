@@ -12,7 +12,8 @@ import transformers
 import workbench as wb
 from tests.targets.gguf_models import make
 from tests.tiny_models import hushed
-from workbench.checkpoint.contents import ModelContents, Part
+from workbench.checkpoint.contents import Part
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import int4_layers
 from workbench.config import DOMAINS
 from workbench.errors import Cancelled, CheckpointError

@@ -10,7 +10,7 @@ import pytest
 
 import workbench as wb
 from tests.targets.gguf_models import ZOO, make
-from workbench.checkpoint.contents import ModelContents
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat
 from workbench.targets.gguf import Gguf
 from workbench.targets.gguf_metadata import rope_problems

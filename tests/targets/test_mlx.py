@@ -16,7 +16,8 @@ import workbench as wb
 from tests.oracles import random_weight
 from tests.targets.mlx_zoo import ZOO, dense_twin, made
 from tests.tiny_models import make
-from workbench.checkpoint.contents import ModelContents, Outline
+from workbench.checkpoint.contents import Outline
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
 from workbench.recipe import as_recipe

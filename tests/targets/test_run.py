@@ -10,7 +10,9 @@ import torch
 
 import workbench as wb
 from tests.tiny_models import make
-from workbench.checkpoint.contents import CheckpointContents, ModelContents, SolvedContents
+from workbench.checkpoint.model_contents import ModelContents
+from workbench.checkpoint.solved_contents import SolvedContents
+from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.coverage import preflight_source
 from workbench.errors import Cancelled, CheckpointError, ConfigError
 from workbench.recipe import as_recipe

@@ -11,7 +11,8 @@ from safetensors import safe_open
 import workbench as wb
 from tests.oracles import random_weight
 from tests.tiny_models import make
-from workbench.checkpoint.contents import ModelContents, Outline
+from workbench.checkpoint.contents import Outline
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
 from workbench.recipe import as_recipe

@@ -12,10 +12,12 @@ from torch import nn
 from workbench.calibration import Calibration
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.card import named_config, native_card, write_card
-from workbench.checkpoint.contents import Contents, ModelContents, Part, SolvedContents, write_config
+from workbench.checkpoint.contents import Contents, Part, write_config
 from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.manifest import write_manifest
+from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat, describe
+from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
 from workbench.coverage import Coverage
 from workbench.measure.paired import Comparison

@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from workbench.checkpoint.contents import CheckpointContents, Contents
+from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.files import check_files
 from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.native import QUANT_METHOD
+from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.errors import CheckpointError
 from workbench.foreign.awq import AwqFolder
 from workbench.foreign.compressed_tensors import CompressedTensorsFolder
