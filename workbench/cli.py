@@ -63,9 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     _export_arguments(add(export_commands.export, "write a model in a format that another engine loads"))
     _targets_arguments(add(export_commands.targets, "say which formats can hold a model, before any work"))
     _import_arguments(add(export_commands.import_, "convert an int4 checkpoint of another library"))
-    _inspect_arguments(add(inspect_commands.inspect, "say what a checkpoint or a model folder holds"))
+    _inspect_arguments(add(inspect_commands.inspect, "say what a checkpoint, an export or a model folder holds"))
     _report_arguments(add(commands.report, "write one HTML file for people without a kernel"))
-    one = add(inspect_commands.verify, "check every hash, shape and range of a checkpoint")
+    one = add(inspect_commands.verify, "check every hash of a checkpoint or an export")
     one.add_argument("directory", type=Path, help="a checkpoint, or what workbench export wrote")
     one.add_argument(
         "--accept", action="store_true", help="when every tensor is whole, take files that you changed as they are now"
@@ -123,7 +123,7 @@ def _import_arguments(one: argparse.ArgumentParser) -> None:
 
 
 def _inspect_arguments(one: argparse.ArgumentParser) -> None:
-    one.add_argument("directory", help="a checkpoint, a model folder, a hub name, or demo")
+    one.add_argument("directory", help="a checkpoint, an export, a GGUF file, a model folder, a hub name, or demo")
     one.add_argument("--json", action="store_true", help="print JSON")
     _settings(one)
 
