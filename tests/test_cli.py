@@ -523,7 +523,9 @@ def test_a_model_quantized_already_or_by_others(fails, checkpoint, model, tmp_pa
     assert "quantized already" in fails("quantize", checkpoint, "--out", tmp_path / "out")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
-    assert "quantized with 'gptq'" in fails("inspect", model)
+    assert "has bits None. Allowed: 4" in fails("inspect", model)
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "hqq"}}))
+    assert "quant_method 'hqq'. Allowed: int4_workbench, compressed-tensors, gptq" in fails("inspect", model)
 
 
 # --- bad input: settings --------------------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ def inspect(arguments: argparse.Namespace) -> None:
     from workbench.checkpoint.native import QUANT_METHOD
     from workbench.conversion import int4_path
     from workbench.coverage import preflight_source
-    from workbench.foreign import quant_method
+    from workbench.foreign import open_int4, quant_method
     from workbench.hf import local_folder, open_source, read_config
+    from workbench.hf.dequantized import stored_format
     from workbench.targets.run import RECORD_FILE
 
     path = int4_path(arguments.directory)
@@ -35,6 +36,8 @@ def inspect(arguments: argparse.Namespace) -> None:
         _inspect_checkpoint(folder, read_config(folder), read_quantization(folder), as_json=arguments.json)
     elif (folder / RECORD_FILE).is_file():
         _inspect_export(folder, as_json=arguments.json)
+    elif read_config(folder).get("quantization_config") and stored_format(read_config(folder)) is None:
+        open_int4(folder)  # which names the formats that there are
     else:
         coverage = preflight_source(open_source(arguments.directory), recipe_of(arguments))
         print(json.dumps(coverage.to_json(), indent=2) if arguments.json else coverage)
