@@ -94,6 +94,8 @@ class TargetTable:
         rows = [head, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
+        lines += [f"{name}: {fit.mend}" for name, fit in self.fits.items() if fit.mend]
+        lines += [f"note on {name}: {note}" for name, fit in self.fits.items() for note in fit.notes]
         return "\n".join([f"export targets of {self.model}", *lines])
 
     def _repr_html_(self) -> str:
@@ -106,7 +108,10 @@ class TargetTable:
         )
         names = ("Format", "Loaded by", "Fit", "Size", "What rounds, or what to change")
         header = "".join(f"<th scope='col' style='text-align:left'>{name}</th>" for name in names)
-        return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+        said = [f"{name}: {fit.mend}" for name, fit in self.fits.items() if fit.mend]
+        said += [f"{name}: {note}" for name, fit in self.fits.items() for note in fit.notes]
+        below = "".join(f"<li>{escape(line)}</li>" for line in said)
+        return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table><ul>{below}</ul>"
 
 
 def fits_of(outline: Outline) -> TargetTable:
@@ -202,4 +207,4 @@ def engines_of(name: str) -> str:
 def _remark(fit: Fit) -> str:
     if fit.misfits:
         return "; ".join(misfit.brief for misfit in fit.misfits)
-    return "; ".join([one for one in (fit.rounds, *fit.notes) if one])
+    return fit.rounds

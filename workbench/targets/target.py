@@ -73,6 +73,11 @@ class Fit:
         return "refused" if self.misfits else "rounded" if self.rounds else "exact"
 
     @property
+    def mend(self) -> str:
+        """What a person can do about what does not fit; "" where all fits."""
+        return "; ".join(dict.fromkeys(misfit.mend for misfit in self.misfits))
+
+    @property
     def change(self) -> dict[str, dict[str, Any]]:
         """Layer → settings that would make the target take it; {} when nothing is to change or no setting helps."""
         if any(not misfit.change for misfit in self.misfits):
