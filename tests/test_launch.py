@@ -127,6 +127,16 @@ def test_the_token_is_in_the_environment_and_not_in_the_command(server, capsys):
     assert server.environment["JUPYTER_TOKEN"] != token
 
 
+@pytest.mark.parametrize(("set_before", "wanted"), [(None, "passive"), ("active", "active")])
+def test_threads_give_way_to_the_page_unless_a_person_says_otherwise(server, capsys, monkeypatch, set_before, wanted):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if set_before is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", set_before)
+    main(["lab"])
+    assert server.environment["OMP_WAIT_POLICY"] == wanted
+    assert ("OMP_WAIT_POLICY" in capsys.readouterr().out) is (set_before is None)
+
+
 def test_the_command_names_folder_port_and_notebook(tmp_path):
     command = lab_command(tmp_path / "a folder", 8899, browser=True)
     assert command[:3] == [sys.executable, "-m", "jupyterlab"]

@@ -24,6 +24,8 @@ from typing import Any, Literal
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 
+from workbench.launch import PATIENT_THREADS
+
 PROJECT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = PROJECT / "tests" / "screenshots"
 TOKEN = "t"
@@ -309,7 +311,9 @@ def environment(folder: Path) -> dict[str, str]:
     }
     old_path = os.environ.get("PYTHONPATH")
     python_path = os.pathsep.join([str(PROJECT), *([old_path] if old_path else [])])
-    return os.environ | {name: str(path) for name, path in places.items()} | {"PYTHONPATH": python_path}
+    return (
+        PATIENT_THREADS | os.environ | {name: str(path) for name, path in places.items()} | {"PYTHONPATH": python_path}
+    )
 
 
 def _plain(traceback: str) -> str:
