@@ -88,7 +88,7 @@ def launch_lab(model: str | None = None, *, port: int = 8888, browser: bool = Tr
         ModelError: when the model cannot be read.
     """
     check_notebook_packages()
-    environment = {**os.environ, **model_variable(model)}
+    environment = {**PATIENT_THREADS, **os.environ, **model_variable(model)}
     if model is None:
         environment.pop(MODEL_VARIABLE, None)
     notebooks = prepare_notebooks((folder or Path(COPIES)).absolute())
