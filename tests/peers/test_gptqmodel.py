@@ -5,15 +5,14 @@ It needs a newer torch than the other peers have: make peers-gptqmodel has an en
 
 from __future__ import annotations
 
+import gptqmodel
 import pytest
 import torch
 
-gptqmodel = pytest.importorskip("gptqmodel")
-
-from tests.targets.exported import choice, quantized, weights, write  # noqa: E402
-from workbench.recipe import Recipe, Rule  # noqa: E402
-from workbench.targets.awq import Awq  # noqa: E402
-from workbench.targets.gptq import Gptq  # noqa: E402
+from tests.targets.exported import choice, quantized, weights, write
+from workbench.recipe import Recipe, Rule
+from workbench.targets.awq import Awq
+from workbench.targets.gptq import Gptq
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256}
 BACKENDS = {"gptq": "GPTQ_TORCH", "awq": "TORCH"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
+os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported; conftest.py sets it before other tests
 
 from types import SimpleNamespace
 
