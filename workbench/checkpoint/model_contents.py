@@ -67,7 +67,7 @@ class ModelContents:
     def write_files(self, folder: Path) -> None:
         """Write config.json (without quantization_config), generation configuration and tokenizer."""
         write_model_files(self.model, self._tokenizer, folder)
-        write_config(folder, self.outline().config)
+        write_config(folder, config_of(self.model, tied=_is_tied(self.model)))
 
 
 def _is_tied(model: nn.Module) -> bool | None:

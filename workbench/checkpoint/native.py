@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from workbench.affine import QuantizedWeight, group_count
-from workbench.config import DOMAINS, GROUP_SIZES, Domain
+from workbench.config import DOMAINS, GROUP_SIZES, Domain, ResolvedConfig
 from workbench.errors import CheckpointError
 from workbench.experts import Int4Experts
 from workbench.kinds import QUANTIZABLE_KINDS
@@ -69,6 +69,13 @@ class ModuleFormat:
             experts = weight.num_experts if isinstance(weight, Int4Experts) else 0
         dtype = str(scale).removeprefix("torch.")
         return cls(n, k, weight.group_size, weight.domain, dtype, weight.solved_by, experts)
+
+    @classmethod
+    def planned(cls, shape: Sequence[int], config: ResolvedConfig) -> ModuleFormat:
+        """Describe a weight [N, K] or [E, N, K] that is yet to be solved."""
+        *experts, n, k = shape
+        dtype = str(config.scale_dtype).removeprefix("torch.")
+        return cls(n, k, config.group_size, config.domain, dtype, config.form, *experts)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -68,12 +68,8 @@ class SolvedContents:
 
     def outline(self) -> Outline:
         """Say what will be written; no value is read."""
-        forms = {}
-        for row in self.coverage.int4_rows:
-            config = self.coverage.configs[row.name]
-            *experts, n, k = row.shape
-            dtype = str(config.scale_dtype).removeprefix("torch.")
-            forms[row.name] = ModuleFormat(n, k, config.group_size, config.domain, dtype, config.form, *experts)
+        configs = self.coverage.configs
+        forms = {row.name: ModuleFormat.planned(row.shape, configs[row.name]) for row in self.coverage.int4_rows}
         kinds = {row.name: row.kind for row in self.coverage.int4_rows}
         rows = self.coverage.rows
         dense = tuple(row.name for row in rows if row.kind in QUANTIZABLE_KINDS and row.decision == "dense")

@@ -101,7 +101,7 @@ class WordFolder(ForeignFolder):
         """Return the full names of the tensors that hold a module's weight, its bias apart."""
         return [full for part in self.own_parts if (full := f"{name}.{part}") in self.folder]
 
-    def read_weight(self, name: str, form: ModuleFormat) -> QuantizedWeight:
+    def convert(self, name: str, form: ModuleFormat) -> QuantizedWeight:
         """Read a module's weight."""
         stored = self._stored[name]
         codes, zero, scale = self.codes_and_zeros(name, stored)

@@ -67,11 +67,8 @@ class OnLoad:
             )
         self._waiting: dict[str, tuple[str, PortableLinear]] = {}  # parameter → layer's name, and what takes its place
         for row in self.coverage.int4_rows:
-            *experts, n, k = row.shape
-            config = self.coverage.configs[row.name]
-            scales = str(config.scale_dtype).removeprefix("torch.")
-            form = ModuleFormat(n, k, config.group_size, config.domain, scales, config.form, *experts)
-            parameter = row.name if experts else f"{row.name}.weight"
+            form = ModuleFormat.planned(row.shape, self.coverage.configs[row.name])
+            parameter = row.name if form.experts else f"{row.name}.weight"
             self._waiting[parameter] = row.name, portable_layer(model, row.name, form, dtype)
         self._problem: WorkbenchError | None = None
         _log.warning("int4: %s", self.coverage.verdict())
