@@ -109,7 +109,8 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
     common = Counter((m.group_size, m.domain, m.scale_dtype, m.solved_by) for m in modules.values()).most_common(1)
     usual = common[0][0] if common else (128, "float", "bfloat16", "")
     keys = ("group_size", "zero_point_domain", "scale_dtype", "solved_by")
-    described = {}
+    common_values: dict[str, Any] = dict(zip(keys, usual, strict=True))
+    described: dict[str, Any] = {}
     for name, module in modules.items():
         own = (module.group_size, module.domain, module.scale_dtype, module.solved_by)
         overrides = {key: value for key, value, other in zip(keys, own, usual, strict=True) if value != other}
@@ -119,7 +120,7 @@ def describe(modules: Mapping[str, ModuleFormat], dense: Sequence[str], recipe: 
         "format_version": FORMAT_VERSION,
         "bits": 4,
         "code_layout": CODE_LAYOUT,
-        **dict(zip(keys, usual, strict=True)),
+        **common_values,
         "modules": described,
         "modules_to_not_convert": list(dense),
         "producer": PRODUCER,
