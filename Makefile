@@ -22,7 +22,7 @@ OLDEST := .venv-oldest
 OLDEST_TORCH ?=
 # Not those of a browser, of notebooks and of what else only looks at the project's own files.
 OLDEST_TESTS ?= $(filter-out tests/test_notebooks.py tests/test_benchmarks.py tests/test_bootstrap.py,\
-	$(wildcard tests/test_*.py)) tests/checkpoint tests/measure tests/solvers tests/widgets
+	$(wildcard tests/test_*.py)) $(addprefix tests/,checkpoint cli improve measure recipe session solvers triton views widgets)
 
 .PHONY: lab test lint soak peers peers-gptqmodel test-oldest demo-model clean set-up-lab set-up-test
 

@@ -19,7 +19,7 @@ from benchmarks.llama import llama, millions_of_parameters
 from benchmarks.report import Goal, Report, Row, finish, options
 from workbench.measure.throughput import measure_throughput
 from workbench.measure.throughput_report import ModelThroughput, ThroughputReport
-from workbench.recipe import Choice
+from workbench.recipe.recipe import Choice
 
 DENSE, INT4, INT4_HEAD, TORCHAO = "dense bf16", "int4", "int4, int4 head", "torchao int4"
 

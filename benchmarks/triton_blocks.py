@@ -1,4 +1,4 @@
-"""Block sizes of the fused Triton kernel on this card, against those of the table in `workbench.triton_blocks`.
+"""Block sizes of the fused Triton kernel on this card, against those of the table in `workbench.triton.blocks`.
 
 For each batch the sizes around the table's are timed in captured graphs, then the numbers of splits of K for the best.
 What wins here by more than noise belongs into the table.
@@ -20,8 +20,8 @@ from benchmarks.report import Goal, Report, Row, finish, options, time_row
 from workbench.measure.graphs import Call, time_captured
 from workbench.packed import PackedWeight
 from workbench.packing import Layout
-from workbench.triton_blocks import Blocks, choose_blocks
-from workbench.triton_kernels import fused_linear, gpu_facts, triton_available, triton_note
+from workbench.triton.blocks import Blocks, choose_blocks
+from workbench.triton.kernels import fused_linear, gpu_facts, triton_available, triton_note
 
 BATCHES = (1, 16, 32, 64, 128, 512)
 INNER_K_TILES = 8

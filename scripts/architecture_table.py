@@ -22,7 +22,7 @@ import workbench as wb
 from tests.more_architectures import ALL
 from tests.multiplied import multiplied
 from workbench.coverage import Coverage, preflight_source
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 
 README = Path(__file__).parent.parent / "README.md"

@@ -7,7 +7,7 @@ from typing import Any
 
 # Longest first, so that no process is left with a long group at the end.
 LONGEST = (
-    *("browser", "test_session_calibration.py", "test_notebooks.py", "test_compiled_model.py", "test_cli.py"),
+    *("browser", "session/test_calibration.py", "test_notebooks.py", "test_compiled_model.py", "cli/test_main.py"),
     *("test_benchmarks.py", "test_demo.py", "checkpoint/test_save.py", "checkpoint/test_atomic.py"),
 )
 TOGETHER = ("browser", "cuda")  # directories whose tests share a server or a device

@@ -23,7 +23,7 @@ from workbench.experts import Int4Experts
 from workbench.hf import open_source
 from workbench.layers import weight_as_used
 from workbench.linear import Int4Linear
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.safetensors_folder import SafetensorsFolder
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

@@ -20,7 +20,7 @@ from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.hf import load_checkpoint, load_model, open_source
 from workbench.options import CalibratedOptions
 from workbench.quantize import iter_quantize
-from workbench.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.solvers import InputMoments
 from workbench.sources import ModelSource
 

@@ -16,7 +16,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from workbench import Int4WeightOnlyConfig, Recipe, quantize_
 from workbench.compiling import compile_model, mode_options
 from workbench.errors import ConfigError, ModelError
-from workbench.recipe import Choice
+from workbench.recipe.recipe import Choice
 
 
 def settings():

@@ -14,7 +14,7 @@ from workbench.config import DOMAINS, GROUP_SIZES
 from workbench.coverage import planned_bytes, preflight_source, size
 from workbench.errors import ConfigError, PatternError
 from workbench.quantize import iter_quantize
-from workbench.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.records import LayerRecord
 from workbench.sources import ModelSource
 

@@ -12,7 +12,7 @@ from benchmarks import cuda_graphs, cuda_paths, report, triton_blocks
 from benchmarks.cuda_paths import DENSE, LINEAR, check_agreement, goal_of
 from tests.test_benchmarks import TIMES
 from workbench.measure.timing import Environment, time_interleaved
-from workbench.triton_blocks import LARGE, SMALL
+from workbench.triton.blocks import LARGE, SMALL
 
 MODULES = [cuda_paths, triton_blocks]
 

@@ -15,7 +15,7 @@ from workbench.checkpoint.save import iter_write_quantized
 from workbench.coverage import preflight_source
 from workbench.errors import ModelError
 from workbench.hf import load_checkpoint, load_model, open_source
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 
 G32 = as_recipe(wb.Int4WeightOnlyConfig(group_size=32))

@@ -14,7 +14,7 @@ from workbench.coverage import preflight_source
 from workbench.errors import Cancelled, CheckpointError
 from workbench.exporting import ExportResult, iter_export, sample_text
 from workbench.hf import load_checkpoint, open_source
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.records import Progress
 from workbench.sources import ModelSource
 

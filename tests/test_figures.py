@@ -140,7 +140,7 @@ def test_no_logo():
 
 
 def test_importing_the_package_and_its_session_leaves_plotly_alone():
-    code = "import sys, workbench, workbench.session; print('plotly' in sys.modules)"
+    code = "import sys, workbench, workbench.session.session; print('plotly' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -12,7 +12,7 @@ from tests.targets.exported import choice, write_named
 from tests.tiny_models import hushed, logits
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
-from workbench.recipe import Recipe, Rule
+from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.awq import Awq
 from workbench.targets.compressed_tensors import CompressedTensors
 

@@ -15,14 +15,15 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors export_formats workers options config records demo inductor allocation
+errors export_formats workers options config records demo inductor improve.allocation
 blocks primitives affine portable
 solvers
-user_cache machine paths packing tiles triton_jit triton_products triton_blocks triton_launch triton_kernels cuda_paths
+user_cache machine paths packing tiles triton.jit triton.products triton.blocks triton.launch triton.kernels
+triton cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
-patterns recipe_text recipe_presets recipe_choice recipe_torchao recipe
-recipe_edit recipe_assign recipe_nodes recipe_diff recipe_history coverage_words coverage recipe_rules
+recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
+recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage_words coverage recipe.rules
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning
@@ -41,16 +42,17 @@ targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torch
 foreign.gguf_reader foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign
 hf exporting export_checks api conversion
-jobs improvement improve_trials improve_units improve
-events view_cache solved_layers views group_views ordered_views
-session_rooms session_details session_compare session_zoom session_ahead script
-layer_inputs calibration_text session_calibration session_recipe session_words sweep
-twin int4_layers model_pair quality_text quality_prompt quality_state quality_run session_prompt session_quality
-session_improve session_verdict
-session_export
-report session_report
-session figures widgets
-launch commands export_commands inspect_commands cli
+jobs improve.improvement improve.trials improve.units improve.improve improve
+views.cache views.solved_layers views.views views.groups views.ordered views.int4_layers views
+calibration_text report
+session.events session.rooms session.details session.compare session.zoom session.ahead session.script
+session.layer_inputs session.calibration session.recipe session.words session.sweep
+session.twin session.model_pair session.quality_text session.quality_prompt session.quality_state
+session.quality_run session.prompt session.quality
+session.improve session.verdict session.export session.report session.session session
+figures widgets
+cli.launch cli.commands cli.export_commands cli.inspect_commands cli.main cli
+__main__
 """.split()
 
 # Foreign library → the only rooms that may import it.
@@ -62,7 +64,7 @@ DOORS = {
     "plotly": {"figures"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
-    "triton": {"triton_jit", "triton_products", "triton_kernels"},
+    "triton": {"triton.jit", "triton.products", "triton.kernels"},
     "IPython": {"widgets"},
     "dask": {"cluster"},
     "distributed": {"cluster"},

@@ -128,7 +128,7 @@ def test_ci_notices_that_the_browser_tests_did_not_run(tmp_path, cases, wrong):
         ("tests/browser/test_walk.py::TestBadInput::test_a[x::y]", "browser"),
         ("tests/cuda/test_linear.py::test_a", "cuda"),
         ("tests/checkpoint/test_save.py::test_a", "checkpoint/test_save.py"),
-        ("tests/test_cli.py::test_browser", "test_cli.py"),
+        ("tests/cli/test_main.py::test_browser", "cli/test_main.py"),
     ],
 )
 def test_tests_that_share_a_server_stay_in_one_process(test, group):
@@ -138,7 +138,7 @@ def test_tests_that_share_a_server_stay_in_one_process(test, group):
 def test_the_groups_that_come_first_are_there():
     assert [name for name in (*processes.LONGEST, *processes.TOGETHER) if not (ROOT / "tests" / name).exists()] == []
     assert processes.place_of("tests/browser/test_walk.py::test_a") == 0
-    assert processes.place_of("tests/test_cli.py::test_a") < processes.place_of("tests/test_affine.py::test_a")
+    assert processes.place_of("tests/cli/test_main.py::test_a") < processes.place_of("tests/test_affine.py::test_a")
 
 
 def test_ci_notices_a_missing_report(tmp_path):

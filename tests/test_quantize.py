@@ -18,7 +18,7 @@ from workbench.demo import demo_path
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.hf import open_source
 from workbench.quantize import iter_quantize, model_device
-from workbench.recipe import Recipe, as_recipe
+from workbench.recipe.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_improve import Toy, toy
+from tests.improve.test_improve import Toy, toy
 from workbench.coverage import size
 from workbench.errors import ConfigError
 from workbench.measure.decode import DecodeSpeed
 from workbench.measure.paired import Comparison, WindowPair
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.records import ErrorMap, SpeedPoint
 from workbench.report.heat_png import gradient, heat_uri, palette, png_bytes
 from workbench.report.layers_svg import layers_svg
@@ -280,7 +280,7 @@ def test_the_date_is_today(session):
 
 def test_nothing_of_plotly_is_needed():
     code = (
-        "import sys, workbench.session_report; print([n for n in ('plotly', 'ipywidgets', 'PIL') if n in sys.modules])"
+        "import sys, workbench.session.report; print([n for n in ('plotly', 'ipywidgets', 'PIL') if n in sys.modules])"
     )
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)

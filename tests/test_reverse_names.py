@@ -12,7 +12,7 @@ from tests.targets.exported import choice
 from tests.tiny_models import hushed, make
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.hf.reverse_names import NamedContents, reverse_names
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.targets.stored_names import StoredContents
 
 

@@ -19,7 +19,7 @@ from workbench.errors import ModelError
 from workbench.hf import demo_model, load_model, open_source
 from workbench.layers import QUANTIZABLE_KINDS
 from workbench.quantize import iter_quantize
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.safetensors_folder import SINGLE_FILE, SafetensorsFolder
 from workbench.sources import ModelSource
 

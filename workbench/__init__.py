@@ -18,7 +18,7 @@ _HOMES = {
     "MappingType": "config",
     "QuantizedWeight": "affine",
     "PreflightTable": "widgets.preflight",
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "RefinedOptions": "options",
     "TensorCoreTiledLayout": "config",
     "TransformersConfig": "hf.quantizer",
@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from workbench.options import HqqOptions as HqqOptions
     from workbench.options import RefinedOptions as RefinedOptions
     from workbench.quantize import quantize_ as quantize_
-    from workbench.recipe import Recipe as Recipe
+    from workbench.recipe.recipe import Recipe as Recipe
     from workbench.solvers import quantize_weight as quantize_weight
     from workbench.tuning import tune as tune
     from workbench.widgets.app import Workbench as Workbench

@@ -13,7 +13,7 @@ from workbench.coverage import Coverage, preflight_source
 from workbench.hf import open_source
 from workbench.layers import model_device
 from workbench.options import SolverName, SolverOptions
-from workbench.recipe import RecipeLike, as_recipe
+from workbench.recipe.recipe import RecipeLike, as_recipe
 from workbench.sources import ModelSource, Source
 
 

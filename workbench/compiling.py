@@ -16,7 +16,7 @@ from torch import nn
 from workbench.errors import ConfigError, ModelError
 from workbench.inductor import inductor_settings
 from workbench.quantize import RECIPE_ATTRIBUTE
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 
 _INDUCTOR = "inductor"
 

@@ -28,7 +28,7 @@ from workbench.hf.reverse_names import NamedContents
 from workbench.layers import model_device
 from workbench.measure.paired import Comparison
 from workbench.quantize import QuantizationReport
-from workbench.recipe import RecipeLike, as_recipe
+from workbench.recipe.recipe import RecipeLike, as_recipe
 from workbench.records import Quality
 from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE

@@ -15,7 +15,7 @@ from workbench.coverage_words import coverage_html
 from workbench.errors import ConfigError, PatternError
 from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
 from workbench.packed import padding_bits, padding_note
-from workbench.recipe import Choice, Recipe
+from workbench.recipe.recipe import Choice, Recipe
 from workbench.records import CoverageRow, LayerRecord
 from workbench.sources import FolderSource, Source
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from workbench.packing import Layout
 from workbench.tiles import check_rows, check_weight, dequantize_plain, misfit
-from workbench.triton_kernels import OUT_DTYPES, dequantize_rows, triton_available, triton_note
+from workbench.triton.kernels import OUT_DTYPES, dequantize_rows, triton_available, triton_note
 
 
 def dequantize_tiles(

@@ -21,7 +21,7 @@ from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.measure.causal import stoppable
 from workbench.quantize import SolvedBefore, needs_calibration
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.records import LayerResult, Progress
 from workbench.sources import FolderSource, ModelSource, Source
 from workbench.targets import NATIVE

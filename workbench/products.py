@@ -21,7 +21,7 @@ from workbench.native import native_kernels, native_note
 from workbench.packed import INT4_OPS, PackedWeight, readable_layout
 from workbench.paths import PathName
 from workbench.tiles import misfit
-from workbench.triton_kernels import fused_linear
+from workbench.triton.kernels import fused_linear
 
 # The ops' offsets are 32-bit: on the CPU larger weights are split along N, on CUDA larger products take another path.
 MAX_ELEMENTS_PER_CALL = 2**31 - 1

@@ -34,7 +34,7 @@ from workbench.layers import (
 from workbench.linear import Int4Linear
 from workbench.offload import layer_device, offload_note, offloaded_values
 from workbench.options import SolverName, SolverOptions
-from workbench.recipe import Recipe, RecipeLike, as_recipe
+from workbench.recipe.recipe import Recipe, RecipeLike, as_recipe
 from workbench.records import ErrorTrace, LayerResult, Progress
 from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments, SolveResult, solve

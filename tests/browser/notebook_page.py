@@ -24,7 +24,7 @@ from typing import Any, Literal
 import nbformat
 from playwright.sync_api import Page, sync_playwright
 
-from workbench.launch import PATIENT_THREADS
+from workbench.cli.launch import PATIENT_THREADS
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = PROJECT / "tests" / "screenshots"

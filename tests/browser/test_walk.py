@@ -252,7 +252,7 @@ def test_an_export_is_written_verified_and_generates_in_a_new_process(lab: Noteb
     assert answer["text"].startswith("The module provides") and len(answer["text"].split()) > 6
     assert " ".join(answer["text"].split()) == " ".join(shown.split())
     assert answer["kinds"] == ["Int4Linear", "Linear"]
-    assert subprocess.run([sys.executable, "-m", "workbench.cli", "verify", str(folder)], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-m", "workbench", "verify", str(folder)], check=False).returncode == 0
     lab.screenshot("walk-exported")
     press(lab, "Export checkpoint")
     expect(lab.page.locator(".wb-problem-list")).to_contain_text("exists and is not empty")

@@ -18,9 +18,9 @@ from workbench.checkpoint.manifest import MANIFEST_FILE
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.measure.paired import Comparison, WindowPair
-from workbench.quality_state import Measured, Plan, QualityState
 from workbench.records import Quality
-from workbench.session_export import quality_found
+from workbench.session.export import quality_found
+from workbench.session.quality_state import Measured, Plan, QualityState
 from workbench.targets.run import verify_export
 
 CONFIG = wb.Int4WeightOnlyConfig(group_size=32, zero_point_domain=wb.ZeroPointDomain.INT)

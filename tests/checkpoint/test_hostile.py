@@ -338,7 +338,7 @@ def test_values_out_of_range_are_refused_though_every_hash_agrees(suffix, value,
 
 
 def test_a_configuration_that_a_person_changed_is_told_and_can_be_accepted(copy, capsys):
-    from workbench.cli import main
+    from workbench.cli.main import main
 
     edit(copy / CONFIG, lambda data: data.update(rope_theta=5e5))
     refused(copy, "config.json is not the file that was saved.*--accept")
@@ -348,7 +348,7 @@ def test_a_configuration_that_a_person_changed_is_told_and_can_be_accepted(copy,
 
 
 def test_damaged_tensors_are_never_accepted(copy, capsys):
-    from workbench.cli import main
+    from workbench.cli.main import main
 
     path = shard(copy)
     data = bytearray(path.read_bytes())

@@ -14,7 +14,7 @@ from workbench.checkpoint.native import ModuleFormat, describe, describe_model, 
 from workbench.config import DOMAINS, GROUP_SIZES
 from workbench.errors import CheckpointError
 from workbench.portable import portable_tensors
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.solvers import solve
 
 FORMS = {

@@ -26,7 +26,7 @@ from workbench.coverage import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import Cancelled, CheckpointError, WeightError
 from workbench.hf import load_checkpoint, load_model, open_source
-from workbench.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.safetensors_folder import INDEX_FILE, SafetensorsFolder
 from workbench.sources import ModelSource
 

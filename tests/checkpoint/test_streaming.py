@@ -16,7 +16,7 @@ from workbench.checkpoint.save import iter_write_quantized, save_checkpoint
 from workbench.coverage import preflight_source
 from workbench.errors import CheckpointError
 from workbench.hf import load_checkpoint, load_model, open_source
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.safetensors_folder import SINGLE_FILE, SafetensorsFolder
 
 G32 = as_recipe(wb.Int4WeightOnlyConfig(group_size=32))

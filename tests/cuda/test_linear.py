@@ -12,7 +12,7 @@ from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.choice import available_paths, chosen_path
 from workbench.kernels import int4_linear
 from workbench.packed import pack_weight
-from workbench.triton_kernels import triton_available
+from workbench.triton.kernels import triton_available
 
 GROUP_SIZES = [32, 64, 128, 256]
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]

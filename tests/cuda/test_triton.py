@@ -11,8 +11,8 @@ from tests.oracles import random_weight
 from workbench.packed import pack_weight
 from workbench.packing import Layout, unpack
 from workbench.tiles import dequantize_plain
-from workbench.triton_blocks import LARGE, SMALL, Blocks
-from workbench.triton_kernels import dequantize_rows, fused_linear, triton_available, triton_note
+from workbench.triton.blocks import LARGE, SMALL, Blocks
+from workbench.triton.kernels import dequantize_rows, fused_linear, triton_available, triton_note
 
 GROUP_SIZES = [32, 64, 128, 256]
 INNER_K_TILES = [2, 4, 8]

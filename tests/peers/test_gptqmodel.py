@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.targets.exported import choice, quantized, weights, write
-from workbench.recipe import Recipe, Rule
+from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.awq import Awq
 from workbench.targets.gptq import Gptq
 

@@ -15,7 +15,7 @@ import workbench as wb
 from tests.targets.mlx_zoo import dense_twin
 from tests.tiny_models import make
 from workbench.checkpoint.model_contents import ModelContents
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.targets.torchao import LAYOUT, Torchao, padded
 
 ROOT = Path(__file__).parents[2]

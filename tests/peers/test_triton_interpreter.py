@@ -20,12 +20,13 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from tests.oracles import random_weight
-from workbench import triton_kernels, triton_launch
 from workbench.errors import KernelError
 from workbench.packing import Layout, pack
 from workbench.tiles import dequantize_plain
-from workbench.triton_blocks import Blocks
-from workbench.triton_kernels import dequantize_rows, fused_linear
+from workbench.triton import kernels as triton_kernels
+from workbench.triton import launch as triton_launch
+from workbench.triton.blocks import Blocks
+from workbench.triton.kernels import dequantize_rows, fused_linear
 
 GROUP_SIZES = [32, 64, 128, 256]
 INNER_K_TILES = [2, 4, 8]

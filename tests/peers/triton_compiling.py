@@ -17,8 +17,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from workbench import triton_jit, triton_products
-from workbench.triton_blocks import LARGE, SMALL
+from workbench.triton import jit as triton_jit
+from workbench.triton import products as triton_products
+from workbench.triton.blocks import LARGE, SMALL
 
 DUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 TYPES = {"x": "*bf16", "packed": "*i32", "scales": "*i32", "out": "*bf16", "partial": "*fp32"}

@@ -16,7 +16,7 @@ from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
 from workbench.experts import Int4Experts
 from workbench.hf.reverse_names import NamedContents
-from workbench.recipe import Choice, Recipe, Rule
+from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.targets.target import Target, Written
 
 SIZES = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 1}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.targets.exported import choice, mixed, outline, quantized, weights, write
 from tests.tiny_models import hushed
-from workbench.recipe import Recipe, Rule
+from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.awq import Awq
 
 TARGET = Awq()

@@ -30,7 +30,7 @@ from tests.tiny_models import hushed, logits
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.hf.reverse_names import NamedContents
-from workbench.recipe import Recipe, Rule
+from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.compressed_tensors import CompressedTensors
 from workbench.targets.folder import max_error
 

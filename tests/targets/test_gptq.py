@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.targets.exported import a_weight, choice, hand_made, mixed, outline, quantized, weights, write
 from tests.tiny_models import hushed
-from workbench.recipe import Recipe, Rule
+from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.gptq import Gptq
 
 TARGET = Gptq()

@@ -10,7 +10,7 @@ from tests.stored_models import built
 from tests.targets.exported import a_weight, choice, hand_made, mixed, outline, quantized
 from tests.tiny_models import hushed
 from workbench.checkpoint.native import ModuleFormat
-from workbench.recipe import Recipe, Rule
+from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets import int_family
 from workbench.targets.awq import Awq
 from workbench.targets.compressed_tensors import CompressedTensors

@@ -15,7 +15,7 @@ from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.coverage import preflight_source
 from workbench.errors import Cancelled, CheckpointError, ConfigError
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 from workbench.targets.run import RECORD_FILE, ExportReport, iter_export_to, verify_export
 

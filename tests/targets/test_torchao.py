@@ -15,7 +15,7 @@ from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
-from workbench.recipe import as_recipe
+from workbench.recipe.recipe import as_recipe
 from workbench.targets.folder import max_error
 from workbench.targets.torchao import Torchao, padded
 

@@ -21,7 +21,7 @@ from workbench.errors import ModelError
 from workbench.hf import demo_model
 from workbench.measure.candidates import present_paths
 from workbench.options import OPTIONS_OF
-from workbench.recipe import Choice, Recipe, Rule
+from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.records import ErrorTrace, LayerResult, SpeedPoint
 from workbench.session import Event
 from workbench.widgets.app import Workbench

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_session import GATE, TIMEOUT_S
+from tests.session.test_session import GATE, TIMEOUT_S
 from workbench.errors import ConfigError
 from workbench.session import open_session
 from workbench.widgets.compare_map import CompareMap

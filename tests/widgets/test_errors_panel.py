@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_session import TIMEOUT_S
+from tests.session.test_session import TIMEOUT_S
 from workbench.records import LayerRecord
 from workbench.session import Session
 from workbench.widgets.component import log_error

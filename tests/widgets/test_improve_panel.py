@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.test_improve import toy
-from workbench.improvement import ChangeGroup
+from tests.improve.test_improve import toy
+from workbench.improve.improvement import ChangeGroup
 from workbench.session import Session, open_session
 from workbench.widgets.app import Workbench
 from workbench.widgets.changes import Changes

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.test_session import Toy
+from tests.session.test_session import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.hf import demo_model
 from workbench.measure.errors import sampled_rows
 from workbench.measure.microscope import VARIANTS, microscope
 from workbench.records import Microscope
-from workbench.views import iter_layer_views
+from workbench.views.views import iter_layer_views
 from workbench.widgets.app import Workbench
 from workbench.widgets.errors_panel import block_of
 from workbench.widgets.heatmap import HeatCell

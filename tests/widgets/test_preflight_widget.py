@@ -12,7 +12,7 @@ from torch import nn
 import workbench as wb
 from tests.tiny_models import make
 from workbench.errors import ModelError, PatternError
-from workbench.recipe import Choice, Recipe, Rule
+from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.widgets.layers_panel import LayersPanel, columns_with_groups
 from workbench.widgets.preflight import PreflightTable
 

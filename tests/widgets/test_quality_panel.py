@@ -14,8 +14,8 @@ import workbench as wb
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError
 from workbench.measure.paired import Comparison, WindowPair
-from workbench.quality_prompt import Answers
-from workbench.quality_state import Measured, Plan, QualityState, Results
+from workbench.session.quality_prompt import Answers
+from workbench.session.quality_state import Measured, Plan, QualityState, Results
 from workbench.widgets.app import Workbench
 from workbench.widgets.quality_bars import Bar, QualityBars
 from workbench.widgets.quality_panel import SHOWN_CHARACTERS

@@ -11,7 +11,7 @@ import pytest
 
 import workbench as wb
 from tests.widgets.conftest import Wire
-from workbench.recipe import Choice, Recipe, Rule
+from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.session import Session, open_session
 from workbench.widgets.recipe_panel import MOST_LINES, MOST_RULES, MOST_STEPS, RecipePanel
 

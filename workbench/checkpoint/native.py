@@ -24,7 +24,7 @@ from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.layers import Int4Layer, layer_records
 from workbench.linear import Int4Linear
 from workbench.portable import portable_names
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 
 QUANT_METHOD = "int4_workbench"
 FORMAT_VERSION = "1.0"

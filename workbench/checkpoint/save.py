@@ -23,7 +23,7 @@ from workbench.coverage import Coverage
 from workbench.measure.paired import Comparison
 from workbench.portable import portable_tensors
 from workbench.quantize import QuantizationReport, SolvedLayer
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.records import LayerResult, Quality
 from workbench.sources import Source
 

@@ -19,7 +19,7 @@ from workbench.errors import CheckpointError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.layers import unties_head
 from workbench.quantize import SolvedBefore, iter_quantize
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.safetensors_folder import DTYPES
 from workbench.sources import FolderSource, ModelSource, Source
 

@@ -16,7 +16,7 @@ from workbench.checkpoint.contents import CONFIG_FILE, Outline, Part, copy_compa
 from workbench.checkpoint.integrity import check_before_load, read_json, read_quantization, torch_dtype
 from workbench.checkpoint.native import ModuleFormat, parse
 from workbench.portable import quantized_from_portable
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.safetensors_folder import SafetensorsFolder
 
 

@@ -15,7 +15,7 @@ from workbench.errors import ConfigError, WorkbenchError
 from workbench.hf.portable_linear import PortableLinear, portable_layer
 from workbench.layers import get_layer, swap_layer
 from workbench.quantize import needs_calibration
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.solvers import solve
 from workbench.solvers.result import stacked
 from workbench.sources import ModelSource

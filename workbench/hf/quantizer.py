@@ -22,7 +22,7 @@ from workbench.hf.places import check_checkpoint
 from workbench.hf.portable_linear import PortableLinear, portable_layer
 from workbench.layers import Int4Layer, swap_layer, weight_as_used
 from workbench.quantize import RECIPE_ATTRIBUTE, keep_names
-from workbench.recipe import Recipe, RecipeLike, as_recipe
+from workbench.recipe.recipe import Recipe, RecipeLike, as_recipe
 from workbench.workers import in_order
 
 

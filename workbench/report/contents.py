@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workbench.coverage import Coverage
-from workbench.improvement import Improvement
+from workbench.improve.improvement import Improvement
 from workbench.measure.decode import DecodeSpeed
 from workbench.measure.paired import Comparison
 from workbench.measure.roofline import Roofline
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.records import SpeedPoint
-from workbench.views import LayerView
+from workbench.views.views import LayerView
 
 _PACKAGES = ("int4-workbench", "torch", "transformers", "safetensors", "numpy")
 

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 
 from workbench.coverage import size
-from workbench.improvement import grouped
-from workbench.recipe_text import recipe_text
+from workbench.improve.improvement import grouped
+from workbench.recipe.text import recipe_text
 from workbench.records import SpeedPoint
 from workbench.report.contents import Contents
 from workbench.report.heat_png import gradient, heat_uri
@@ -22,7 +22,7 @@ from workbench.report.tables import (
     quality_table,
     speed_table,
 )
-from workbench.views import LayerView
+from workbench.views.views import LayerView
 
 _HERE = Path(__file__).parent
 _WORST = 6  # layers with a heatmap

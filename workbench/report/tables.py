@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from workbench.coverage import Coverage, size
-from workbench.improvement import ChangeGroup
+from workbench.improve.improvement import ChangeGroup
 from workbench.measure.paired import Comparison, Estimate
 from workbench.records import CoverageRow, SpeedPoint
-from workbench.views import LayerView
+from workbench.views.views import LayerView
 
 Cell = tuple[str, float | str | None]  # HTML, and what it is sorted by
 

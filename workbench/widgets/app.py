@@ -12,9 +12,9 @@ from torch import nn
 
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
-from workbench.recipe import Recipe
+from workbench.recipe.recipe import Recipe
 from workbench.session import Event, Session, open_session
-from workbench.session_words import facts_html, session_facts
+from workbench.session.words import facts_html, session_facts
 from workbench.widgets.calibration_panel import CalibrationPanel
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.compare_panel import ComparePanel

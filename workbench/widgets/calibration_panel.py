@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.options import CalibratedOptions
 from workbench.quantize import needs_calibration
 from workbench.session import Event, Session
-from workbench.session_calibration import DEMO_ORIGIN, JOB_LABEL
+from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import traitlets
 
-from workbench.improvement import ChangeGroup
+from workbench.improve.improvement import ChangeGroup
 from workbench.widgets.component import Component, ErrorHandler, bundle
 
 Action = Literal["undo", "dismiss"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from workbench.group_views import GroupView
 from workbench.measure.errors import LOW_IS_WORSE
 from workbench.records import ErrorSummary
 from workbench.session import Event, Session
-from workbench.session_compare import Comparison
+from workbench.session.compare import Comparison
+from workbench.views.groups import GroupView
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.compare_map import CompareMap, ComparePayload
 from workbench.widgets.component import ErrorHandler

@@ -6,7 +6,7 @@ import math
 
 from workbench.records import ErrorTrace
 from workbench.session import Event, Session
-from workbench.views import LayerView
+from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.line_chart import Chart, LineChart, Series
 from workbench.widgets.panel import Panel

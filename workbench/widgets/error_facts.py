@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from workbench.records import ErrorSummary
-from workbench.session_details import LayerDetails
-from workbench.views import LayerView
+from workbench.session.details import LayerDetails
+from workbench.views.views import LayerView
 from workbench.widgets.facts import Fact, Tone
 
 

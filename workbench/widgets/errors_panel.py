@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 
-from workbench.group_views import GroupView
 from workbench.jobs import Job
 from workbench.measure.errors import LOW_IS_WORSE, Metric, sampled_rows
 from workbench.session import METRICS, Event, Session
-from workbench.session_details import LayerDetails
-from workbench.session_zoom import ZoomedBlock
-from workbench.views import LayerView
+from workbench.session.details import LayerDetails
+from workbench.session.zoom import ZoomedBlock
+from workbench.views.groups import GroupView
+from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.error_facts import described, facts_of, output_of
 from workbench.widgets.facts import Facts

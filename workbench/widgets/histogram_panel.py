@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets
 
 from workbench.session import Event, Session
-from workbench.session_details import LayerDetails
+from workbench.session.details import LayerDetails
 from workbench.widgets.bars import BarChart, Bars
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.panel import Panel, styled

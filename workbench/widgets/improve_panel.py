@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.coverage import size
-from workbench.improvement import Improvement, grouped
+from workbench.improve.improvement import Improvement, grouped
 from workbench.session import Event, Session
 from workbench.widgets.changes import Action, Changes
 from workbench.widgets.component import ErrorHandler

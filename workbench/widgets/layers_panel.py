@@ -12,7 +12,7 @@ from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.measure.decode import DecodeSpeed
 from workbench.records import CoverageRow
 from workbench.session import Event, Session
-from workbench.views import LayerView
+from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts, Tone
 from workbench.widgets.layer_table import LayerChoice, LayerTable, columns_of

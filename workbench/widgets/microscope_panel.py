@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from workbench.group_views import GroupView
 from workbench.jobs import Job
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.session import Event, Session
+from workbench.views.groups import GroupView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.microscope import MicroscopeView
 from workbench.widgets.panel import Panel

@@ -15,7 +15,7 @@ from torch import nn
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
 from workbench.coverage import Coverage
 from workbench.errors import WorkbenchError
-from workbench.recipe import Recipe, as_recipe
+from workbench.recipe.recipe import Recipe, as_recipe
 from workbench.session import Event, Session, open_session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.facts import Facts

@@ -6,10 +6,10 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
-from workbench.quality_prompt import Answers
 from workbench.session import Event, Session
-from workbench.session_prompt import PROMPT_LABEL
-from workbench.session_quality import DEMO_ORIGIN, MEASURE_LABEL
+from workbench.session.prompt import PROMPT_LABEL
+from workbench.session.quality import DEMO_ORIGIN, MEASURE_LABEL
+from workbench.session.quality_prompt import Answers
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Facts

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from workbench.coverage import size
 from workbench.measure.paired import Change, Comparison, Estimate
-from workbench.quality_prompt import Answers
-from workbench.quality_state import Measured, QualityState
+from workbench.session.quality_prompt import Answers
+from workbench.session.quality_state import Measured, QualityState
 from workbench.widgets.facts import Fact, Tone
 from workbench.widgets.quality_bars import Bar
 

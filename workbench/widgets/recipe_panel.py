@@ -8,11 +8,11 @@ from typing import Any
 
 from workbench.errors import ConfigError
 from workbench.kinds import QUANTIZABLE_KINDS
-from workbench.recipe import Recipe
-from workbench.recipe_history import recipe_said
-from workbench.recipe_rules import RuleRow
+from workbench.recipe.history import recipe_said
+from workbench.recipe.recipe import Recipe
+from workbench.recipe.rules import RuleRow
 from workbench.session import Event, Session
-from workbench.session_recipe import Against
+from workbench.session.recipe import Against
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.panel import Panel
 from workbench.widgets.recipe_view import RecipeView

@@ -8,7 +8,7 @@ from typing import Any
 import traitlets
 
 from workbench.errors import WorkbenchError
-from workbench.session_recipe import line_of
+from workbench.session.recipe import line_of
 from workbench.widgets.component import SYNC_FROM_PAGE, Component, ErrorHandler, bundle
 
 PANES = ("changes", "history", "text", "files")

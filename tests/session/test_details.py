@@ -1,0 +1,97 @@
+"""Histograms and output error of the layer on show: they follow it, and nothing stale is kept or told."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from tests.session.test_session import GATE, TIMEOUT_S, Heard, toy
+from workbench.hf import open_source
+from workbench.measure.errors import histogram
+from workbench.session import Session, open_session
+from workbench.solvers import solve
+
+
+@pytest.fixture(scope="module")
+def demo_source():
+    return open_source("demo")
+
+
+@pytest.fixture
+def demo(demo_source):
+    session = open_session(demo_source)
+    yield session
+    session.cancel()
+    assert session.wait(TIMEOUT_S)
+
+
+def settled(session):
+    assert session.wait(TIMEOUT_S)
+    return session.details.latest
+
+
+def test_they_follow_layer_and_settings(demo, demo_source):
+    heard = Heard(demo)
+    demo.refresh()
+    first = settled(demo)
+    for change in (lambda: demo.select([GATE]), lambda: demo.configure(group_size=128)):
+        change()
+        found = settled(demo)
+        weight, config = demo_source.weight(demo.current), demo.resolved()
+        assert (found.name, found.config) == (demo.current, config)
+        assert found.spread.histogram == histogram(weight, solve(weight, config).weight, 96)
+        assert found.output is None and found.inputs == ""
+    assert heard.of("details")[0] == first
+    assert heard.threads_of("details") == {"workbench-details"}
+
+
+def test_another_metric_counts_nothing_again(demo, monkeypatch):
+    demo.refresh()
+    first = settled(demo)
+    monkeypatch.setattr("workbench.session.details.iter_spread", None)
+    demo.show(metric="max")
+    assert settled(demo) == first
+
+
+def test_the_output_error_comes_where_the_inputs_are_held(demo):
+    demo.configure(solver="calibrated")
+    found = settled(demo)
+    inputs = demo.calibration.inputs(demo.current)
+    assert 0 < found.output.relative < 1
+    assert (found.output.tokens, found.inputs) == (inputs.moments.tokens, inputs.note)
+    demo.configure(solver="rtn")
+    nearest = settled(demo)
+    assert nearest.output.relative > found.output.relative, "the calibrated solver was made for this"
+
+
+def test_what_a_change_overtakes_is_neither_kept_nor_told():
+    session = Session(toy("a", "b", shape=(40, 128)))
+    heard = Heard(session)
+    begun, go_on = threading.Event(), threading.Event()
+    real = session.details.means.inputs
+
+    def held_up(name):
+        begun.set()
+        assert go_on.wait(TIMEOUT_S)
+        return real(name)
+
+    object.__setattr__(session.details.means, "inputs", held_up)
+    session.refresh()
+    assert begun.wait(TIMEOUT_S)
+    session.select(["b"])
+    go_on.set()
+    assert settled(session).name == "b"
+    assert {found.name for found in heard.of("details")} == {"b"}
+
+
+def test_a_weight_of_a_live_model_that_changed_is_counted_again():
+    model = torch.nn.Sequential(torch.nn.Linear(128, 8))
+    session = open_session(model)
+    session.refresh()
+    before = settled(session)
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    session.refresh()
+    assert settled(session).spread.histogram.limit == 2 * before.spread.histogram.limit

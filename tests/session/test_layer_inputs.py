@@ -1,0 +1,107 @@
+"""Inputs of layers: the moments are those of the dense model, collected together within a bound, and never stale."""
+
+import threading
+
+import pytest
+import torch
+
+import workbench as wb
+from workbench.calibration import Calibration, layer_moments
+from workbench.errors import Cancelled, ModelError
+from workbench.hf import open_source
+from workbench.session.layer_inputs import LayerInputs
+from workbench.sources import ModelSource
+
+Q, K, DOWN = (f"model.layers.0.{part}" for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj"))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return wb.demo_model()
+
+
+@pytest.fixture(scope="module")
+def text():
+    generator = torch.Generator().manual_seed(3)
+    return Calibration(torch.randint(4096, (6, 64), generator=generator))
+
+
+def collected(inputs, names, text, called="text"):
+    return list(inputs.collect(names, text, called, threading.Event()))
+
+
+def test_moments_of_a_folder_are_those_of_the_model_and_its_size_is_said_before_it_is_loaded(pair, text):
+    inputs = LayerInputs(open_source("demo"))
+    assert inputs.loads_bytes > 11_000_000
+    first, *steps = collected(inputs, [Q, DOWN], text)
+    assert first.label == "loading demo, 11.54 MB, to run the text" and first.done == 0
+    assert steps[-1].done == steps[-1].total == text.tokens and "2 layers" in steps[-1].label
+    expected = layer_moments(pair[0], [Q, DOWN], text)
+    for name in (Q, DOWN):
+        moments, _ = inputs.get(name, "text")
+        assert moments.tokens == text.tokens
+        torch.testing.assert_close(moments.total, expected[name].total, rtol=0, atol=0)
+    assert not collected(inputs, [Q], text)[0].label.startswith("loading")
+
+
+def test_layers_with_the_same_input_share_their_moments(pair, text):
+    inputs = LayerInputs(ModelSource(pair[0]))
+    collected(inputs, [Q, K, DOWN], text)
+    assert inputs.get(Q, "text")[0] is inputs.get(K, "text")[0]
+    assert inputs.loads_bytes == 0
+
+
+def test_another_text_another_layer_and_another_run_are_told_apart(pair, text):
+    inputs = LayerInputs(ModelSource(pair[0]))
+    assert inputs.get(Q, "text") is None
+    collected(inputs, [Q], text)
+    number = inputs.get(Q, "text")[1]
+    assert inputs.get(Q, "other") is None and inputs.get(DOWN, "text") is None
+    collected(inputs, [DOWN], text)
+    assert inputs.get(Q, "text") is None
+    assert inputs.get(DOWN, "text")[1] != number
+
+
+def test_moments_of_older_weights_are_not_used(text):
+    model, _ = wb.demo_model()
+    inputs = LayerInputs(ModelSource(model))
+    collected(inputs, [DOWN], text)
+    assert inputs.get(DOWN, "text") is not None
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.mul_(1.01)
+    assert inputs.get(DOWN, "text") is None
+
+
+def test_as_many_are_collected_together_as_fit_beginning_with_the_one_asked_for(pair):
+    names = [Q, K, DOWN]
+    square, wide = 4 * 256**2, 4 * 768**2
+    for room, name, expected in [
+        (square + wide, K, [K, DOWN]),
+        (2 * square + wide, K, [K, DOWN, Q]),
+        (2 * square, K, [K, Q]),
+        (10, DOWN, [DOWN]),
+    ]:
+        assert LayerInputs(ModelSource(pair[0]), room).together(name, names) == expected
+    assert LayerInputs(ModelSource(pair[0])).together(Q, []) == [Q]
+
+
+def test_cancelled_nothing_is_held_and_the_model_is_as_before(pair, text):
+    inputs, cancel = LayerInputs(ModelSource(pair[0])), threading.Event()
+    steps = inputs.collect([Q], Calibration(text.ids.repeat(40, 4)), "text", cancel)
+    next(steps)
+    cancel.set()
+    with pytest.raises(Cancelled):
+        list(steps)
+    assert inputs.get(Q, "text") is None
+    assert not any(module._forward_pre_hooks for module in pair[0].modules())
+
+
+def test_weights_without_a_model_cannot_run_a_text(text):
+    class Weights:
+        name = "weights"
+
+        def records(self):
+            return []
+
+    with pytest.raises(ModelError, match="no model that can run a text"):
+        collected(LayerInputs(Weights()), [], text)

@@ -1,0 +1,150 @@
+"""The verdict in a line: sizes exact, errors of what was solved, and never a speed that was not measured."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+import workbench.session.verdict as session_verdict
+from tests.improve.test_improve import Toy
+from workbench.coverage import size
+from workbench.measure.decode import DecodeSpeed
+from workbench.recipe.recipe import Recipe
+from workbench.session import open_session
+from workbench.session.verdict import MEASURING, Target, relative_error
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What was measured, instead of timing anything."""
+    calls = []
+
+    def quick(n, k, group_size, *, device, dtype, cancel):
+        calls.append(Target(n, k, group_size, device, dtype))
+        yield None
+        yield DecodeSpeed(device, "a CPU", dtype, n, k, group_size, 1.0, 2.0, 9)
+
+    monkeypatch.setattr(session_verdict, "iter_decode", quick)
+    return calls
+
+
+def toy():
+    return Toy(a=torch.randn(8, 128), b=torch.randn(8, 128), big=torch.randn(16, 256), none=torch.randn(1, 1))
+
+
+def test_a_session_says_what_it_knows_and_no_more(measured):
+    session = open_session(toy())
+    assert session.verdict.line().endswith(f"measuring error… · {MEASURING}")
+    assert measured == []
+    session.refresh()
+    assert session.wait(30)
+    coverage = session.coverage
+    error = session.errors["a"].summary.relative_rmse
+    assert session.verdict.line() == (
+        f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}, "
+        f"{coverage.before_bytes / coverage.after_bytes:.2f}× smaller · weight error {error:.1%} of a · "
+        "decoding 2.00× as fast as dense on this CPU"
+    )
+    assert measured == [Target(16, 256, 64, "cpu", "float32")]
+
+
+def test_another_group_size_is_measured_once_and_only_that_counts(measured):
+    session = open_session(toy())
+    for group_size in (128, 64, 128, 128, 64):
+        session.configure(group_size=group_size)
+        assert session.wait(30)
+        assert session.verdict.speed.group_size == group_size
+    session.configure(solver="refined")  # which changes no speed
+    session.select(["b"])
+    assert session.wait(30)
+    assert [target.group_size for target in measured] == [128, 64]
+
+
+def test_until_a_new_group_size_is_measured_no_number_is_shown(measured):
+    session = open_session(toy())
+    session.refresh()
+    assert session.wait(30)
+    lines = []
+    session.listen(lambda event: lines.append(session.verdict.line()) if event.kind == "coverage" else None)
+    session.configure(group_size=32)
+    assert session.wait(30)
+    assert lines[0].endswith(MEASURING)
+
+
+def test_it_waits_for_other_work_and_follows_it(measured, monkeypatch):
+    source = toy()
+    session = open_session(source)
+    gate, weight = threading.Event(), source.weight
+    monkeypatch.setattr(source, "weight", lambda name: gate.wait(30) and weight(name))
+    session.sweep_errors()
+    assert session.verdict.follow() is None and measured == []
+    gate.set()
+    assert session.wait(30)
+    assert len(measured) == 1 and session.verdict.speed is not None
+
+
+def test_all_layers_solved_are_summed_up(measured):
+    source = toy()
+    session = open_session(source)
+    session.sweep_errors()
+    assert session.wait(30)
+    views = list(session.errors.values())
+    noise = sum(view.summary.mse * view.summary.count for view in views)
+    signal = sum(float(source.weight(view.name).double().square().sum()) for view in views)
+    assert relative_error(views) == pytest.approx((noise / signal) ** 0.5)
+    assert session.verdict.error_said() == f"weight error {(noise / signal) ** 0.5:.1%} of all layers in int4"
+
+
+def test_a_device_that_is_not_here_is_said(measured):
+    session = open_session(toy(), device="xpu")
+    session.refresh()
+    assert session.wait(30)
+    assert session.verdict.line().endswith("speed not measured: xpu is not on this machine")
+    assert measured == []
+
+
+def test_a_measurement_that_fails_is_said_and_not_tried_again(monkeypatch):
+    def broken(*_, **__):
+        yield None
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(session_verdict, "iter_decode", broken)
+    session = open_session(toy())
+    problems = []
+    session.listen(lambda event: problems.append(event.data) if event.kind == "problem" else None)
+    session.refresh()
+    assert session.wait(30)
+    assert session.verdict.line().endswith("speed not measured: no kernel")
+    session.refresh()
+    assert session.wait(30) and len(problems) == 1
+
+
+def test_without_int4_layers_nothing_is_measured(measured):
+    session = open_session(toy())
+    session.set_recipe(Recipe(None))
+    assert session.wait(30)
+    assert session.verdict.line() == f"No weight becomes int4: {size(session.coverage.before_bytes)} stay as they are."
+    assert session.verdict.target() is None and session.verdict.speed is None and measured == []
+
+
+def test_a_layer_that_is_exact_has_no_error():
+    session = open_session(Toy(a=torch.zeros(8, 64)))
+    session.refresh()
+    assert session.wait(30)
+    assert session.verdict.error_said() == "weight error 0.0% of a"
+    assert relative_error([replace(view) for view in session.errors.values()]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("model.layers.0.self_attn.q_proj", "0.self_attn.q_proj"),
+        ("model.layers.3.experts.12.up", "12.up"),
+        ("lm_head", "lm_head"),
+    ],
+)
+def test_names_in_the_line_are_short(name, short):
+    assert session_verdict.short_name(name) == short

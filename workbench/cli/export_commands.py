@@ -1,0 +1,94 @@
+"""What the commands around export targets do: `workbench export|targets|import`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.cli.commands import SETTINGS, ProgressLine, calibration_of, mean_error, recipe_of, stopping
+
+if TYPE_CHECKING:
+    from workbench.checkpoint.contents import Contents
+    from workbench.hf.reverse_names import NamedContents
+    from workbench.targets.run import ExportReport
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write a model in a format that another engine loads; a dense one is quantized on the way, layer by layer."""
+    from workbench.checkpoint.solved_contents import SolvedContents
+    from workbench.conversion import destination
+    from workbench.quantize import layer_notes
+    from workbench.targets import NATIVE, get_target
+    from workbench.targets.run import fits_of
+
+    if arguments.format != NATIVE:
+        get_target(arguments.format)
+    place = destination(arguments.model, arguments.out, overwrite=arguments.overwrite)
+    contents = _contents(arguments)
+    origin = contents.origin
+    fit = fits_of(contents.outline()).fit(arguments.format)
+    fit.check()  # before a calibration text is run through the model
+    if isinstance(origin, SolvedContents):
+        for line in (origin.coverage.verdict(), *(f"note: {note}" for note in origin.coverage.notes)):
+            print(line, flush=True)
+        origin.calibrate(*calibration_of(arguments, origin.coverage))
+    print(f"{arguments.format}: {fit}", flush=True)
+    report, results = _written(arguments.format, contents, place, arguments)
+    for note in layer_notes(results):
+        print(f"note: {note}")
+    if results and isinstance(origin, SolvedContents):
+        print(mean_error(origin.coverage, results))
+    print(report)
+
+
+def targets(arguments: argparse.Namespace) -> None:
+    """Say which formats can hold a model exactly, which would round, and what to change for the others."""
+    from workbench.targets.run import fits_of
+
+    table = fits_of(_contents(arguments).outline())
+    if arguments.json:
+        keys = ("format", "engines", "fit", "size", "remark")
+        print(json.dumps([dict(zip(keys, row, strict=True)) for row in table.rows()], indent=2))
+    else:
+        print(table)
+
+
+def import_(arguments: argparse.Namespace) -> None:
+    """Convert an int4 checkpoint of another library to the native format; codes stay as they are, bit for bit."""
+    from workbench.conversion import opened_int4
+    from workbench.export_checks import writable_place
+
+    place = writable_place(arguments.out, Path(arguments.checkpoint).expanduser(), overwrite=arguments.overwrite)
+    report, _ = _written("native", opened_int4(arguments.checkpoint), place, arguments)
+    print(report)
+
+
+def _contents(arguments: argparse.Namespace) -> NamedContents:
+    from workbench.conversion import contents_of, int4_path
+
+    if int4_path(arguments.model) is None:
+        return contents_of(arguments.model, recipe_of(arguments))
+    given = {name: getattr(arguments, name) for name in ("recipe", *SETTINGS)}
+    asked = next((name for name, value in given.items() if value is not None and value is not False), None)
+    return contents_of(arguments.model, None if asked is None else recipe_of(arguments))
+
+
+def _written(
+    target: str, contents: Contents, place: Path, arguments: argparse.Namespace
+) -> tuple[ExportReport, list[Any]]:
+    from workbench.jobs import progress_since
+    from workbench.targets.run import ExportReport, iter_export_to
+
+    results: list[Any] = []
+    start, count = time.monotonic(), len(contents.outline().int4)
+    with ProgressLine() as shown, stopping() as cancel:
+        steps = iter_export_to(target, contents, place, overwrite=arguments.overwrite, cancel=cancel)
+        for done, step in enumerate(steps, start=1):
+            if isinstance(step, ExportReport):
+                return step, results
+            shown.show(progress_since(start, done, count, step.name))
+            results += [] if step.solved is None else [step.solved.result]
+    raise AssertionError("the report comes last")

@@ -1,0 +1,1 @@
+"""What lowers the error most at the same size."""

@@ -1,0 +1,206 @@
+"""Exports of a session: which formats hold the model under the recipe, before anything runs, and writing one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from workbench.checkpoint.findings import Findings
+from workbench.checkpoint.solved_contents import SolvedContents
+from workbench.coverage import Coverage
+from workbench.errors import CheckpointError, ConfigError
+from workbench.export_checks import check_exportable, export_target
+from workbench.exporting import ExportResult, iter_export
+from workbench.jobs import Job, Lane
+from workbench.quantize import needs_calibration
+from workbench.recipe.recipe import Recipe
+from workbench.records import Progress
+from workbench.session.calibration import SessionCalibration
+from workbench.session.events import Event, EventKind
+from workbench.session.quality import SessionQuality
+from workbench.session.quality_state import QualityState
+from workbench.sources import Source
+from workbench.targets import NATIVE
+from workbench.targets.run import TargetTable, fits_of
+from workbench.views.cache import ViewCache
+from workbench.views.solved_layers import SolvedLayers
+
+
+class Exported(Protocol):
+    """What an export needs of its session."""
+
+    source: Source
+    tokenizer: Any
+    recipe: Recipe
+    coverage: Coverage
+    calibration: SessionCalibration
+    quality: SessionQuality
+    work: Lane
+
+    def change_layers(self, changes: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
+        """Change settings of layers, all in one step that can be undone."""
+        ...
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with every event."""
+        ...
+
+
+class SessionExport:
+    """Says which formats fit, makes the recipe fit one, and writes.
+
+    Args:
+        owner: The session.
+        cache: Layers that were solved to be looked at.
+        emit: Tells an event.
+        on_job: Called after each change of a job.
+
+    Attributes:
+        latest: The export that was written last, or None.
+        lane: Where the formats are asked; it never waits for other work, and reads no value.
+    """
+
+    def __init__(
+        self,
+        owner: Exported,
+        cache: ViewCache,
+        emit: Callable[[EventKind, Any, Job | None], None],
+        on_job: Callable[[Job], None],
+    ) -> None:
+        self._owner, self._cache, self._emit, self._on_job = owner, cache, emit, on_job
+        self.latest: ExportResult | None = None
+        self.lane = Lane("formats", latest_wins=True)
+        self._known: tuple[Coverage, TargetTable] | None = None
+        owner.listen(self._hear)
+
+    @property
+    def table(self) -> TargetTable | None:
+        """Which formats hold the model under the recipe that holds now; None while that is not known."""
+        known = self._known
+        return known[1] if known is not None and known[0] is self._owner.coverage else None
+
+    def targets(self) -> TargetTable:
+        """Ask every format whether it can hold the model under the recipe; no value is read.
+
+        Raises:
+            CheckpointError: when weights of the model are missing.
+        """
+        owner = self._owner
+        if (known := self.table) is not None:
+            return known
+        coverage = owner.coverage
+        outline = SolvedContents(owner.source, coverage, owner.recipe).outline()
+        if any(form.experts for form in outline.int4.values()):  # only they are cut: transformers is slow to import
+            from workbench.hf.reverse_names import reverse_names
+
+            outline = replace(outline, stored_names=reverse_names(outline))
+        table = fits_of(outline)
+        self._known = coverage, table
+        return table
+
+    def follow(self) -> Job | None:
+        """Ask the formats once the views are done, unless their answer is known."""
+        if self.table is not None or not self._owner.coverage.configs:
+            return None
+
+        def ask(_cancel: threading.Event) -> Iterator[TargetTable]:
+            yield self.targets()
+
+        return self.lane.submit(Job("Export formats", ask, self._on_table, self._on_asked, True))
+
+    def fit(self, target: str) -> None:
+        """Change the settings of the layers that a format cannot hold into the nearest that it can; one undoable step.
+
+        Raises:
+            ConfigError: for an unknown format, or when no change of settings would make it fit.
+        """
+        fit = self.targets().fit(target)
+        if not fit.misfits:
+            return
+        if not fit.change:
+            stuck = next(misfit for misfit in fit.misfits if not misfit.change)
+            raise ConfigError(f"{target} cannot hold {stuck.what}.", allowed=stuck.allowed, mend=stuck.mend)
+        changes: dict[str, tuple[list[str], dict[str, Any]]] = {}
+        for name, settings in fit.change.items():
+            changes.setdefault(repr(sorted(settings.items())), ([], settings))[0].append(name)
+        self._owner.change_layers(list(changes.values()))
+
+    def start(
+        self, directory: Path | str, *, target: str = NATIVE, overwrite: bool = False, verify: bool = True
+    ) -> Job:
+        """Quantize under the recipe, write, and check what was written, on the work lane; see `Session.export`."""
+        owner = self._owner
+        place = export_target(owner.source, directory, overwrite=overwrite)
+        coverage, recipe = owner.coverage, owner.recipe
+        check_exportable(owner.source, coverage)
+        if target != NATIVE:  # which holds everything
+            self.targets().fit(target).check()
+        found = quality_found(owner.quality.state)
+        calibrated = needs_calibration(coverage)
+        if calibrated:
+            owner.calibration.check()
+
+        def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
+            text, model, solved = None, None, SolvedLayers(self._cache)
+            if calibrated:
+                text = owner.calibration.prepared()
+                yield from owner.calibration.load()
+                model = owner.calibration.model
+            yield from iter_export(
+                owner.source,
+                coverage,
+                recipe,
+                place,
+                target=target,
+                tokenizer=owner.tokenizer,
+                overwrite=overwrite,
+                verify=verify,
+                calibration=text,
+                model=model,
+                solved=solved,
+                found=found,
+                cancel=cancel,
+            )
+            solved.forget()
+
+        label = f"Export to {place}" if target == NATIVE else f"Export to {place} ({target})"
+        again = partial(self.start, directory, target=target, overwrite=overwrite, verify=verify)
+        return owner.work.submit(Job(label, write, self._on_export, self._on_job, again=again))
+
+    def _hear(self, event: Event) -> None:
+        if event.kind == "coverage":
+            self.lane.cancel()
+        elif event.kind == "job" and event.data.finished and self.table is None and not self.lane.busy:
+            self.follow()
+
+    def _on_asked(self, job: Job) -> None:
+        if job.error is not None and not isinstance(job.error, CheckpointError):
+            self._on_job(job)  # what is missing of the model is said where it is read, and where it is exported
+
+    def _on_table(self, job: Job, table: TargetTable) -> None:
+        if self.table is table:
+            self._emit("targets", table, job)
+
+    def _on_export(self, job: Job, item: Progress | ExportResult) -> None:
+        if isinstance(item, ExportResult):
+            self.latest = item
+            self._emit("export", item, job)
+        else:
+            if item.label == "verifying":
+                job.again = None  # the checkpoint is whole: there is nothing to go on with
+            job.progress = item
+            self._on_job(job)
+
+
+def quality_found(state: QualityState) -> Findings:
+    """Return the quality that was measured under the recipe that holds now, for the model card."""
+    measured = state.measured
+    if measured is None:
+        return Findings()
+    text = state.origin if state.path is None else state.path.name
+    fitted = " (which the calibrated layers were fitted to)" if state.calibrated_on else ""
+    return Findings(quality=measured.comparison, text=text + fitted, notes=measured.notes)

@@ -1,0 +1,268 @@
+"""Quality in a session: the model under the recipe that holds now beside the original, on a text and on a prompt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.coverage import Coverage
+from workbench.demo import demo_eval_text
+from workbench.errors import ConfigError, WorkbenchError
+from workbench.jobs import Job, Lane, behind
+from workbench.quantize import needs_calibration
+from workbench.records import Progress
+from workbench.session.calibration import InTurn, SessionCalibration
+from workbench.session.model_pair import ModelPair
+from workbench.session.prompt import SessionPrompt
+from workbench.session.quality_prompt import Answers
+from workbench.session.quality_run import iter_measured
+from workbench.session.quality_state import Measured, Plan, QualityState, Results, recipe_label
+from workbench.session.quality_text import WINDOWS, QualityText, windows_of
+from workbench.sources import FolderSource, Source
+from workbench.views.cache import ViewCache
+from workbench.views.int4_layers import settings_of
+
+DEMO_ORIGIN = "the demo model's held-out text"
+TYPED_ORIGIN = "text given here"
+MEASURE_LABEL = "Quality"
+DEFAULT_WINDOWS = 32
+
+
+class SessionQuality:
+    """Measures on lanes of its own, behind the views: a person's changes return at once, and drop what is stale.
+
+    Args:
+        calibration: The session's: it has source and tokenizer, and loads a folder's model once for all.
+        cache: Layers that were solved to be looked at.
+        coverage: Returns what becomes of every weight now.
+        in_turn: Takes each step of work while nothing is timed.
+        views: The lane that is waited for before each step.
+        on_state: Called after each change of `state`, on any thread.
+        on_answers: Called after each token of an answer, and with None when the answers are stale; on any thread.
+        on_job: Called after each change of a job, on its lane's thread.
+        device: Device that will run the layers.
+
+    Attributes:
+        text: The text.
+        state: What a view shows.
+        lane: Where perplexity and divergence are measured.
+        prompt: The newest prompt, and what both models make of it.
+    """
+
+    def __init__(
+        self,
+        calibration: SessionCalibration,
+        cache: ViewCache,
+        *,
+        coverage: Callable[[], Coverage],
+        in_turn: InTurn,
+        views: Lane,
+        on_state: Callable[[QualityState], None],
+        on_answers: Callable[[Answers | None], None],
+        on_job: Callable[[Job], None],
+        device: str = "cpu",
+    ) -> None:
+        self._calibration, self._coverage, self._in_turn, self._views = calibration, coverage, in_turn, views
+        self._on_state, self._on_job = on_state, on_job
+        self.lane = Lane("quality", latest_wins=True)
+        self._pair, self._results = ModelPair(calibration, cache), Results()
+        self._changing = threading.Lock()  # held while text, plan, results and state change together
+        self._keyed: tuple[Coverage | None, Hashable] = (None, None)  # a coverage, and what it is known by
+        self._plan: Plan | None = None  # what the running measurement is of
+        self._measured = False  # whether a person has asked for a measurement
+        self.prompt = SessionPrompt(
+            self._pair,
+            coverage=coverage,
+            tokenizer=calibration.text_tokenizer,
+            behind=self._behind,
+            on_answers=on_answers,
+            on_job=on_job,
+        )
+        demo = calibration.has_demo_text
+        self.text = QualityText(demo_eval_text(), DEMO_ORIGIN) if demo else QualityText()
+        self.state = QualityState(
+            *(self.text.origin, len(self.text.text), None),
+            window=WINDOWS[0],
+            windows=DEFAULT_WINDOWS,
+            follow=True,
+            loads_bytes=calibration.state.loads_bytes,
+            device_note=_device_note(calibration.source, device),
+        )
+
+    @property
+    def has_demo_text(self) -> bool:
+        """Whether the model is the demo model, which comes with a text."""
+        return self._calibration.has_demo_text
+
+    # --- choosing -----------------------------------------------------------------------------------------------
+
+    def set_text(self, text: str) -> None:
+        """Measure on another text; an empty one is none.
+
+        Raises:
+            ConfigError: when it is too long, or a character of it is half a surrogate pair; the old one stays.
+        """
+        self._take_text(QualityText(text, TYPED_ORIGIN))
+
+    def load_file(self, path: Path | str) -> None:
+        """Measure on the text of a file in UTF-8, for instance a test set of wikitext.
+
+        Raises:
+            ConfigError: when there is no such file, it is too long, or it is not in UTF-8; the old text stays.
+        """
+        self._take_text(QualityText.of_file(path))
+
+    def use_demo_text(self) -> None:
+        """Go back to the held-out text of the demo model.
+
+        Raises:
+            ConfigError: for any other model.
+        """
+        if not self.has_demo_text:
+            name = self._calibration.source.name
+            raise ConfigError(f"{name!r} comes with no text.", mend="paste a text, or name a file")
+        self._take_text(QualityText(demo_eval_text(), DEMO_ORIGIN))
+
+    def configure(
+        self, *, window: int | None = None, windows: int | str | None = None, follow: bool | None = None
+    ) -> None:
+        """Change how it is measured.
+
+        Args:
+            window: Tokens of a window: 512 or 2048; a model with fewer positions gets as many as it has.
+            windows: Windows of the text that are measured, or "all".
+            follow: Whether each change of the recipe is measured, once a person has asked for a measurement.
+
+        Raises:
+            ConfigError: for another window, or a number of windows below 1; nothing is changed then.
+        """
+        if window is not None and window not in WINDOWS:
+            raise ConfigError(f"window={window!r}.", allowed=" or ".join(map(str, WINDOWS)))
+        if windows is not None and windows != "all" and (type(windows) is not int or windows < 1):
+            raise ConfigError(f"windows={windows!r}.", allowed="a whole number from 1 on, or 'all'")
+        before = self.state
+        count = before.windows if windows is None else windows if isinstance(windows, int) else None
+        follow = before.follow if follow is None else bool(follow)
+        self._change(window=window or before.window, windows=count, follow=follow)
+
+    def recipe_changed(self) -> None:
+        """Drop what is stale, and measure and answer anew where that is wanted."""
+        self._change()
+        self.prompt.recipe_changed(again=self.state.follow)
+
+    # --- measuring ----------------------------------------------------------------------------------------------
+
+    def measure(self) -> Job | None:
+        """Measure perplexity and divergence of the recipe that holds now; None when that is known already.
+
+        Raises:
+            ConfigError: when there is no text.
+        """
+        self.text.check()
+        self._measured = True
+        return self._measure(quiet=False)
+
+    # --- inside -------------------------------------------------------------------------------------------------
+
+    def _take_text(self, text: QualityText) -> None:
+        self._change(text, origin=text.origin, characters=len(text.text), path=text.path)
+
+    def _change(self, text: QualityText | None = None, **changes: Any) -> None:
+        """Take a text and settings, show what is known under the recipe that holds, and measure if that is wanted."""
+        self.lane.cancel()
+        with self._changing:
+            self._plan = None
+            self.text = text or self.text
+            self.state = self._shown(replace(self.state, problem=None, **changes))
+        self._on_state(self.state)
+        if self.state.follow and self._measured and self.text.text.strip():
+            self._measure(quiet=True)
+
+    def _plan_now(self, state: QualityState) -> Plan:
+        coverage = self._coverage()
+        if coverage is not self._keyed[0]:
+            self._keyed = coverage, settings_of(coverage)
+        calibrated = self._calibration.stamp if needs_calibration(coverage) else ""
+        text = (self.text.stamp, state.window, self._pair.weights)
+        return Plan(recipe_label(coverage), (self._keyed[1], calibrated), text)
+
+    def _shown(self, state: QualityState) -> QualityState:
+        """Return the state with the results that hold now."""
+        state = replace(state, calibrated_on=self._calibrated_on())
+        if not len(self._results):
+            return replace(state, measured=None, change=None, before="", history=())
+        plan = self._plan_now(state)
+        found = self._results.get(plan)
+        change, before = (found and self._results.change(found)) or (None, "")
+        return replace(state, measured=found, change=change, before=before, history=self._results.on(plan.text))
+
+    def _calibrated_on(self) -> bool:
+        """Say whether a layer is calibrated on the text that is measured, or on one that holds it or is in it."""
+        one, other = self.text.text.strip(), self._calibration.text.strip()
+        return bool(one and other and needs_calibration(self._coverage()) and (one in other or other in one))
+
+    def _measure(self, *, quiet: bool) -> Job | None:
+        with self._changing:
+            state, text, coverage, plan = self.state, self.text, self._coverage(), self._plan_now(self.state)
+            known = self._results.get(plan)
+            if known is not None and len(known.comparison.windows) >= min(
+                state.windows or known.available, known.available
+            ):
+                return None
+            self._plan = plan
+
+        def steps(cancel: threading.Event) -> Iterator[Progress | tuple[Progress, Measured]]:
+            return self._behind(self._measuring(plan, text, state, coverage, cancel), cancel)
+
+        changed = partial(self._on_measuring, plan)
+        take = partial(self._on_measured, plan)
+        return self.lane.submit(Job(MEASURE_LABEL, steps, take, changed, quiet=quiet, again=self.measure))
+
+    def _measuring(
+        self, plan: Plan, text: QualityText, state: QualityState, coverage: Coverage, cancel: threading.Event
+    ) -> Iterator[Progress | tuple[Progress, Measured]]:
+        ids = text.ids(self._calibration.text_tokenizer)
+        original, int4 = yield from self._pair.make(coverage, cancel)
+        windows = windows_of(ids, original, state.window, state.windows)
+        with self._changing:
+            known = self._results.get(plan) if plan is self._plan else None
+        done = None if known is None else known.comparison
+        yield from iter_measured(plan, windows, (original, int4), done, cancel)
+
+    def _behind(self, steps: Iterator[Any], cancel: threading.Event) -> Iterator[Any]:
+        """Take each step while nothing is timed and no view is under way."""
+        return behind(self._views, self._in_turn(steps, cancel), cancel)
+
+    def _on_measured(self, plan: Plan, job: Job, item: Progress | tuple[Progress, Measured]) -> None:
+        job.progress, found = (item, None) if isinstance(item, Progress) else item
+        with self._changing:
+            if plan is not self._plan:
+                return  # recipe or text are others by now
+            if found is not None:
+                self._results.add(found)
+                self.state = self._shown(self.state)
+        if found is not None:
+            self._on_state(self.state)
+        self._on_job(job)
+
+    def _on_measuring(self, plan: Plan, job: Job) -> None:
+        if isinstance(job.error, WorkbenchError):
+            with self._changing:
+                if plan is self._plan:
+                    self.state = replace(self.state, problem=job.error)
+            self._on_state(self.state)
+        self._on_job(job)
+
+
+def _device_note(source: Source, device: str) -> str:
+    """Say that a folder's model is measured on the CPU, where its layers will run elsewhere."""
+    if not isinstance(source, FolderSource) or torch.device(device).type == "cpu":
+        return ""
+    mend = f"to measure on {device}, open the model itself: wb.Workbench(*wb.load_model(path, device={device!r}))"
+    return f"measured on the CPU, where a folder's model is loaded, and not on {device}; {mend}"

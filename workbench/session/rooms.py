@@ -1,0 +1,104 @@
+"""What the rooms of a session share: what they see of it, and how they work beside it without ever being late."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from workbench.config import ResolvedConfig
+from workbench.jobs import Job, Lane
+from workbench.measure.errors import Metric
+from workbench.recipe.recipe import Choice
+from workbench.records import CoverageRow
+from workbench.session.events import Event, EventKind
+from workbench.sources import Source
+from workbench.views.cache import Inputs, ViewCache
+
+
+class Seen(Protocol):
+    """What a room sees of its session."""
+
+    source: Source
+    device: str
+    current: str
+    metric: Metric
+    reduce: Literal["max", "mean"]
+
+    def resolved(self) -> ResolvedConfig:
+        """Everything resolved for the settings on show."""
+        ...
+
+    def choice(self) -> Choice:
+        """The settings on show."""
+        ...
+
+    def row(self, name: str) -> CoverageRow:
+        """Return the coverage row of a weight."""
+        ...
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with every event."""
+        ...
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a session lends to its rooms.
+
+    Attributes:
+        cache: Solved layers of before.
+        in_turn: Takes each step of work while nothing is timed.
+        emit: Tells an event.
+        inputs: Returns what is known of a layer's inputs, or None.
+    """
+
+    cache: ViewCache
+    in_turn: Callable[[Iterator[Any], threading.Event], Iterator[Any]]
+    emit: Callable[[EventKind, Any, Job | None], None]
+    inputs: Callable[[str], Inputs | None]
+
+
+class Room:
+    """Work that follows the layer on show, on a lane of its own; whatever changes, what was begun is dropped.
+
+    Args:
+        name: Of the lane.
+        seen: The session.
+        means: What it lends.
+    """
+
+    def __init__(self, name: str, seen: Seen, means: Means) -> None:
+        self.seen, self.means = seen, means
+        self.lane = Lane(name, latest_wins=True)
+        seen.listen(self._hear)
+
+    def holds(self, name: str, config: ResolvedConfig) -> bool:
+        """Say whether this layer is on show under these settings."""
+        return (name, config) == (self.seen.current, self.seen.resolved())
+
+    def submit(self, label: str, work: Callable[[threading.Event], Iterator[Any]]) -> Job:
+        """Run work on the lane, step by step while nothing is timed; each item goes to `take`."""
+
+        def steps(cancel: threading.Event) -> Iterator[Any]:
+            return self.means.in_turn(work(cancel), cancel)
+
+        return self.lane.submit(Job(label, steps, self.take, self._changed, quiet=True))
+
+    def take(self, job: Job, item: Any) -> None:
+        """Keep and tell what the work found (worker's thread)."""
+        raise NotImplementedError
+
+    def hear(self, event: Event) -> None:
+        """Follow what the session tells (any thread)."""
+        raise NotImplementedError
+
+    def _hear(self, event: Event) -> None:
+        if event.kind in ("coverage", "selection"):
+            self.lane.cancel()
+        self.hear(event)
+
+    def _changed(self, job: Job) -> None:
+        if job.error is not None:
+            self.means.emit("problem", job.error, job)

@@ -1,0 +1,223 @@
+"""The verdict in one line: size before and after, error, and the measured speed of decoding on this machine."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from workbench.coverage import Coverage, size
+from workbench.errors import Cancelled
+from workbench.improve.improvement import OUTPUT_ERROR
+from workbench.jobs import Job, Lane
+from workbench.machine import present_devices
+from workbench.measure.decode import DecodeSpeed, iter_decode
+from workbench.measure.roofline import DTYPES
+from workbench.session.events import Event, EventKind
+from workbench.session.improve import SessionImprove
+from workbench.sources import Source
+from workbench.views.views import LayerView
+
+MEASURING = "measuring speed…"
+
+
+class Judged(Protocol):
+    """What the verdict sees of its session."""
+
+    source: Source
+    device: str
+    current: str
+    coverage: Coverage
+    errors: dict[str, LayerView]
+    improving: SessionImprove
+    work: Lane
+
+    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `listener` with every event."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is measured: the shape that most int4 weights are of, with the group size that most of them have."""
+
+    n: int
+    k: int
+    group_size: int
+    device: str
+    dtype: str
+
+
+class SessionVerdict:
+    """Says in one line what a recipe does; the speed is measured behind the first view, and after a new group size.
+
+    Args:
+        seen: The session.
+        alone: Takes each step while nothing else computes.
+        emit: Tells an event.
+
+    Attributes:
+        lane: Where the speed is measured; whatever the person does comes first.
+    """
+
+    def __init__(
+        self,
+        seen: Judged,
+        alone: Callable[[Iterator[Any], threading.Event], Iterator[Any]],
+        emit: Callable[[EventKind, Any, Job | None], None],
+    ) -> None:
+        self._seen, self._alone, self._emit = seen, alone, emit
+        self.lane = Lane("verdict", latest_wins=True)
+        self._known: dict[Target, DecodeSpeed] = {}
+        self._problems: dict[Target, str] = {}
+        self._latest: tuple[Coverage, Target | None] | None = None
+        self._dtypes = {record.name: record.dtype for record in seen.source.records()}
+        seen.listen(self._hear)
+
+    @property
+    def speed(self) -> DecodeSpeed | None:
+        """The measured speed under the recipe, or None until it is there."""
+        target = self.target()
+        return None if target is None else self._known.get(target)
+
+    def target(self) -> Target | None:
+        """Return what is measured under the recipe, or None where no layer becomes int4."""
+        coverage, device = self._seen.coverage, torch.device(self._seen.device).type
+        if self._latest is None or self._latest[0] is not coverage:
+            self._latest = coverage, target_of(coverage, self._dtypes, device)
+        return self._latest[1]
+
+    def line(self) -> str:
+        """Say size, error and speed; what is not measured yet is said to be so."""
+        coverage = self._seen.coverage
+        if not coverage.configs:
+            return f"No weight becomes int4: {size(coverage.before_bytes)} stay as they are."
+        ratio = coverage.before_bytes / max(1, coverage.after_bytes)
+        smaller = f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}, {ratio:.2f}× smaller"
+        return " · ".join([smaller, self.error_said(), self.speed_said()])
+
+    def error_said(self) -> str:
+        """Say the relative RMS error of all int4 layers where all are solved, else that of the layer on show.
+
+        What Improve found on the outputs of all layers says more, and is said while its recipe holds.
+        """
+        errors, names = self._seen.errors, list(self._seen.coverage.configs)
+        found = self._seen.improving.latest
+        if found is not None and self._seen.improving.applied and found.objective == OUTPUT_ERROR:
+            return f"{OUTPUT_ERROR} {_percent(found.error_after)} over all layers in int4"
+        if all(name in errors for name in names):
+            what = "all layers in int4" if len(names) > 1 else short_name(names[0])
+            return f"weight error {_percent(relative_error([errors[name] for name in names]))} of {what}"
+        view = errors.get(self._seen.current)
+        if view is None:
+            return "measuring error…"
+        return f"weight error {_percent(view.summary.relative_rmse)} of {short_name(view.name)}"
+
+    def speed_said(self) -> str:
+        """Say the speed of decoding, or that it is not measured, and why."""
+        target = self.target()
+        if target is None:
+            return ""
+        problem = self._problems.get(target, "")
+        known = self._known.get(target)
+        if known is not None:
+            return f"decoding {known.said} on this {'GPU' if target.device == 'cuda' else 'CPU'}"
+        return f"speed not measured: {problem}" if problem else MEASURING
+
+    def follow(self) -> Job | None:
+        """Measure the speed under the recipe, unless it is known or other work runs; then, once that has ended."""
+        target = self.target()
+        if target is None or target in self._known or target in self._problems or self._seen.work.busy:
+            return None
+        if target.device not in present_devices():
+            self._problems[target] = f"{target.device} is not on this machine"
+            self._emit("verdict", self, None)
+            return None
+        running = self.lane.current
+        if running is not None and running.state != "cancelling":
+            return running
+        return self.lane.submit(
+            Job("Speed of decoding", partial(self._steps, target), partial(self._take, target), self._changed, True)
+        )
+
+    def _hear(self, event: Event) -> None:
+        if event.kind in ("coverage", "selection"):
+            self.lane.cancel()  # the person's view comes first; its end begins anew
+        elif event.kind == "job" and event.data.finished and event.data.state != "cancelled":
+            self.follow()
+
+    def _steps(self, target: Target, cancel: threading.Event) -> Iterator[DecodeSpeed]:
+        steps = iter_decode(
+            target.n, target.k, target.group_size, device=target.device, dtype=target.dtype, cancel=cancel
+        )
+        next(steps)
+        for found in self._alone(steps, cancel):
+            if self._seen.work.busy:
+                raise Cancelled("Other work began meanwhile.")
+            yield found
+
+    def _take(self, target: Target, _job: Job, found: DecodeSpeed) -> None:
+        self._known[target] = found
+        self._emit("verdict", self, None)
+
+    def _changed(self, job: Job) -> None:
+        if job.error is not None:
+            target = self.target()
+            if target is not None:
+                self._problems[target] = str(job.error)
+            self._emit("problem", job.error, job)
+            self._emit("verdict", self, None)
+
+
+def target_of(coverage: Coverage, dtypes: Mapping[str, str], device: str) -> Target | None:
+    """Return the shape that most int4 weights are of, or None where there are none.
+
+    Args:
+        coverage: What becomes of every weight.
+        dtypes: Name of a weight → name of its dtype.
+        device: "cpu", "cuda", ….
+    """
+    held: Counter[tuple[int, int, int, str]] = Counter()
+    weights: Counter[tuple[int, int]] = Counter()
+    for row in coverage.int4_rows:
+        n, k = row.shape[-2:]
+        weights[n, k] += row.parameters
+        held[n, k, coverage.configs[row.name].group_size, dtypes[row.name]] += row.parameters
+    if not weights:
+        return None
+    shape = weights.most_common(1)[0][0]
+    of_shape = Counter({one: count for one, count in held.items() if one[:2] == shape})
+    n, k, group_size, dtype = of_shape.most_common(1)[0][0]
+    return Target(n, k, group_size, device, dtype if dtype in DTYPES else "bfloat16")
+
+
+def short_name(name: str) -> str:
+    """Return a module path from the last index on: "0.self_attn.q_proj"; all of one without an index."""
+    parts = name.split(".")
+    last = max((at for at, part in enumerate(parts) if part.isdecimal()), default=0)
+    return ".".join(parts[last:])
+
+
+def relative_error(views: list[LayerView]) -> float:
+    """Return the RMS error over the RMS weight of several layers together.
+
+    Args:
+        views: Exact views; each brings its mean squared error and, by its relative error, its mean squared weight.
+    """
+    noise = sum(one.summary.mse * one.summary.count for one in views)
+    finite = [one.summary for one in views if 0 < one.summary.relative_rmse < math.inf]
+    signal = sum(one.mse / one.relative_rmse**2 * one.count for one in finite)
+    return math.sqrt(noise / signal) if signal > 0 else 0.0
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 or share == 0 else f"{share:.2g}"
+
+
+__all__ = ["MEASURING", "SessionVerdict", "Target", "relative_error"]

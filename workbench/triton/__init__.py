@@ -1,0 +1,1 @@
+"""The fused int4 products for CUDA, in Triton."""
