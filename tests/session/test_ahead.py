@@ -56,7 +56,8 @@ def test_a_neighbour_is_there_at_once_and_is_what_solving_it_gives(monkeypatch):
     session.refresh()
     settled(session)
     assert [view.config.group_size for view in heard.of("view")] == [64], "told to nobody"
-    monkeypatch.setattr("workbench.views.cache.solve", None)
+    for done_before in ("solve", "error_map"):
+        monkeypatch.setattr(f"workbench.views.cache.{done_before}", None)
     session.configure(group_size=128)
     assert session.wait(TIMEOUT_S)
     view = heard.of("view")[-1]
@@ -115,7 +116,9 @@ def test_a_change_ends_it_and_what_begins_interrupts_it(monkeypatch):
 
 def test_it_pushes_nothing_out_of_the_cache():
     session = opened()
-    session._cache.max_bytes = 24 * 256 * 4 + 24 * 256 + 24 * 4 * 4 + 1
+    session._cache.max_bytes = (
+        24 * 256 * 4 + 24 * 256 + 24 * 4 * 4 + 24 * 4 + 1
+    )  # weight, codes, scales and zeros, picture
     session.refresh()
     settled(session)
     assert len(session._cache) == 1 and session._cache.held_bytes <= session._cache.max_bytes

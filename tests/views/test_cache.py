@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.views.test_views import G64, HQQ, Given, settings, weight_of
-from workbench.measure.errors import error_summary
+from workbench.measure.errors import error_map, error_summary
 from workbench.options import HqqOptions
 from workbench.solvers import InputMoments, solve
 from workbench.sources import ModelSource
@@ -53,6 +53,27 @@ def test_settings_that_leave_values_alone_share_an_entry():
     assert not same_values(HQQ, replace(HQQ, options=HqqOptions(iters=3)))
     for other in (settings(32), settings(domain="int"), HQQ, replace(G64, preserve_zero=True)):
         assert not same_values(G64, other)
+
+
+def test_a_picture_that_was_seen_is_not_drawn_again(monkeypatch):
+    source, cache, drawn = Given(weight_of((40, 256))), ViewCache(), []
+
+    def counted(weight, quantized, **rest):
+        drawn.append((rest["metric"], rest["reduce"], rest["max_rows"]))
+        return error_map(weight, quantized, **rest)
+
+    monkeypatch.setattr("workbench.views.cache.error_map", counted)
+    wanted = [("rmse", "max", 8), ("max", "max", 8), ("rmse", "mean", 8), ("rmse", "max", 16)]
+    for _ in range(2):
+        for metric, reduce, side in wanted:
+            (view,) = iter_layer_views(source, "w", G64, metric=metric, reduce=reduce, max_side=side, cache=cache)
+            stored = solve(source.value, G64).weight
+            assert view.map == error_map(
+                source.value, stored, metric=metric, reduce=reduce, max_rows=side, max_cols=side
+            )
+    assert drawn == wanted
+    pictures = 3 * 8 * 4 + 14 * 4  # 40 rows on at most 16: three to one
+    assert cache.held_bytes == source.value.numel() * (4 + 1) + 40 * 4 * 2 * 2 + pictures
 
 
 def test_the_oldest_are_let_go_when_the_cache_is_full():

@@ -74,8 +74,14 @@ class SessionAhead(Room):
                     return
                 self._interrupt.clear()
                 stop = _Either(cancel, self._interrupt)
-                cache = self.means.cache
-                steps = iter_layer_views(self.seen.source, view.name, config, cache=cache, cancel=stop, sampled=False)
+                steps = iter_layer_views(
+                    *(self.seen.source, view.name, config),
+                    metric=self.seen.metric,
+                    reduce=self.seen.reduce,
+                    cache=self.means.cache,
+                    cancel=stop,
+                    sampled=False,
+                )
                 with contextlib.suppress(Cancelled):  # something else began; it is tried again afterwards
                     yield from (found.badge for found in self.means.in_turn(steps, stop))
                     done = True

@@ -59,7 +59,7 @@ from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE
 from workbench.views.cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
 from workbench.views.groups import Block, GroupView, iter_group_views
-from workbench.views.views import LayerView, iter_layer_views, unhurried
+from workbench.views.views import PAUSE_S, LayerView, iter_layer_views, unhurried
 
 T = TypeVar("T")
 Scope = Literal["layer", "selection", "all"]
@@ -434,9 +434,7 @@ class Session:
         Raises:
             ConfigError: when the layer on show is not linear, or has no such row or group.
         """
-        look = self._looker((row, row + 1), (group, group + 1))
-        self.group, self._wish = (row, group), None
-        return self.looks.submit(look)
+        return self._look_at((row, group))
 
     def look_at_worst(self, rows: tuple[int, int] | None = None, groups: tuple[int, int] | None = None) -> Job:
         """Put the worst group of the current layer under the microscope, by the metric on show.
@@ -448,9 +446,7 @@ class Session:
         Raises:
             ConfigError: when the layer on show is not linear, or has no such rows or groups.
         """
-        look = self._looker(rows, groups)
-        self._wish = (rows, groups)
-        return self.looks.submit(look)
+        return self._look_at_worst(rows, groups)
 
     @property
     def calibration_text(self) -> str:
@@ -689,7 +685,18 @@ class Session:
         self.refresh()
         self.quality.recipe_changed()
 
-    def _looker(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None) -> Job:
+    def _look_at(self, place: tuple[int, int], after_s: float = 0.0) -> Job:
+        row, group = place
+        look = self._looker((row, row + 1), (group, group + 1), after_s)
+        self.group, self._wish = place, None
+        return self.looks.submit(look)
+
+    def _look_at_worst(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None, after_s: float = 0.0) -> Job:
+        look = self._looker(rows, groups, after_s)
+        self._wish = (rows, groups)
+        return self.looks.submit(look)
+
+    def _looker(self, rows: tuple[int, int] | None, groups: tuple[int, int] | None, after_s: float) -> Job:
         name, config, metric = self.current, self.resolved(), self.metric
         record = self.row(name) if name else None
         if record is None or record.kind not in QUANTIZABLE_KINDS:
@@ -698,6 +705,7 @@ class Session:
         block = Block.of(record.matrix, config.group_size, rows, groups)
 
         def look(cancel: threading.Event) -> Iterator[GroupView]:
+            cancel.wait(after_s)
             self._check_readable(name)
             inputs = self.calibration.inputs(name)
             views = iter_group_views(
@@ -712,14 +720,17 @@ class Session:
         return Job(f"Microscope on {name}", look, self._on_group, self._on_look, quiet=True)
 
     def _follow(self, view: LayerView) -> None:
-        """Look at the same place of a layer under its new settings, or at the worst group of one that just came."""
+        """Look at the same place of a layer under its new settings, or at the worst group of one that just came.
+
+        The view is on the screen before the look takes a core.
+        """
         if (view.name, view.config) != (self.current, self.resolved()):
             return  # another view is under way
         if self._wish is not None or self.group is None:
             if view.exact:
-                self.look_at_worst(*(self._wish or (None, None)))
+                self._look_at_worst(*(self._wish or (None, None)), PAUSE_S)
         elif view.exact or self.looked is None or self.looked.config != view.config:
-            self.look_at(*self.group)
+            self._look_at(self.group, PAUSE_S)
 
     def _take(self, recipe: Recipe, coverage: Coverage) -> None:
         size = self.resolved().group_size
@@ -736,8 +747,8 @@ class Session:
             if len(kept) < len(self.errors) or len(kept) < len(coverage.configs):  # other layers may see other inputs
                 kept = {name: view for name, view in kept.items() if view.inputs != UPSTREAM.badge}
             self.errors = kept
+        self.refresh()  # first: the new view is computed while all else that follows from the recipe is told
         self._emit("coverage", coverage)
-        self.refresh()
         self.quality.recipe_changed()
 
     def _regroup(self, before: int, now: int) -> None:

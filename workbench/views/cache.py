@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import Cancelled
-from workbench.measure.errors import error_summary
+from workbench.measure.errors import Metric, error_map, error_summary
 from workbench.options import SolverName
-from workbench.records import ErrorSummary, ErrorTrace
+from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import InputMoments, solve
 
+Reduction = Literal["max", "mean"]
 _CACHE_BYTES = 256 * 2**20
 
 
@@ -67,6 +70,24 @@ class MeasuredLayer:
     solver: SolverName
     notes: tuple[str, ...]
     inputs: Inputs
+    _pictures: dict[tuple[Metric, Reduction, int], ErrorMap] = field(default_factory=dict, repr=False)
+
+    def picture(self, metric: Metric, reduce: Reduction, max_side: int) -> ErrorMap:
+        """Return the errors at screen size; a picture that was seen before is at hand.
+
+        Args:
+            metric: What it shows.
+            reduce: How it is reduced.
+            max_side: Most rows and columns.
+        """
+        key = metric, reduce, max_side
+        found = self._pictures.get(key)
+        if found is None:
+            with torch.inference_mode():
+                found = self._pictures[key] = error_map(
+                    self.weight, self.quantized, metric=metric, reduce=reduce, max_rows=max_side, max_cols=max_side
+                )
+        return found
 
     def is_of(self, weight: Tensor) -> bool:
         """Say whether this is what a live weight holds now."""
@@ -79,9 +100,10 @@ class MeasuredLayer:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes of codes, scales and zero points."""
+        """Bytes of codes, scales, zero points and pictures."""
         parts = (self.quantized.codes, self.quantized.scale, self.quantized.zero)
-        return sum(part.numel() * part.element_size() for part in parts if part is not None)
+        pictures = sum(len(picture.values) for picture in list(self._pictures.values()))
+        return sum(part.numel() * part.element_size() for part in parts if part is not None) + pictures
 
 
 class ViewCache:
@@ -99,6 +121,7 @@ class ViewCache:
             found = self._held.get((name, _key(config)))
             if found is not None:
                 self._held.move_to_end((name, _key(config)))
+            self._trim()  # pictures may have come since
             return found
 
     def weight(self, name: str) -> Tensor | None:
@@ -120,8 +143,7 @@ class ViewCache:
         with self._lock:
             self._held[name, _key(config)] = solved
             self._held.move_to_end((name, _key(config)))
-            while len(self._held) > 1 and self._bytes() > self.max_bytes:
-                self._held.popitem(last=False)
+            self._trim()
 
     def has_room(self, more_bytes: int) -> bool:
         """Say whether as many bytes more are held without letting go of anything."""
@@ -133,6 +155,10 @@ class ViewCache:
         """Bytes that are held; a weight that several results share counts once."""
         with self._lock:
             return self._bytes()
+
+    def _trim(self) -> None:
+        while len(self._held) > 1 and self._bytes() > self.max_bytes:
+            self._held.popitem(last=False)
 
     def _bytes(self) -> int:
         weights = {one.weight.data_ptr(): one.weight_bytes for one in self._held.values()}

@@ -6,25 +6,23 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
-import torch
 from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import WeightError
-from workbench.measure.errors import MAX_SIDE, Metric, error_map, error_summary, sampled_rows
+from workbench.measure.errors import MAX_SIDE, Metric, error_summary, sampled_rows
 from workbench.options import SolverName
 from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import SolveResult, solve
 from workbench.sources import ModelSource, Source
-from workbench.views.cache import NO_INPUTS, WAITING, Inputs, MeasuredLayer, ViewCache, solve_and_measure
+from workbench.views.cache import NO_INPUTS, WAITING, Inputs, MeasuredLayer, Reduction, ViewCache, solve_and_measure
 
 SAMPLED_ROWS = 256
 # Weights that are solved before a person sees a delay, some 30 ms on two cores; HQQ takes twenty passes over them.
 _AT_ONCE_WEIGHTS = {"rtn": 1 << 20, "hqq": 1 << 18, "refined": 1 << 18, "calibrated": 1 << 18}
-_PAUSE_S = 0.03  # from a preview's end to its pixels: a kernel's message, a server, a page
+PAUSE_S = 0.03  # from a preview's end to its pixels: a kernel's message, a server, a page
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def iter_layer_views(
     config: ResolvedConfig,
     *,
     metric: Metric = "rmse",
-    reduce: Literal["max", "mean"] = "max",
+    reduce: Reduction = "max",
     cache: ViewCache | None = None,
     cancel: threading.Event | None = None,
     sampled: bool = True,
@@ -138,7 +136,7 @@ def unhurried(views: Iterator[LayerView], cancel: threading.Event) -> Iterator[L
     for view in views:
         yield view
         if not view.exact:
-            cancel.wait(_PAUSE_S)
+            cancel.wait(PAUSE_S)
 
 
 def view_of(
@@ -191,14 +189,11 @@ def _view(
     name: str,
     config: ResolvedConfig,
     metric: Metric,
-    reduce: Literal["max", "mean"],
+    reduce: Reduction,
     total_rows: int,
     max_side: int,
 ) -> LayerView:
-    with torch.inference_mode():
-        picture = error_map(
-            solved.weight, solved.quantized, metric=metric, reduce=reduce, max_rows=max_side, max_cols=max_side
-        )
+    picture = solved.picture(metric, reduce, max_side)
     rows, in_features = solved.weight.shape
     return LayerView(
         name,
