@@ -17,7 +17,7 @@ import torch
 
 import workbench
 from workbench.measure.timing import environment
-from workbench.records import write_json
+from workbench.records.record import write_json
 
 RESULTS = Path(__file__).parent / "results"
 _AUTOMATIC = "automatic"

@@ -15,7 +15,7 @@ from workbench.coverage import planned_bytes, preflight_source, size
 from workbench.errors import ConfigError, PatternError
 from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 from workbench.sources import ModelSource
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

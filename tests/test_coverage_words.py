@@ -9,7 +9,7 @@ import pytest
 import workbench as wb
 from tests.tiny_models import make
 from workbench.coverage_words import DenseGroup, alike_rows, coverage_html, left_dense, left_dense_text
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 
 
 def row(name: str, kind: str, decision: str = "dense", reason: str = "", size: int = 100) -> CoverageRow:

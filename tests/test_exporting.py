@@ -15,7 +15,7 @@ from workbench.errors import Cancelled, CheckpointError
 from workbench.exporting import ExportResult, iter_export, sample_text
 from workbench.hf import load_checkpoint, open_source
 from workbench.recipe.recipe import as_recipe
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.sources import ModelSource
 
 RECIPE = as_recipe(wb.Int4WeightOnlyConfig(group_size=64))

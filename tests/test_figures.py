@@ -32,7 +32,10 @@ from workbench.figures import (
 from workbench.figures.style import THEMES
 from workbench.measure.errors import METRICS, error_map, group_errors, histogram
 from workbench.measure.microscope import microscope
-from workbench.records import CoverageRow, ErrorTrace, Histogram, Quality, SpeedPoint
+from workbench.records.errors import ErrorTrace, Histogram
+from workbench.records.layers import CoverageRow
+from workbench.records.quality import Quality
+from workbench.records.speed import SpeedPoint
 from workbench.solvers import solve
 
 STYLE_SHEET = Path(workbench.__file__).parent / "widgets" / "theme.css"

@@ -24,7 +24,8 @@ from workbench.errors import ConfigError
 from workbench.measure.decode import DecodeSpeed
 from workbench.measure.paired import Comparison, WindowPair
 from workbench.recipe.recipe import Recipe
-from workbench.records import ErrorMap, SpeedPoint
+from workbench.records.errors import ErrorMap
+from workbench.records.speed import SpeedPoint
 from workbench.report.heat_png import gradient, heat_uri, palette, png_bytes
 from workbench.report.layers_svg import layers_svg
 from workbench.report.page import report_html

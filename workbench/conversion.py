@@ -29,7 +29,7 @@ from workbench.layers import model_device
 from workbench.measure.paired import Comparison
 from workbench.quantize import QuantizationReport
 from workbench.recipe.recipe import RecipeLike, as_recipe
-from workbench.records import Quality
+from workbench.records.quality import Quality
 from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE
 from workbench.targets.run import ExportReport, TargetTable, fits_of, iter_export_to

@@ -16,7 +16,7 @@ from workbench.errors import ConfigError, PatternError
 from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
 from workbench.packed import padding_bits, padding_note
 from workbench.recipe.recipe import Choice, Recipe
-from workbench.records import CoverageRow, LayerRecord
+from workbench.records.layers import CoverageRow, LayerRecord
 from workbench.sources import FolderSource, Source
 
 _FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")

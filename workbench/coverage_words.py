@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from workbench.kinds import QUANTIZABLE_KINDS
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 
 # Kind of weight → what to call one of them, and several.
 _NAMES = {

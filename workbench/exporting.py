@@ -22,7 +22,8 @@ from workbench.errors import Cancelled
 from workbench.measure.causal import stoppable
 from workbench.quantize import SolvedBefore, needs_calibration
 from workbench.recipe.recipe import Recipe
-from workbench.records import LayerResult, Progress
+from workbench.records.errors import LayerResult
+from workbench.records.progress import Progress
 from workbench.sources import FolderSource, ModelSource, Source
 from workbench.targets import NATIVE
 from workbench.targets.run import ExportReport, iter_export_to, verify_export

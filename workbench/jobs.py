@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from workbench.errors import Cancelled, ConfigError
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.workers import own_thread_count
 
 State = Literal["waiting", "running", "cancelling", "done", "cancelled", "failed"]

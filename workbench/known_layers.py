@@ -18,7 +18,7 @@ from typing import Any
 
 from workbench.demo import demo_path
 from workbench.errors import ModelError, WorkbenchError
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 from workbench.safetensors_folder import SafetensorsFolder
 from workbench.sources import FolderSource, ListedLayers
 from workbench.user_cache import cache_folder

@@ -12,7 +12,7 @@ from workbench.experts import Int4Experts
 from workbench.kinds import QUANTIZABLE_KINDS, STACK, shape_as_used, stored_transposed, weight_kind
 from workbench.linear import Int4Linear
 from workbench.offload import execution_device, follow_hook, offloaded_values
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 
 Int4Layer = Int4Linear | Int4Experts
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.errors import WorkbenchError
-from workbench.records import write_json
+from workbench.records.record import write_json
 from workbench.user_cache import cache_folder
 
 PathName = Literal["op", "fused", "dequantize"]

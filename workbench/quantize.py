@@ -35,7 +35,8 @@ from workbench.linear import Int4Linear
 from workbench.offload import layer_device, offload_note, offloaded_values
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe.recipe import Recipe, RecipeLike, as_recipe
-from workbench.records import ErrorTrace, LayerResult, Progress
+from workbench.records.errors import ErrorTrace, LayerResult
+from workbench.records.progress import Progress
 from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments, SolveResult, solve
 from workbench.solvers.result import stacked

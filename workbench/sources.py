@@ -18,7 +18,7 @@ from workbench.errors import ModelError
 from workbench.kinds import QUANTIZABLE_KINDS, stored_transposed
 from workbench.layers import layer_records, weight_as_used
 from workbench.offload import layer_device
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 from workbench.safetensors_folder import DTYPES, StoredTensors
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import Component
 from workbench.widgets.heatmap import Heatmap, HeatPayload

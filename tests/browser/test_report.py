@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from workbench.measure.decode import DecodeSpeed
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.session import open_session
 
 HERE = Path(__file__).parent

@@ -18,7 +18,7 @@ from workbench.checkpoint.manifest import MANIFEST_FILE
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.measure.paired import Comparison, WindowPair
-from workbench.records import Quality
+from workbench.records.quality import Quality
 from workbench.session.export import quality_found
 from workbench.session.quality_state import Measured, Plan, QualityState
 from workbench.targets.run import verify_export

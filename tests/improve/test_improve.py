@@ -18,7 +18,8 @@ from workbench.improve.improvement import said
 from workbench.improve.trials import Trials, candidates
 from workbench.recipe.edit import changed_choice
 from workbench.recipe.recipe import Choice, Recipe, Rule
-from workbench.records import LayerRecord, Progress
+from workbench.records.layers import LayerRecord
+from workbench.records.progress import Progress
 from workbench.solvers import InputMoments, solve
 
 GROUP_64 = Recipe(Choice(Int4WeightOnlyConfig(group_size=64)))

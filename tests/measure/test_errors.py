@@ -24,7 +24,7 @@ from workbench.measure.errors import (
     reduce_to,
     sampled_rows,
 )
-from workbench.records import ErrorMap
+from workbench.records.errors import ErrorMap
 from workbench.solvers import quantize_weight
 
 DOMAINS = ["float", "int", "symmetric"]

@@ -16,7 +16,7 @@ from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.measure import microscope as room
 from workbench.measure.microscope import VARIANTS, Variant, absent, levels_of, microscope, why_not
 from workbench.options import HqqOptions
-from workbench.records import MicroscopeVariant
+from workbench.records.microscope import MicroscopeVariant
 from workbench.solvers import InputMoments, solve
 
 DATA_FREE = [variant for variant in VARIANTS if not why_not(variant, with_statistics=False)]

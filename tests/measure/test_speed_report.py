@@ -13,7 +13,7 @@ from workbench.errors import WorkbenchError
 from workbench.measure.roofline import Roofline
 from workbench.measure.speed_report import SpeedReport, crossover, doubts, speedups, verdict
 from workbench.measure.timing import environment
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 
 ROOF = Roofline("cpu", 20.0, {"bfloat16": 1000.0})
 

@@ -20,7 +20,7 @@ from workbench.hf import load_checkpoint, load_model, open_source
 from workbench.measure.errors import error_summary
 from workbench.recipe import patterns
 from workbench.recipe.recipe import Choice, Recipe, Rule
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 from workbench.session import Session, default_device, open_session
 from workbench.solvers import solve
 from workbench.sources import ModelSource

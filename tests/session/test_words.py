@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from workbench.exporting import ExportResult
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.session import open_session
 from workbench.session.words import facts_html, session_facts
 from workbench.targets.run import ExportReport

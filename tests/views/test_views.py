@@ -9,7 +9,7 @@ from torch import nn
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import METRICS, error_map, error_summary, sampled_rows
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 from workbench.solvers import solve
 from workbench.sources import ModelSource
 from workbench.views.cache import ViewCache

@@ -22,7 +22,8 @@ from workbench.hf import demo_model
 from workbench.measure.candidates import present_paths
 from workbench.options import OPTIONS_OF
 from workbench.recipe.recipe import Choice, Recipe, Rule
-from workbench.records import ErrorTrace, LayerResult, SpeedPoint
+from workbench.records.errors import ErrorTrace, LayerResult
+from workbench.records.speed import SpeedPoint
 from workbench.session import Event
 from workbench.widgets.app import Workbench
 from workbench.widgets.convergence_panel import chart_of

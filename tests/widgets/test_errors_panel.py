@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.session.test_session import TIMEOUT_S
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 from workbench.session import Session
 from workbench.widgets.component import log_error
 from workbench.widgets.errors_panel import ErrorsPanel

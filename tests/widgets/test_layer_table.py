@@ -8,7 +8,7 @@ import math
 import pytest
 
 from workbench.errors import ConfigError
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 from workbench.widgets.layer_table import LayerChoice, LayerTable
 
 

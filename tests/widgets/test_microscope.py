@@ -17,7 +17,7 @@ from workbench.errors import ConfigError
 from workbench.hf import demo_model
 from workbench.measure.errors import sampled_rows
 from workbench.measure.microscope import VARIANTS, microscope
-from workbench.records import Microscope
+from workbench.records.microscope import Microscope
 from workbench.views.views import iter_layer_views
 from workbench.widgets.app import Workbench
 from workbench.widgets.errors_panel import block_of

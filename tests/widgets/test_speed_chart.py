@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.widgets.speed_chart import COLORS, speed_chart
 
 

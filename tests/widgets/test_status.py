@@ -9,7 +9,7 @@ import pytest
 
 from workbench.errors import ConfigError
 from workbench.jobs import Job
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.widgets import status as status_module
 from workbench.widgets.status import MAX_PROBLEMS, Status, describe
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from workbench.checkpoint.card_text import bullets, cell, code, details, table
 from workbench.checkpoint.contents import Outline
 from workbench.measure.paired import Comparison, Estimate
-from workbench.records import LayerResult, Quality
+from workbench.records.errors import LayerResult
+from workbench.records.quality import Quality
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from workbench.measure.paired import Comparison
 from workbench.portable import portable_tensors
 from workbench.quantize import QuantizationReport, SolvedLayer
 from workbench.recipe.recipe import Recipe
-from workbench.records import LayerResult, Quality
+from workbench.records.errors import LayerResult
+from workbench.records.quality import Quality
 from workbench.sources import Source
 
 

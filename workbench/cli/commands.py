@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from workbench.jobs import Job
     from workbench.paths import MeasuredPath
     from workbench.recipe.recipe import Recipe
-    from workbench.records import LayerResult, Progress, SpeedPoint
+    from workbench.records.errors import LayerResult
+    from workbench.records.progress import Progress
+    from workbench.records.speed import SpeedPoint
 
 DEFAULT_GROUP_SIZE = 64
 _Point = TypeVar("_Point", "SpeedPoint", "MeasuredPath")
@@ -155,7 +157,7 @@ def bench(arguments: argparse.Namespace) -> None:
     """Measure a linear layer by batch size: int4, each of its paths, and dense, against the machine's roofline."""
     from workbench.config import Int4WeightOnlyConfig
     from workbench.measure.speed import ALL_BATCH_SIZES, LinearBench, SpeedReport, environment
-    from workbench.records import write_json
+    from workbench.records.record import write_json
 
     _check_writable(arguments.json, arguments.csv)
     made = LinearBench(
@@ -196,7 +198,7 @@ def throughput(arguments: argparse.Namespace) -> None:
     """Measure how many tokens a second models read and write, taking turns."""
     from workbench.hf import load_model, quiet
     from workbench.measure.throughput import iter_throughput
-    from workbench.records import write_json
+    from workbench.records.record import write_json
 
     _check_writable(arguments.json)
     twice = [name for name in arguments.models if arguments.models.count(name) > 1]

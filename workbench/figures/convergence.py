@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
 from workbench.figures.style import Theme, ThemeName, new_figure, say_empty, style_of
-from workbench.records import ErrorTrace
+from workbench.records.errors import ErrorTrace
 
 _EMPTY = "Round-to-nearest takes no steps: there is nothing to converge."
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from workbench.coverage import Coverage, size
 from workbench.figures.style import ThemeName, new_figure, say_empty, style_of
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 
 
 def coverage_figure(coverage: Coverage, *, theme: ThemeName = "light") -> go.Figure:

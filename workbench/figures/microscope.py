@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.figures.style import Theme, ThemeName, faded, new_figure, say_empty, style_of
 from workbench.measure.microscope import absent
-from workbench.records import Microscope, MicroscopeVariant
+from workbench.records.microscope import Microscope, MicroscopeVariant
 
 _COLORS = {"float": 0, "int": 2, "symmetric": 3}  # places in the palette, as in the notebook's microscope
 _ROW = 30  # pixels of a variant's row

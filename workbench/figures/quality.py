@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from workbench.errors import ConfigError
 from workbench.figures.style import ThemeName, new_figure, say_empty, style_of
-from workbench.records import Quality
+from workbench.records.quality import Quality
 
 
 def quality_figure(qualities: Mapping[str, Quality], *, theme: ThemeName = "light") -> go.Figure:

@@ -12,7 +12,7 @@ from workbench.figures.speed_lines import COLORS, Place, add_bound, add_line, lo
 from workbench.figures.speed_marks import MARGIN, add_ribbon, mark_crossover, mark_equal
 from workbench.figures.style import ThemeName, new_figure, say_empty, style_of
 from workbench.measure.speed_report import crossover, speedups
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 
 _BOUND = "roofline"
 _TICKS = tuple(2.0**power for power in range(-8, 9))

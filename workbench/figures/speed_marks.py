@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from workbench.figures.style import Theme, faded
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 
 _TOP, _BOTTOM = -0.025, -0.085  # of the ribbon, as shares of the plot's height under its axis
 MARGIN = math.log10(1.25)  # of the batch axis, on either side of what is measured

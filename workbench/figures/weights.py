@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench.figures.style import Theme, ThemeName, color_scale, dress, new_figure, style_of
-from workbench.records import ErrorMap, Histogram
+from workbench.records.errors import ErrorMap, Histogram
 
 _WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not groups
 

@@ -22,7 +22,8 @@ from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
 from workbench.recipe.assign import with_choices
 from workbench.recipe.edit import LayerNames
 from workbench.recipe.recipe import Choice, Recipe
-from workbench.records import LayerRecord, Progress
+from workbench.records.layers import LayerRecord
+from workbench.records.progress import Progress
 from workbench.solvers import InputMoments
 from workbench.sources import Source
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from workbench.config import ResolvedConfig
 from workbench.recipe.recipe import Recipe
-from workbench.records import Record
+from workbench.records.record import Record
 
 WEIGHT_ERROR, OUTPUT_ERROR = "weight error", "output error"
 _INDEX = re.compile(r"(?<![^.])\d+(?![^.])")

@@ -11,7 +11,7 @@ from workbench.coverage import planned_bytes
 from workbench.improve.allocation import best_within
 from workbench.improve.trials import Candidate
 from workbench.recipe.recipe import Recipe
-from workbench.records import LayerRecord
+from workbench.records.layers import LayerRecord
 
 _INDEX = re.compile(r"(?<![^.])\d+(?![^.])")
 

@@ -16,7 +16,8 @@ from workbench.errors import ConfigError
 from workbench.measure.quality import DEFAULT_WINDOW, measure_qualities, token_windows
 from workbench.options import SOLVERS, SolverName
 from workbench.quantize import QuantizationReport, layer_notes, quantize_
-from workbench.records import Progress, Quality
+from workbench.records.progress import Progress
+from workbench.records.quality import Quality
 
 
 @dataclass(frozen=True)

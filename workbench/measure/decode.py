@@ -13,7 +13,7 @@ from workbench.config import Int4WeightOnlyConfig
 from workbench.measure.candidates import DENSE, LINEAR, calls_in_turn, generator, make_candidates
 from workbench.measure.roofline import DTYPES
 from workbench.measure.timing import environment, stop_if, time_interleaved
-from workbench.records import Record
+from workbench.records.record import Record
 
 _BUDGET_S = 0.1  # seconds of timed calls of each
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.measure.errors import MAX_SIDE, Metric, map_values, picture_of
-from workbench.records import ErrorMap
+from workbench.records.errors import ErrorMap
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.affine import QuantizedWeight
 from workbench.measure.microscope import levels_of
-from workbench.records import Histogram
+from workbench.records.errors import Histogram
 from workbench.solvers import InputMoments
 from workbench.solvers.row_blocks import iter_row_blocks
 

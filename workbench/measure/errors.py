@@ -14,7 +14,7 @@ from torch.nn import functional
 from workbench.affine import QuantizedWeight, group_count
 from workbench.errors import ConfigError, WeightError
 from workbench.measure.pictures import coded, reduce_to, scale_of
-from workbench.records import ErrorMap, ErrorSummary, Histogram
+from workbench.records.errors import ErrorMap, ErrorSummary, Histogram
 from workbench.solvers.row_blocks import iter_row_blocks
 
 _Result = TypeVar("_Result")

@@ -17,7 +17,8 @@ from workbench.config import DOMAINS, Domain, ResolvedConfig
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.measure.errors import error_summary
 from workbench.options import SOLVERS, SolverName, resolve_options
-from workbench.records import ErrorSummary, Microscope, MicroscopeVariant
+from workbench.records.errors import ErrorSummary
+from workbench.records.microscope import Microscope, MicroscopeVariant
 from workbench.solvers import InputMoments, SolveResult, not_finite, solve
 
 

@@ -25,7 +25,8 @@ from workbench.errors import ConfigError, ModelError
 from workbench.measure.causal import check_model, run_side_by_side, window_logits
 from workbench.measure.divergence import TokenSums, token_sums
 from workbench.measure.intervals import mean_interval
-from workbench.records import Progress, Quality
+from workbench.records.progress import Progress
+from workbench.records.quality import Quality
 from workbench.workers import in_order
 
 DEFAULT_WINDOW = 512

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from workbench.errors import ConfigError
 from workbench.measure.timing import Timer, rotation_bytes, stop_if, time_interleaved
-from workbench.records import Record
+from workbench.records.record import Record
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SIZES = (1024, 2048, 4096, 8192)  # of square matrices; larger ones as long as they are quick

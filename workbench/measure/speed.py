@@ -38,7 +38,7 @@ from workbench.measure.speed_report import doubts
 from workbench.measure.speed_report import speedups as speedups
 from workbench.measure.timing import BUDGET_S, check_batch_sizes, check_device, stop_if, time_interleaved
 from workbench.measure.timing import environment as environment
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 
 DEFAULT_BATCH_SIZES = (1, 4, 16, 64, 256)
 ALL_BATCH_SIZES = tuple(2**power for power in range(12))

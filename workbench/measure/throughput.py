@@ -27,7 +27,7 @@ from workbench.layers import model_device
 from workbench.measure.causal import check_model, vocabulary_size
 from workbench.measure.throughput_report import ModelThroughput, ThroughputReport
 from workbench.measure.timing import Environment, environment
-from workbench.records import Progress
+from workbench.records.progress import Progress
 
 DEFAULT_PROMPT_TOKENS, DEFAULT_NEW_TOKENS, DEFAULT_ROUNDS = 256, 32, 5
 _ONE = "the model"

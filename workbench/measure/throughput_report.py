@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import ConfigError
 from workbench.measure.timing import Environment
-from workbench.records import Record
+from workbench.records.record import Record
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from workbench.coverage import Coverage
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.recipe.history import choice_said
 from workbench.recipe.recipe import Choice, Recipe
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 
 RuleKind = Literal["rule", "default", "head"]
 Key = int | Literal["default", "head"]

@@ -13,7 +13,7 @@ from workbench.measure.decode import DecodeSpeed
 from workbench.measure.paired import Comparison
 from workbench.measure.roofline import Roofline
 from workbench.recipe.recipe import Recipe
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.views.views import LayerView
 
 _PACKAGES = ("int4-workbench", "torch", "transformers", "safetensors", "numpy")

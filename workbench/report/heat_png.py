@@ -6,7 +6,7 @@ import base64
 import struct
 import zlib
 
-from workbench.records import ErrorMap
+from workbench.records.errors import ErrorMap
 
 _VIRIDIS = "440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725"
 _DIVERGING = "0b4f94 3f82c4 8fb8de d3e2ef f4f4f4 f6dcc8 eeae82 cf6f2e 8f3d06"

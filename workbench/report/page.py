@@ -9,7 +9,7 @@ from pathlib import Path
 from workbench.coverage import size
 from workbench.improve.improvement import grouped
 from workbench.recipe.text import recipe_text
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.report.contents import Contents
 from workbench.report.heat_png import gradient, heat_uri
 from workbench.report.layers_svg import layers_svg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.report.svg import MARKS, SERIES, Axis, frame, legend, line, mark, svg, text
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT = 960.0, 300.0, 56.0, 16.0

@@ -9,7 +9,8 @@ from html import escape
 from workbench.coverage import Coverage, size
 from workbench.improve.improvement import ChangeGroup
 from workbench.measure.paired import Comparison, Estimate
-from workbench.records import CoverageRow, SpeedPoint
+from workbench.records.layers import CoverageRow
+from workbench.records.speed import SpeedPoint
 from workbench.views.views import LayerView
 
 Cell = tuple[str, float | str | None]  # HTML, and what it is sorted by

@@ -14,7 +14,7 @@ from workbench.calibration_text import CalibrationState, check_text, no_text, re
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.jobs import Job, Lane
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.layer_inputs import HELD_BYTES, LayerInputs
 from workbench.session.script import is_demo
 from workbench.sources import FolderSource, Source

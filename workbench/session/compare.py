@@ -12,7 +12,7 @@ from workbench.jobs import Job
 from workbench.measure.difference import PairOfMaps, pair_of_maps
 from workbench.measure.errors import Metric
 from workbench.recipe.recipe import Choice
-from workbench.records import ErrorSummary
+from workbench.records.errors import ErrorSummary
 from workbench.session.events import Event
 from workbench.session.rooms import Means, Room, Seen
 from workbench.views.cache import NO_INPUTS

@@ -18,7 +18,7 @@ from workbench.exporting import ExportResult, iter_export
 from workbench.jobs import Job, Lane
 from workbench.quantize import needs_calibration
 from workbench.recipe.recipe import Recipe
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.events import Event, EventKind
 from workbench.session.quality import SessionQuality

@@ -14,7 +14,7 @@ from workbench.improve.trials import Known
 from workbench.jobs import Job, Lane
 from workbench.kinds import EXPERTS, STACK
 from workbench.recipe.recipe import Recipe
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.events import EventKind
 from workbench.session.layer_inputs import HELD_BYTES

@@ -12,7 +12,7 @@ from workbench.calibration import Calibration, iter_layer_moments
 from workbench.coverage import size
 from workbench.errors import ModelError
 from workbench.jobs import progress_since
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.solvers import InputMoments
 from workbench.sources import FolderSource, ModelSource, Source
 

@@ -11,7 +11,7 @@ from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.measure.causal import check_causal
 from workbench.measure.remembered import LogitsStore, Remembered
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.twin import twin_of
 from workbench.sources import ModelSource

@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench.coverage import Coverage
 from workbench.jobs import Job, Lane
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.model_pair import ModelPair
 from workbench.session.quality_prompt import Answers, check_prompt, iter_prompt, prompt_ids
 from workbench.session.quality_state import recipe_label

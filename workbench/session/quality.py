@@ -16,7 +16,7 @@ from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.jobs import Job, Lane, behind
 from workbench.quantize import needs_calibration
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.calibration import InTurn, SessionCalibration
 from workbench.session.model_pair import ModelPair
 from workbench.session.prompt import SessionPrompt

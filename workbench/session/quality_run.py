@@ -14,7 +14,7 @@ from workbench.jobs import progress_since
 from workbench.measure.causal import run_side_by_side
 from workbench.measure.paired import Comparison, WindowPair
 from workbench.measure.quality import iter_quality
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.quality_state import Measured, Plan
 from workbench.session.quality_text import Windows
 

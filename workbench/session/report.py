@@ -21,7 +21,8 @@ from workbench.measure.roofline import Roofline
 from workbench.measure.timing import environment
 from workbench.quantize import needs_calibration
 from workbench.recipe.recipe import Recipe
-from workbench.records import Progress, SpeedPoint
+from workbench.records.progress import Progress
+from workbench.records.speed import SpeedPoint
 from workbench.report.contents import Contents, versions
 from workbench.report.page import report_html
 from workbench.report.write import check_target, write_whole

@@ -11,7 +11,7 @@ from workbench.config import ResolvedConfig
 from workbench.jobs import Job, Lane
 from workbench.measure.errors import Metric
 from workbench.recipe.recipe import Choice
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 from workbench.session.events import Event, EventKind
 from workbench.sources import Source
 from workbench.views.cache import Inputs, ViewCache

@@ -37,7 +37,9 @@ from workbench.quantize import needs_calibration
 from workbench.recipe.edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 from workbench.recipe.nodes import rules_said, with_dense, with_int4
 from workbench.recipe.recipe import Choice, Recipe
-from workbench.records import CoverageRow, Decision, Progress, SpeedPoint
+from workbench.records.layers import CoverageRow, Decision
+from workbench.records.progress import Progress
+from workbench.records.speed import SpeedPoint
 from workbench.session.ahead import SessionAhead
 from workbench.session.calibration import SessionCalibration
 from workbench.session.compare import SessionCompare

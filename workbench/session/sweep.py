@@ -13,7 +13,7 @@ from workbench.coverage import Coverage
 from workbench.errors import WeightError
 from workbench.jobs import progress_since
 from workbench.quantize import needs_calibration
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.sources import ModelSource, Source
 from workbench.views.cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values

@@ -10,7 +10,7 @@ from workbench.coverage import Coverage, size
 from workbench.exporting import ExportResult
 from workbench.recipe.history import recipe_said
 from workbench.recipe.recipe import Recipe
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.sources import Source
 from workbench.views.views import LayerView
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.options import CalibratedOptions
-from workbench.records import ErrorTrace
+from workbench.records.errors import ErrorTrace
 from workbench.solvers.data_free import solve_data_free
 from workbench.solvers.feedback import RowBlock
 from workbench.solvers.geometry import Geometry, GroupFactor, geometry

@@ -16,7 +16,7 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import Domain, ResolvedConfig
 from workbench.options import HqqOptions, RefinedOptions
-from workbench.records import ErrorTrace
+from workbench.records.errors import ErrorTrace
 from workbench.solvers.hqq import improve
 from workbench.solvers.refined import refine
 from workbench.solvers.result import SolveResult

@@ -9,7 +9,7 @@ import torch
 
 from workbench.affine import QuantizedWeight
 from workbench.options import SolverName
-from workbench.records import ErrorTrace
+from workbench.records.errors import ErrorTrace
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.save import iter_write_native
 from workbench.coverage import size
 from workbench.export_formats import EXPORT_FORMATS
-from workbench.records import LayerResult
+from workbench.records.errors import LayerResult
 from workbench.targets import NATIVE, TARGETS, get_target
 from workbench.targets.record import RECORD_FILE as RECORD_FILE
 from workbench.targets.record import verify_export as verify_export

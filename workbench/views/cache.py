@@ -15,7 +15,7 @@ from workbench.config import ResolvedConfig
 from workbench.errors import Cancelled
 from workbench.measure.errors import Metric, error_map, error_summary
 from workbench.options import SolverName
-from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
+from workbench.records.errors import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import InputMoments, solve
 
 Reduction = Literal["max", "mean"]

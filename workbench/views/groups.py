@@ -14,7 +14,7 @@ from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError
 from workbench.measure.errors import LOW_IS_WORSE, GroupMetric, Metric, group_errors
 from workbench.measure.microscope import microscope
-from workbench.records import Microscope
+from workbench.records.microscope import Microscope
 from workbench.solvers import InputMoments, not_finite, solve
 from workbench.sources import Source, read_rows
 from workbench.views.cache import ViewCache

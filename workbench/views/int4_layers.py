@@ -15,7 +15,7 @@ from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.layers import Int4Layer, weight_as_used
 from workbench.quantize import experts_of, int4_layer, iter_quantize, needs_calibration
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.sources import ModelSource, Source
 from workbench.views.cache import ViewCache
 from workbench.views.solved_layers import SolvedLayers

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.calibration import Calibration
 from workbench.coverage import Coverage
 from workbench.quantize import iter_quantize
-from workbench.records import Progress
+from workbench.records.progress import Progress
 from workbench.solvers import SolveResult
 from workbench.sources import Source
 from workbench.views.cache import Inputs

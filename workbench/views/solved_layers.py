@@ -25,7 +25,7 @@ import workbench
 from workbench.config import ResolvedConfig
 from workbench.errors import WorkbenchError
 from workbench.portable import portable_tensors, quantized_from_portable
-from workbench.records import ErrorTrace
+from workbench.records.errors import ErrorTrace
 from workbench.solvers import InputMoments, SolveResult
 from workbench.user_cache import cache_folder
 from workbench.views.cache import ViewCache

@@ -14,7 +14,7 @@ from workbench.config import ResolvedConfig
 from workbench.errors import WeightError
 from workbench.measure.errors import MAX_SIDE, Metric, error_summary, sampled_rows
 from workbench.options import SolverName
-from workbench.records import ErrorMap, ErrorSummary, ErrorTrace
+from workbench.records.errors import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import SolveResult, solve
 from workbench.sources import ModelSource, Source
 from workbench.views.cache import NO_INPUTS, WAITING, Inputs, MeasuredLayer, Reduction, ViewCache, solve_and_measure

@@ -11,7 +11,7 @@ from typing import Any
 import traitlets
 
 from workbench.errors import ConfigError
-from workbench.records import ErrorMap
+from workbench.records.errors import ErrorMap
 from workbench.widgets.component import Component, ErrorHandler, bundle
 
 

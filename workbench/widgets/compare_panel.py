@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from workbench.measure.errors import LOW_IS_WORSE
-from workbench.records import ErrorSummary
+from workbench.records.errors import ErrorSummary
 from workbench.session import Event, Session
 from workbench.session.compare import Comparison
 from workbench.views.groups import GroupView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from workbench.records import ErrorTrace
+from workbench.records.errors import ErrorTrace
 from workbench.session import Event, Session
 from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.records import ErrorSummary
+from workbench.records.errors import ErrorSummary
 from workbench.session.details import LayerDetails
 from workbench.views.views import LayerView
 from workbench.widgets.facts import Fact, Tone

@@ -8,7 +8,7 @@ from typing import Any
 from workbench.coverage import size
 from workbench.exporting import ExportResult
 from workbench.quantize import layer_notes
-from workbench.records import LayerResult
+from workbench.records.errors import LayerResult
 from workbench.session import Event, Session
 from workbench.targets import NATIVE, TARGETS
 from workbench.targets.run import TargetTable, engines_of

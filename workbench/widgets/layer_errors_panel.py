@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workbench.records import ErrorSummary
+from workbench.records.errors import ErrorSummary
 from workbench.session import Event, Session
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.form import Field, Form, Value

@@ -17,7 +17,7 @@ import traitlets
 from workbench.coverage_words import dense_groups
 from workbench.errors import ConfigError
 from workbench.kinds import QUANTIZABLE_KINDS
-from workbench.records import CoverageRow, Decision
+from workbench.records.layers import CoverageRow, Decision
 from workbench.widgets.component import SYNC_FROM_PAGE, Component, ErrorHandler, bundle
 
 REQUIRED = ("name", "shape", "parameters", "decision", "reason", "before_bytes", "after_bytes")

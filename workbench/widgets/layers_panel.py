@@ -10,7 +10,7 @@ from workbench.config import GROUP_SIZES
 from workbench.coverage import Coverage, size
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.measure.decode import DecodeSpeed
-from workbench.records import CoverageRow
+from workbench.records.layers import CoverageRow
 from workbench.session import Event, Session
 from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler

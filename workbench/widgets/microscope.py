@@ -12,7 +12,7 @@ import traitlets
 
 from workbench.errors import ConfigError
 from workbench.measure.microscope import absent
-from workbench.records import Microscope, MicroscopeVariant
+from workbench.records.microscope import Microscope, MicroscopeVariant
 from workbench.widgets.component import Component, ErrorHandler, bundle
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workbench.measure.speed import crossover, environment, speedups
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.widgets.line_chart import Chart, Choice, LineStyle, Scale, Series
 
 View = Literal["speedup", "time", "share"]

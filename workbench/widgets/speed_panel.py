@@ -6,7 +6,7 @@ from typing import cast
 
 from workbench.jobs import Job
 from workbench.measure.speed import DTYPES, crossover, speedups
-from workbench.records import SpeedPoint
+from workbench.records.speed import SpeedPoint
 from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler

@@ -1,0 +1,1 @@
+"""Frozen results: what the workbench measured or decided, to and from JSON."""
