@@ -32,11 +32,14 @@ from workbench.recipe.recipe import RecipeLike, as_recipe
 from workbench.records.quality import Quality
 from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE
+from workbench.targets.companions import Companions
 from workbench.targets.run import ExportReport, TargetTable, fits_of, iter_export_to
 from workbench.targets.target import Written
 
 
-def export_targets(model: nn.Module | str | Path, recipe: RecipeLike | None = None, **settings: Any) -> TargetTable:
+def export_targets(
+    model: nn.Module | str | Path, recipe: RecipeLike | None = None, *, tokenizer: Any = None, **settings: Any
+) -> TargetTable:
     """Say which formats can hold a model exactly, which would round, and what to change for the others.
 
     Nothing is read or solved: ask before quantizing.
@@ -44,13 +47,16 @@ def export_targets(model: nn.Module | str | Path, recipe: RecipeLike | None = No
     Args:
         model: A model, quantized or not, a model folder, a hub name, "demo", or an int4 checkpoint.
         recipe: What becomes int4, for a model that is not quantized yet.
+        tokenizer: Of a live model: GGUF carries it, and not every one can be. A folder brings its own.
         settings: As `wb.quantize_` takes them: include, exclude, solver, domain, options, output_head.
 
     Raises:
         ModelError, CheckpointError: when a path cannot be read.
         ConfigError: for a recipe for what is int4 already.
     """
-    return fits_of(contents_of(model, recipe, **settings).outline())
+    contents = contents_of(model, recipe, tokenizer=tokenizer, **settings)
+    at_hand = tokenizer is not None or not isinstance(model, nn.Module)
+    return fits_of(contents.outline(), Companions(contents.write_files) if at_hand else None)
 
 
 def export(

@@ -12,9 +12,10 @@ from tests.targets.gguf_tokenizers import WORDS, sentencepiece, trained
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError
 from workbench.foreign.gguf_tokenizer import tokenizer_problem, write_tokenizer
+from workbench.targets.companions import Companions
 from workbench.targets.gguf_pretokenizers import PRE_TOKENIZERS, split_steps
 from workbench.targets.gguf_sentencepiece import read_sentencepiece
-from workbench.targets.gguf_tokenizer import tokenizer_metadata
+from workbench.targets.gguf_tokenizer import tokenizer_metadata, tokenizer_misfits
 
 CONFIG = {"vocab_size": 600}
 TEXT = "Hello, World's 1234567 tokens!\n\n  x = café * 漢字;\tIt'S over."
@@ -150,3 +151,45 @@ def test_a_damaged_sentencepiece_model_is_refused(tmp_path):
         path.write_bytes(data[:cut])
         with pytest.raises(CheckpointError):
             read_sentencepiece(path)
+
+
+# --- before an export begins ----------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_that_cannot_be_written_is_a_misfit_before_anything_runs(tmp_path):
+    trained(tmp_path / "one", "qwen2", pre_tokenizer={"type": "Whitespace"})
+    copies = []
+
+    def write_files(folder):
+        copies.append(folder)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name).write_bytes((tmp_path / "one" / name).read_bytes())
+
+    companions = Companions(write_files)
+    for _ in range(3):  # asked for every change of a recipe, looked at once
+        [misfit] = tokenizer_misfits(companions, CONFIG)
+    assert "the tokenizer: it has no declared counterpart in llama.cpp" in misfit.what and not misfit.change
+    assert "split by Whitespace" in misfit.what and "qwen2" in misfit.allowed
+    assert len(copies) == 1 and not copies[0].exists()
+
+
+def test_one_that_can_be_written_is_none(tmp_path):
+    folder = trained(tmp_path / "one", "qwen2")
+    companions = Companions(lambda to: (to / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes()))
+    assert tokenizer_misfits(companions, CONFIG) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"model": {"type": "BPE", "merges": []}},
+        {"model": [1]},
+        {"added_tokens": [{"id": "x"}]},
+        {"pre_tokenizer": 3},
+        {"post_processor": {"type": "TemplateProcessing", "single": [{"x": 1}]}},
+    ],
+)
+def test_a_damaged_tokenizer_is_refused_in_words(damage, tmp_path):
+    folder = trained(tmp_path / "one", "qwen2", **damage)
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        tokenizer_metadata(folder, CONFIG)

@@ -153,3 +153,25 @@ def test_the_table_is_text_and_html(model):
     table = wb.export_targets(model)
     assert "compressed-tensors" in str(table) and "<table>" in table._repr_html_()
     assert wb.export_targets(make("qwen2"), CONFIG).fits["awq"].state == table.fits["awq"].state
+
+
+class Words:
+    """A tokenizer that is saved as these files."""
+
+    def __init__(self, **files: dict):
+        self.files = files
+
+    def save_pretrained(self, folder):
+        for name, data in self.files.items():
+            (folder / f"{name}.json").write_text(json.dumps(data))
+
+
+def test_the_tokenizer_is_looked_at_where_one_is_at_hand(model, native):
+    said = wb.export_targets(model).fit("gguf")  # a live model may get one when it is written
+    assert said.state == "rounded" and any("tokenizer is looked at before the first layer" in one for one in said.notes)
+    other = Words(tokenizer={"model": {"type": "Unigram"}, "pre_tokenizer": {"type": "Metaspace"}})
+    found = wb.export_targets(model, tokenizer=other).fit("gguf")
+    assert found.state == "refused" and "model Unigram" in found.misfits[0].what
+    [misfit] = wb.export_targets(native).fit("gguf").misfits  # a folder has what it has
+    assert "there is none" in misfit.what and "copy the tokenizer's files into the folder" in misfit.mend
+    assert wb.export_targets(native).fit("mlx").state != "refused"

@@ -22,6 +22,7 @@ def export(arguments: argparse.Namespace) -> None:
     from workbench.conversion import destination
     from workbench.quantize import layer_notes
     from workbench.targets import NATIVE, get_target
+    from workbench.targets.companions import Companions
     from workbench.targets.run import fits_of
 
     if arguments.format != NATIVE:
@@ -29,7 +30,7 @@ def export(arguments: argparse.Namespace) -> None:
     place = destination(arguments.model, arguments.out, overwrite=arguments.overwrite)
     contents = _contents(arguments)
     origin = contents.origin
-    fit = fits_of(contents.outline()).fit(arguments.format)
+    fit = fits_of(contents.outline(), Companions(contents.write_files)).fit(arguments.format)
     fit.check()  # before a calibration text is run through the model
     if isinstance(origin, SolvedContents):
         for line in (origin.coverage.verdict(), *(f"note: {note}" for note in origin.coverage.notes)):
@@ -46,9 +47,11 @@ def export(arguments: argparse.Namespace) -> None:
 
 def targets(arguments: argparse.Namespace) -> None:
     """Say which formats can hold a model exactly, which would round, and what to change for the others."""
+    from workbench.targets.companions import Companions
     from workbench.targets.run import fits_of
 
-    table = fits_of(_contents(arguments).outline())
+    contents = _contents(arguments)
+    table = fits_of(contents.outline(), Companions(contents.write_files))
     if arguments.json:
         keys = ("format", "engines", "fit", "size", "remark")
         print(json.dumps([dict(zip(keys, row, strict=True)) for row in table.rows()], indent=2))

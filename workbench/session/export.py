@@ -25,6 +25,7 @@ from workbench.session.quality import SessionQuality
 from workbench.session.quality_state import QualityState
 from workbench.sources import Source
 from workbench.targets import NATIVE
+from workbench.targets.companions import Companions
 from workbench.targets.run import TargetTable, fits_of
 from workbench.views.cache import ViewCache
 from workbench.views.solved_layers import SolvedLayers
@@ -75,6 +76,7 @@ class SessionExport:
         self.latest: ExportResult | None = None
         self.lane = Lane("formats", latest_wins=True)
         self._known: tuple[Coverage, TargetTable] | None = None
+        self._companions: Companions | None = None  # no recipe changes them: looked at once
         owner.listen(self._hear)
 
     @property
@@ -93,12 +95,14 @@ class SessionExport:
         if (known := self.table) is not None:
             return known
         coverage = owner.coverage
-        outline = SolvedContents(owner.source, coverage, owner.recipe).outline()
+        contents = SolvedContents(owner.source, coverage, owner.recipe, tokenizer=owner.tokenizer)
+        outline = contents.outline()
         if any(form.experts for form in outline.int4.values()):  # only they are cut: transformers is slow to import
             from workbench.hf.reverse_names import reverse_names
 
             outline = replace(outline, stored_names=reverse_names(outline))
-        table = fits_of(outline)
+        self._companions = self._companions or Companions(contents.write_files)
+        table = fits_of(outline, self._companions)
         self._known = coverage, table
         return table
 

@@ -15,6 +15,7 @@ from workbench.affine import MID_POINT, QuantizedWeight
 from workbench.checkpoint.contents import Contents, Outline, write_config
 from workbench.checkpoint.native import ModuleFormat
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
+from workbench.targets.companions import Companions
 from workbench.targets.target import Fit, LoadLines, Misfit, Written
 
 
@@ -80,8 +81,8 @@ class FolderTarget(ABC):
 
     # --- the same for all -------------------------------------------------------------------------------------------
 
-    def fit(self, outline: Outline) -> Fit:
-        """Say whether the target can hold a model; no value is read."""
+    def fit(self, outline: Outline, companions: Companions | None = None) -> Fit:
+        """Say whether the target can hold a model; no value is read, and the files beside it are copied as they are."""
         misfits = tuple(self.misfits(outline))
         if misfits:
             return Fit(self.name, misfits=misfits, notes=tuple(self.notes(outline)))

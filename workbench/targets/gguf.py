@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from workbench.checkpoint.contents import Contents, Outline, Part
 from workbench.errors import CheckpointError
+from workbench.targets.companions import Companions
 from workbench.targets.gguf_blocks import BLOCK, encode_blocks, rounding_error
-from workbench.targets.gguf_file import DENSE_TYPES, GgufWriter, Value
+from workbench.targets.gguf_file import DENSE_TYPES, GgufWriter
 from workbench.targets.gguf_metadata import ROPE_TENSOR, model_metadata, rope_problems, rope_tensor, window_note
 from workbench.targets.gguf_models import ARCHITECTURES, Architecture, settings_of
 from workbench.targets.gguf_tensors import Plan, dense_bytes, missing_tensors, plan_tensors
-from workbench.targets.gguf_tokenizer import COUNTERPARTS, tokenizer_metadata
+from workbench.targets.gguf_tokenizer import COUNTERPARTS, tokenizer_metadata, tokenizer_misfits
 from workbench.targets.target import Fit, LoadLines, Misfit, Written, misfits_by
 
 _ELSEWHERE = "export to another format"
@@ -33,16 +32,19 @@ class Gguf:
     title = "GGUF (Q4_1, Q4_0)"
     engines = "llama.cpp, Ollama, LM Studio, transformers"
 
-    def fit(self, outline: Outline) -> Fit:
-        """Say whether the file can hold a model; no value is read."""
+    def fit(self, outline: Outline, companions: Companions | None = None) -> Fit:
+        """Say whether the file can hold a model, and its tokenizer where it is at hand; no value is read."""
         outline = _with_settings(outline)
         misfits = self._misfits(outline)
+        if not misfits and companions is not None:
+            misfits = tokenizer_misfits(companions, outline.config)
         if misfits:
             return Fit(self.name, misfits=tuple(misfits))
         architecture = ARCHITECTURES[outline.config["model_type"]]
         plan = plan_tensors(outline, architecture)
         size_bytes = sum(info.size_bytes for info in plan.tensors.values())
-        return Fit(self.name, _rounds(outline), (), size_bytes, tuple(_notes(outline, architecture)))
+        notes = _notes(outline, architecture, unseen=companions is None)
+        return Fit(self.name, _rounds(outline), (), size_bytes, tuple(notes))
 
     def write(
         self, contents: Contents, outline: Outline, folder: Path, cancel: threading.Event | None = None
@@ -60,7 +62,8 @@ class Gguf:
         plan = plan_tensors(outline, architecture)
         infos = list(plan.tensors.values())
         metadata = model_metadata(outline.config, architecture, Path(outline.model).name or "model", infos)
-        metadata |= _tokenizer(contents, outline.config, folder)
+        config = outline.config
+        metadata |= Companions(contents.write_files).read(lambda files: tokenizer_metadata(files, config))
         writer = GgufWriter(folder / file_name(outline), metadata, infos)
         try:
             if (factors := rope_tensor(outline.config)) is not None:
@@ -142,25 +145,13 @@ def _rounds(outline: Outline) -> str:
     return f"{what} to float16" if what else ""
 
 
-def _notes(outline: Outline, architecture: Architecture) -> list[str]:
-    notes = [
-        "scales below 6.1e-5 lose digits in float16; max |Δw| says how much",
-        f"the tokenizer is looked at before the first layer; llama.cpp has {COUNTERPARTS}",
-    ]
+def _notes(outline: Outline, architecture: Architecture, *, unseen: bool) -> list[str]:
+    notes = ["scales below 6.1e-5 lose digits in float16; max |Δw| says how much"]
+    if unseen:
+        notes.append(f"the tokenizer is looked at before the first layer; llama.cpp has {COUNTERPARTS}")
     if note := window_note(outline.config, architecture):
         notes.append(note)
     return notes
-
-
-def _tokenizer(contents: Contents, config: Mapping[str, Any], folder: Path) -> dict[str, Value]:
-    """Read the tokenizer from the files that the model would have beside it."""
-    scratch = folder / "tokenizer"
-    scratch.mkdir()
-    try:
-        contents.write_files(scratch)
-        return tokenizer_metadata(scratch, config)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_part(writer: GgufWriter, plan: Plan, part: Part) -> float:

@@ -67,6 +67,11 @@ SAME: dict[str, str] = {
     "command-r": "smollm",
 }
 
+# Settings of a BPE model that llama.cpp does not know.
+_NOT_KNOWN = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+# Normalizers that keep a text as it is; NFC is what the published tokenizers of Qwen have, which llama.cpp leaves out.
+_KEEPS = (None, {"type": "NFC"}, {"type": "Sequence", "normalizers": []})
+
 
 def split_steps(tokenizer: Mapping[str, Any]) -> Steps | None:
     """Return the patterns that a byte-level tokenizer.json splits text with, in turn; None for anything else."""
@@ -80,6 +85,26 @@ def split_steps(tokenizer: Mapping[str, Any]) -> Steps | None:
         found += [pattern] if pattern else []
     last = steps[-1] if steps else {}
     return tuple(found) if last.get("type") == "ByteLevel" else None
+
+
+def counterpart(tokenizer: Mapping[str, Any]) -> str | None:
+    """Return the tokenizer.ggml.pre of a byte-level tokenizer.json that llama.cpp does alike; None for any other."""
+    model = tokenizer.get("model") or {}
+    steps = split_steps(tokenizer)
+    if model.get("type") != "BPE" or not steps or any(model.get(key) for key in _NOT_KNOWN):
+        return None
+    if tokenizer.get("normalizer") not in _KEEPS:
+        return None
+    return PRE_TOKENIZERS.get((steps, bool(model.get("ignore_merges"))))
+
+
+def said(tokenizer: Mapping[str, Any]) -> str:
+    """Name what a tokenizer.json is made of."""
+    kinds = [f"{key} {(tokenizer.get(key) or {}).get('type', 'none')}" for key in ("model", "normalizer")]
+    steps = split_steps(tokenizer)
+    split = " then ".join(steps) if steps else (tokenizer.get("pre_tokenizer") or {}).get("type", "none")
+    merges = ", whole words first" if (tokenizer.get("model") or {}).get("ignore_merges") else ""
+    return f"{', '.join(kinds)}, split by {split}{merges}"
 
 
 def pre_tokenizer_json(name: str) -> dict[str, Any]:

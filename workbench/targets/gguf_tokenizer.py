@@ -8,15 +8,26 @@ from typing import Any
 
 from workbench.checkpoint.integrity import read_json
 from workbench.errors import CheckpointError
+from workbench.targets.companions import Companions
 from workbench.targets.gguf_file import Value
-from workbench.targets.gguf_pretokenizers import PRE_TOKENIZERS, split_steps
+from workbench.targets.gguf_pretokenizers import PRE_TOKENIZERS, counterpart, said
 from workbench.targets.gguf_sentencepiece import read_sentencepiece
 from workbench.targets.gguf_spaced import Spaced, spaced
+from workbench.targets.target import Misfit
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.h's llama_token_type
 _SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 COUNTERPARTS = f"SentencePiece's BPE, and byte-level BPE split as {', '.join(PRE_TOKENIZERS.values())}"
 _OTHER_TARGET = "export to another format, which keeps the tokenizer's own files"
+
+
+def tokenizer_misfits(companions: Companions, config: Mapping[str, Any]) -> list[Misfit]:
+    """Say why the tokenizer among these files cannot be written; [] when it can."""
+    error = companions.problem("tokenizer as GGUF", lambda folder: tokenizer_metadata(folder, config))
+    if error is None:
+        return []
+    what = error.what.removesuffix(".").replace("The tokenizer", "it", 1)
+    return [Misfit(f"the tokenizer: {what}", error.allowed or "another", error.mend or _OTHER_TARGET)]
 
 
 def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Value]:
@@ -27,9 +38,17 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Val
         config: The model's config.json: vocabulary size and special tokens.
 
     Raises:
-        CheckpointError: when there is no tokenizer, llama.cpp has no declared counterpart of it, or it has more tokens
-            than the model.
+        CheckpointError: when there is no tokenizer, it is damaged, llama.cpp has no declared counterpart of it, or it
+            has more tokens than the model.
     """
+    try:
+        return _metadata(folder, config)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        what = f"{type(error).__name__}: {error}"[:120]
+        raise CheckpointError(f"The tokenizer cannot be read ({what}).", mend="fetch its files again") from None
+
+
+def _metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Value]:
     settings = _optional_json(folder / "tokenizer_config.json")
     tokenizer = _optional_json(folder / "tokenizer.json")
     if (folder / "tokenizer.model").is_file():
@@ -50,15 +69,14 @@ def tokenizer_metadata(folder: Path, config: Mapping[str, Any]) -> dict[str, Val
 
 
 def _byte_level(tokenizer: Mapping[str, Any]) -> dict[str, Value]:
-    model = tokenizer.get("model") or {}
-    steps = split_steps(tokenizer)
-    known = PRE_TOKENIZERS.get((steps, bool(model.get("ignore_merges")))) if steps else None
-    if model.get("type") != "BPE" or known is None or not _is_plain(model) or not _is_nfc_or_none(tokenizer):
+    known = counterpart(tokenizer)
+    if known is None:
         raise CheckpointError(
-            f"The tokenizer ({_said(tokenizer)}) has no declared counterpart in llama.cpp.",
+            f"The tokenizer has no declared counterpart in llama.cpp: {said(tokenizer)}.",
             allowed=COUNTERPARTS,
             mend=_OTHER_TARGET,
         )
+    model = tokenizer["model"]
     names = {index: token for token, index in model["vocab"].items()}
     types = dict.fromkeys(names, NORMAL)
     _add_tokens(tokenizer, names, types)
@@ -97,7 +115,7 @@ def _spaced(found: Spaced) -> dict[str, Value]:
 
 def _listed(names: Mapping[int, str], types: Mapping[int, int]) -> dict[str, Value]:
     if sorted(names) != list(range(len(names))):
-        raise CheckpointError("The tokenizer's ids have gaps.", allowed="0, 1, 2, …", mend=_OTHER_TARGET)
+        raise CheckpointError("The tokenizer has gaps in its ids.", allowed="0, 1, 2, …", mend=_OTHER_TARGET)
     tokens = [names[index] for index in range(len(names))]
     kinds = [types[index] for index in range(len(names))]
     return {"tokenizer.ggml.tokens": Value("str", tokens), "tokenizer.ggml.token_type": Value("i32", kinds)}
@@ -205,28 +223,6 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str:
     if isinstance(given, list):  # several by name
         given = next((one.get("template") for one in given if one.get("name") == "default"), "")
     return given if isinstance(given, str) else ""
-
-
-def _is_plain(model: Mapping[str, Any]) -> bool:
-    """Whether a BPE model has none of the settings that llama.cpp does not know."""
-    return not any(
-        model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    )
-
-
-def _is_nfc_or_none(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether text stays as it is; NFC is what the published tokenizers of Qwen have, which llama.cpp leaves out."""
-    normalizer = tokenizer.get("normalizer")
-    return normalizer is None or normalizer == {"type": "NFC"} or normalizer == {"type": "Sequence", "normalizers": []}
-
-
-def _said(tokenizer: Mapping[str, Any]) -> str:
-    """Name what a tokenizer.json is made of."""
-    kinds = [f"{key} {(tokenizer.get(key) or {}).get('type', 'none')}" for key in ("model", "normalizer")]
-    steps = split_steps(tokenizer)
-    split = " then ".join(steps) if steps else (tokenizer.get("pre_tokenizer") or {}).get("type", "none")
-    merges = ", whole words first" if (tokenizer.get("model") or {}).get("ignore_merges") else ""
-    return f"{', '.join(kinds)}, split by {split}{merges}"
 
 
 def _optional_json(path: Path) -> dict[str, Any]:

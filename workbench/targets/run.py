@@ -16,6 +16,7 @@ from workbench.coverage import size
 from workbench.export_formats import EXPORT_FORMATS
 from workbench.records.errors import LayerResult
 from workbench.targets import NATIVE, TARGETS, get_target
+from workbench.targets.companions import Companions
 from workbench.targets.record import RECORD_FILE as RECORD_FILE
 from workbench.targets.record import verify_export as verify_export
 from workbench.targets.record import write_record
@@ -114,10 +115,17 @@ class TargetTable:
         return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table><ul>{below}</ul>"
 
 
-def fits_of(outline: Outline) -> TargetTable:
-    """Ask every target whether it can hold a model; no value is read."""
+def fits_of(outline: Outline, companions: Companions | None = None) -> TargetTable:
+    """Ask every target whether it can hold a model; no value is read.
+
+    Args:
+        outline: What would be written.
+        companions: The files beside the weights; None where they are not at hand, and then not asked about.
+    """
     native = Fit(NATIVE, size_bytes=outline.native_bytes)
-    return TargetTable(outline.model, {NATIVE: native} | {name: one.fit(outline) for name, one in TARGETS.items()})
+    return TargetTable(
+        outline.model, {NATIVE: native} | {name: one.fit(outline, companions) for name, one in TARGETS.items()}
+    )
 
 
 def iter_export_to(

@@ -12,6 +12,7 @@ from workbench.checkpoint.contents import Contents, Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
 from workbench.quantize import SolvedLayer
+from workbench.targets.companions import Companions
 
 State = Literal["exact", "rounded", "refused"]
 STATES: tuple[State, ...] = ("exact", "rounded", "refused")
@@ -160,8 +161,13 @@ class Target(Protocol):
         """What loads it."""
         ...
 
-    def fit(self, outline: Outline) -> Fit:
-        """Say whether the target can hold a model; no value is read."""
+    def fit(self, outline: Outline, companions: Companions | None = None) -> Fit:
+        """Say whether the target can hold a model; no value is read.
+
+        Args:
+            outline: What would be written.
+            companions: The files beside the weights, where they are at hand.
+        """
         ...
 
     def write(
