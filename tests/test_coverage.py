@@ -11,7 +11,7 @@ from torch import nn
 import workbench as wb
 from tests.tiny_models import QUANTIZABLE, make
 from workbench.config import DOMAINS, GROUP_SIZES
-from workbench.coverage import planned_bytes, preflight_source, size
+from workbench.coverage import planned_bytes, preflight_source
 from workbench.errors import ConfigError, PatternError
 from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
@@ -257,13 +257,6 @@ def test_planned_bytes_by_hand():
         assert planned_bytes(record, G32.resolved("cpu", domain=domain)) == codes + groups * per_group
     wide = G32.resolved("cpu", domain="float", scale_dtype=torch.float32)
     assert planned_bytes(record, wide) == codes + groups * 8
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (12_345_678, "12.35 MB"), (5e12, "5000.00 GB")]
-)
-def test_sizes_are_written_as_a_person_would(count, text):
-    assert size(count) == text
 
 
 def test_rules_decide_in_order():

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors export_formats workers options config records demo inductor improve.allocation
+errors sizes export_formats workers options config records demo inductor improve.allocation
 blocks primitives affine portable
 solvers
 user_cache machine paths packing tiles triton.jit triton.products triton.blocks triton.launch triton.kernels

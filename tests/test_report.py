@@ -19,7 +19,6 @@ import pytest
 import torch
 
 from tests.improve.test_improve import Toy, toy
-from workbench.coverage import size
 from workbench.errors import ConfigError
 from workbench.measure.decode import DecodeSpeed
 from workbench.measure.paired import Comparison, WindowPair
@@ -33,6 +32,7 @@ from workbench.report.speed_svg import speed_svg
 from workbench.report.svg import MARKS, SERIES, Axis
 from workbench.report.write import check_target, write_whole
 from workbench.session import open_session
+from workbench.sizes import size
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 HOSTILE = '<script>alert("x")</script>&\'"'

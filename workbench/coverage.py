@@ -17,6 +17,7 @@ from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
 from workbench.packed import padding_bits, padding_note
 from workbench.recipe.recipe import Choice, Recipe
 from workbench.records.layers import CoverageRow, LayerRecord
+from workbench.sizes import size
 from workbench.sources import FolderSource, Source
 
 _FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -176,15 +177,6 @@ def planned_bytes(record: LayerRecord, config: ResolvedConfig) -> int:
     scale = config.scale_dtype.itemsize
     zero = {"float": scale, "int": 1, "symmetric": 0}[config.domain]
     return n * ((k + 1) // 2) + n * group_count(k, config.group_size) * (scale + zero)
-
-
-def size(count: float) -> str:
-    """Write a number of bytes as a person would (decimal units)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice | None, reason: str) -> str:

@@ -10,11 +10,11 @@ import torch
 
 import workbench.session.verdict as session_verdict
 from tests.improve.test_improve import Toy
-from workbench.coverage import size
 from workbench.measure.decode import DecodeSpeed
 from workbench.recipe.recipe import Recipe
 from workbench.session import open_session
 from workbench.session.verdict import MEASURING, Target, relative_error
+from workbench.sizes import size
 
 
 @pytest.fixture

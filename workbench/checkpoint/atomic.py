@@ -17,8 +17,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from workbench.coverage import size
 from workbench.errors import CheckpointError
+from workbench.sizes import size
 
 _LINUX_EXCHANGE, _MACOS_SWAP = 2, 2
 _AT_FDCWD = -100

@@ -16,8 +16,8 @@ from workbench.checkpoint.card_text import bullets, cell, code, details, fenced,
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.findings import Findings, errors_said, quality_said
 from workbench.checkpoint.native import PRODUCER, ModuleFormat
-from workbench.coverage import size
 from workbench.machine import package_versions
+from workbench.sizes import size
 
 CARD_FILE = "README.md"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")

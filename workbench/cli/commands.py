@@ -32,10 +32,11 @@ def quantize(arguments: argparse.Namespace) -> None:
     """Quantize a model folder into a checkpoint, layer by layer."""
     from workbench.checkpoint.save import iter_write_quantized
     from workbench.checkpoint.writer import size_on_disk
-    from workbench.coverage import preflight_source, size
+    from workbench.coverage import preflight_source
     from workbench.export_checks import check_exportable, export_target
     from workbench.hf import open_source
     from workbench.quantize import layer_notes
+    from workbench.sizes import size
 
     if arguments.out is None and not arguments.dry_run:
         raise ConfigError("No folder to write.", mend="name one with --out DIR, or look first with --dry-run")
@@ -223,9 +224,9 @@ def throughput(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write one HTML file: coverage, errors of every layer, recipe and code, and the speed of this machine."""
-    from workbench.coverage import size
     from workbench.report.write import check_target
     from workbench.session import open_session
+    from workbench.sizes import size
 
     recipe = recipe_of(arguments)
     check_target(arguments.out)

@@ -47,7 +47,7 @@ def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict
     from workbench.checkpoint.integrity import check_headers
     from workbench.checkpoint.native import parse
     from workbench.checkpoint.writer import size_on_disk
-    from workbench.coverage import size
+    from workbench.sizes import size
 
     modules = parse(quantization)
     stored = check_headers(folder, modules)
@@ -73,7 +73,7 @@ def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict
 def _inspect_export(folder: Path, *, as_json: bool) -> None:
     """Say what an export is that only its own engine reads."""
     from workbench.checkpoint.writer import size_on_disk
-    from workbench.coverage import size
+    from workbench.sizes import size
     from workbench.targets.record import read_record
     from workbench.targets.run import error_said
 
@@ -92,8 +92,8 @@ def _inspect_export(folder: Path, *, as_json: bool) -> None:
 def _inspect_foreign(path: Path, *, as_json: bool) -> None:
     """Say what an int4 checkpoint of another library holds."""
     from workbench.conversion import opened_int4
-    from workbench.coverage import size
     from workbench.foreign import quant_method
+    from workbench.sizes import size
 
     outline = opened_int4(path).outline()
     method = "gguf" if path.is_file() else quant_method(path)
@@ -144,8 +144,8 @@ def verify(arguments: argparse.Namespace) -> None:
 def _verified(folder: Path) -> list[Checked]:
     """Verify with a line of progress; a Ctrl-C ends it within a block."""
     from workbench.checkpoint.integrity import iter_verify
-    from workbench.coverage import size
     from workbench.jobs import progress_since
+    from workbench.sizes import size
 
     found, start, shown_percent = [], time.monotonic(), -1
     with ProgressLine() as shown, stopping() as cancel:

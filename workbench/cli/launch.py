@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.checkpoint.writer import MAX_SHARD_BYTES
-from workbench.coverage import size
 from workbench.demo import demo_path, notebooks_path
 from workbench.errors import EnvironmentProblem
 from workbench.safetensors_folder import SafetensorsFolder
+from workbench.sizes import size
 
 FIRST_NOTEBOOK = "01_workbench.ipynb"
 MODEL_VARIABLE = "INT4_WORKBENCH_MODEL"

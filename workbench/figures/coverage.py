@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.figures.style import ThemeName, new_figure, say_empty, style_of
 from workbench.records.layers import CoverageRow
+from workbench.sizes import size
 
 
 def coverage_figure(coverage: Coverage, *, theme: ThemeName = "light") -> go.Figure:

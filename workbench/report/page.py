@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from workbench.coverage import size
 from workbench.improve.improvement import grouped
 from workbench.recipe.text import recipe_text
 from workbench.records.speed import SpeedPoint
@@ -22,6 +21,7 @@ from workbench.report.tables import (
     quality_table,
     speed_table,
 )
+from workbench.sizes import size
 from workbench.views.views import LayerView
 
 _HERE = Path(__file__).parent

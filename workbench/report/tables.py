@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.improve.improvement import ChangeGroup
 from workbench.measure.paired import Comparison, Estimate
 from workbench.records.layers import CoverageRow
 from workbench.records.speed import SpeedPoint
+from workbench.sizes import size
 from workbench.views.views import LayerView
 
 Cell = tuple[str, float | str | None]  # HTML, and what it is sorted by

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.errors import Cancelled, ConfigError
 from workbench.improve.improve import Improvement, iter_improve
 from workbench.improve.trials import Known
@@ -19,6 +19,7 @@ from workbench.session.calibration import SessionCalibration
 from workbench.session.events import EventKind
 from workbench.session.layer_inputs import HELD_BYTES
 from workbench.session.model_pair import stamp_of
+from workbench.sizes import size
 from workbench.solvers import InputMoments
 from workbench.sources import ModelSource, Source
 

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.calibration import Calibration, iter_layer_moments
-from workbench.coverage import size
 from workbench.errors import ModelError
 from workbench.jobs import progress_since
 from workbench.records.progress import Progress
+from workbench.sizes import size
 from workbench.solvers import InputMoments
 from workbench.sources import FolderSource, ModelSource, Source
 

@@ -7,9 +7,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.errors import WorkbenchError
 from workbench.measure.paired import Change, Comparison, change_between
+from workbench.sizes import size
 
 _KEPT = 24  # results: a few kilobytes each
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.improve.improvement import OUTPUT_ERROR
 from workbench.jobs import Job, Lane
@@ -21,6 +21,7 @@ from workbench.measure.decode import DecodeSpeed, iter_decode
 from workbench.measure.roofline import DTYPES
 from workbench.session.events import Event, EventKind
 from workbench.session.improve import SessionImprove
+from workbench.sizes import size
 from workbench.sources import Source
 from workbench.views.views import LayerView
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Protocol
 
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.exporting import ExportResult
 from workbench.recipe.history import recipe_said
 from workbench.recipe.recipe import Recipe
 from workbench.records.speed import SpeedPoint
+from workbench.sizes import size
 from workbench.sources import Source
 from workbench.views.views import LayerView
 

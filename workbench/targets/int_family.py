@@ -19,9 +19,9 @@ from workbench.affine import MID_POINT, QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
-from workbench.coverage import size
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
+from workbench.sizes import size
 from workbench.targets.int32_codes import PER_WORD
 from workbench.targets.stored_names import layer_pieces, piece_form, stored_outline
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by

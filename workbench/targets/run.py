@@ -12,9 +12,9 @@ from workbench.checkpoint.card import Wrote, native_lines, write_card
 from workbench.checkpoint.contents import Contents, Outline
 from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.save import iter_write_native
-from workbench.coverage import size
 from workbench.export_formats import EXPORT_FORMATS
 from workbench.records.errors import LayerResult
+from workbench.sizes import size
 from workbench.targets import NATIVE, TARGETS, get_target
 from workbench.targets.companions import Companions
 from workbench.targets.record import RECORD_FILE as RECORD_FILE

@@ -20,9 +20,9 @@ from torch.nn import functional
 from workbench.affine import MID_POINT, QuantizedWeight, group_count
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
-from workbench.coverage import size
 from workbench.errors import CheckpointError
 from workbench.packing import Layout, pack, unpack
+from workbench.sizes import size
 from workbench.targets.folder import FolderTarget
 from workbench.targets.target import LoadLines, Misfit
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipywidgets
 
 from workbench.calibration_text import CalibrationState
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.errors import WorkbenchError
 from workbench.options import CalibratedOptions
 from workbench.quantize import needs_calibration
 from workbench.session import Event, Session
 from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL
+from workbench.sizes import size
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.coverage import size
 from workbench.exporting import ExportResult
 from workbench.quantize import layer_notes
 from workbench.records.errors import LayerResult
 from workbench.session import Event, Session
+from workbench.sizes import size
 from workbench.targets import NATIVE, TARGETS
 from workbench.targets.run import TargetTable, engines_of
 from workbench.targets.target import Fit

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from workbench.coverage import size
 from workbench.improve.improvement import Improvement, grouped
 from workbench.session import Event, Session
+from workbench.sizes import size
 from workbench.widgets.changes import Action, Changes
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.panel import Panel

@@ -7,11 +7,12 @@ from functools import partial
 from typing import Any
 
 from workbench.config import GROUP_SIZES
-from workbench.coverage import Coverage, size
+from workbench.coverage import Coverage
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.measure.decode import DecodeSpeed
 from workbench.records.layers import CoverageRow
 from workbench.session import Event, Session
+from workbench.sizes import size
 from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts, Tone

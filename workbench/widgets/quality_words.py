@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from workbench.coverage import size
 from workbench.measure.paired import Change, Comparison, Estimate
 from workbench.session.quality_prompt import Answers
 from workbench.session.quality_state import Measured, QualityState
+from workbench.sizes import size
 from workbench.widgets.facts import Fact, Tone
 from workbench.widgets.quality_bars import Bar
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from workbench.coverage import size
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.session import Event, Session
 from workbench.session.report import JOB_LABEL, ReportFile
+from workbench.sizes import size
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
