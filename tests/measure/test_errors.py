@@ -143,6 +143,17 @@ def test_summary_against_loops(domain, dtype):
     assert summary.bits_per_weight == stored.bits_per_weight and summary.count == 385
 
 
+@pytest.mark.parametrize("rows_at_a_time", [3, 1000])
+def test_a_weight_that_lies_transposed_has_the_same_errors(monkeypatch, rows_at_a_time):
+    weight = some_weight(10, 70)
+    transposed, stored = weight.t().contiguous().t(), quantized(weight)
+    monkeypatch.setattr(errors, "_BLOCK_ELEMENTS", rows_at_a_time * 70)
+    assert error_summary(transposed, stored) == error_summary(weight, stored)
+    assert histogram(transposed, stored) == histogram(weight, stored)
+    for metric in METRICS:
+        assert error_map(transposed, stored, metric=metric) == error_map(weight, stored, metric=metric)
+
+
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, 1000])
 def test_blocks_of_rows_change_nothing(monkeypatch, rows_at_a_time):
     weight = some_weight(10, 50)

@@ -7,9 +7,10 @@ import threading
 import pytest
 import torch
 
+from tests import tiny_models
 from tests.session.test_session import GATE, TIMEOUT_S, Heard, toy
 from workbench.hf import open_source
-from workbench.measure.errors import histogram
+from workbench.measure.errors import error_summary, histogram
 from workbench.session import Session, open_session
 from workbench.solvers import solve
 
@@ -95,3 +96,20 @@ def test_a_weight_of_a_live_model_that_changed_is_counted_again():
         model[0].weight.mul_(2)
     session.refresh()
     assert settled(session).spread.histogram.limit == 2 * before.spread.histogram.limit
+
+
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [("gpt2", "transformer.h.0.mlp.c_proj"), ("mixtral", "model.layers.0.mlp.experts.down_proj")],
+)
+def test_each_kind_of_layer_of_a_live_model_is_shown_whole(family, layer):
+    session = open_session(tiny_models.make(family))
+    heard = Heard(session)
+    session.compare.pin()
+    session.select([layer])
+    session.configure(group_size=32)
+    details = settled(session)
+    assert heard.of("problem") == []
+    assert [details.name, session.looked.microscope.name, session.compare.latest.name] == [layer] * 3
+    weight = session.source.weight(layer).contiguous()
+    assert session.errors[layer].summary == error_summary(weight, solve(weight, session.resolved()).weight)

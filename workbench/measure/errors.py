@@ -77,7 +77,7 @@ def _sums(original: Tensor, error: Tensor) -> tuple[float, float, float, float]:
         error: float32 [R, K].
     """
     low, high = torch.aminmax(error)
-    wide, weights = error.double().view(-1), original.double().view(-1)
+    wide, weights = error.double().flatten(), original.double().flatten()  # a weight may lie transposed
     squares, power = torch.dot(wide, wide), torch.dot(weights, weights)
     found = torch.stack((squares, wide.abs_().sum(), power, torch.maximum(-low, high).double()))
     squares_sum, sizes, power_sum, largest = found.tolist()
