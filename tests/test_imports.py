@@ -33,7 +33,8 @@ checkpoint.integrity checkpoint.contents checkpoint.model_tensors checkpoint.mod
 checkpoint.solved_contents checkpoint.stored_contents
 checkpoint.card_text checkpoint.findings
 checkpoint.card checkpoint.save checkpoint
-targets.companions targets.target targets.folder targets.stored_names targets.int32_codes targets.int_family targets.int_target
+targets.companions targets.target targets.folder targets.stored_names targets.int32_codes
+targets.int_family targets.int_target
 targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
 targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece

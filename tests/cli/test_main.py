@@ -346,6 +346,9 @@ def test_an_export_says_all_that_a_person_needs(says, model, tmp_path):
     assert f"wrote {tmp_path / 'mlx'} (mlx): " in out and "max |Δw|" in out
     assert lines[lines.index("load it (Python):") + 1] == "    from mlx_lm import load"
     assert "whole (" in says("verify", tmp_path / "mlx")
+    (tmp_path / "mlx" / "README.md").write_text("# Mine\n")
+    assert "README.md accepted as changed" in says("verify", tmp_path / "mlx", "--accept")
+    assert "whole (" in says("verify", tmp_path / "mlx")
     shown = says("inspect", tmp_path / "mlx")
     assert shown.startswith("qwen2 as mlx, made by int4-workbench") and "12 int4 modules" in shown
     assert json.loads(says("inspect", tmp_path / "mlx", "--json"))["target"] == "mlx"

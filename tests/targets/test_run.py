@@ -17,7 +17,7 @@ from workbench.coverage import preflight_source
 from workbench.errors import Cancelled, CheckpointError, ConfigError
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
-from workbench.targets.run import RECORD_FILE, ExportReport, iter_export_to, verify_export
+from workbench.targets.run import RECORD_FILE, ExportReport, accept_export_changes, iter_export_to, verify_export
 
 CONFIG = wb.Int4WeightOnlyConfig(group_size=32, zero_point_domain=wb.ZeroPointDomain.INT)
 
@@ -147,6 +147,51 @@ def test_a_record_that_points_outside_is_refused(model, tmp_path, name):
     (tmp_path / "out" / RECORD_FILE).write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match="outside the folder"):
         verify_export(tmp_path / "out")
+
+
+@pytest.fixture
+def edited(model, tmp_path):
+    """An export whose model card a person wrote on, with a picture added and the generation configuration removed."""
+    folder = tmp_path / "out"
+    wb.export(model, folder, "mlx")
+    (folder / "README.md").write_text("# Mine\n")
+    (folder / "picture.svg").write_text("<svg/>")
+    (folder / "generation_config.json").unlink()
+    return folder
+
+
+def test_a_card_that_a_person_edits_is_accepted_and_still_watched(edited):
+    with pytest.raises(CheckpointError, match=r"README\.md: has 7 bytes.*workbench verify DIR --accept"):
+        verify_export(edited)
+    assert accept_export_changes(edited) == ["README.md", "generation_config.json", "picture.svg"]
+    assert verify_export(edited) == len(list(edited.iterdir())) - 1
+    assert accept_export_changes(edited) == []
+    (edited / "README.md").write_text("# Else\n")
+    with pytest.raises(CheckpointError, match=r"README\.md: its bytes"):
+        verify_export(edited)
+
+
+@pytest.mark.parametrize("damage", ["changed", "removed", "added"])
+def test_weights_are_never_accepted(edited, damage):
+    record, path = (edited / RECORD_FILE).read_bytes(), edited / "model.safetensors"
+    if damage == "added":
+        path = edited / "more.safetensors"
+    path.unlink(missing_ok=True)
+    if damage != "removed":
+        path.write_bytes(b"other")
+    with pytest.raises(CheckpointError, match=rf"Weights of .* are damaged: {path.name}"):
+        accept_export_changes(edited)
+    with pytest.raises(CheckpointError) as raised:
+        verify_export(edited)
+    assert "--accept" not in str(raised.value)
+    assert (edited / RECORD_FILE).read_bytes() == record
+
+
+def test_a_link_is_not_accepted(edited):
+    (edited / "README.md").unlink()
+    (edited / "README.md").symlink_to(edited / "picture.svg")
+    with pytest.raises(CheckpointError, match=r"'README\.md' in .* is a link"):
+        accept_export_changes(edited)
 
 
 def test_the_table_is_text_and_html(model):

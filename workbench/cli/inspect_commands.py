@@ -119,15 +119,16 @@ def _inspect_foreign(path: Path, *, as_json: bool) -> None:
 def verify(arguments: argparse.Namespace) -> None:
     """Check every hash, shape and range of a checkpoint, or every file of an export."""
     from workbench.checkpoint.integrity import accept_changes
-    from workbench.targets.run import RECORD_FILE, verify_export
+    from workbench.targets.run import RECORD_FILE, accept_export_changes, verify_export
 
     folder: Path = arguments.directory
-    if (folder / RECORD_FILE).is_file():
-        print(f"{folder}: whole ({verify_export(folder)} files checked)")
-        return
+    exported = (folder / RECORD_FILE).is_file()
     if arguments.accept:
-        changed = accept_changes(folder)
+        changed = accept_export_changes(folder) if exported else accept_changes(folder)
         print(f"{folder}: every tensor is what was saved; {', '.join(changed) or 'no file'} accepted as changed")
+        return
+    if exported:
+        print(f"{folder}: whole ({verify_export(folder)} files checked)")
         return
     found = _verified(folder)
     bad = [f"{one.what}: {one.problem}" for one in found if one.problem]

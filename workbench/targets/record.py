@@ -15,15 +15,12 @@ from workbench.errors import CheckpointError
 
 RECORD_FILE = "int4_export.json"
 RECORD_VERSION = "1.0"
+_WEIGHTS = (".safetensors", ".gguf")
+_NAMED = 5
 
 
 def write_record(folder: Path, target: str, outline: Outline, errors: dict[str, float]) -> None:
     """Write the record of all files that are in a folder."""
-    files = {
-        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
     record = {
         "format_version": RECORD_VERSION,
         "target": target,
@@ -31,9 +28,9 @@ def write_record(folder: Path, target: str, outline: Outline, errors: dict[str, 
         "producer": PRODUCER,
         "recipe": None if outline.recipe is None else outline.recipe.to_json(),
         "max_error": errors,
-        "files": files,
+        "files": {name: _facts(folder / name) for name in _files(folder)},
     }
-    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    _write(folder, record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -63,17 +60,67 @@ def verify_export(directory: Path | str) -> int:
     """
     folder = Path(directory)
     files = read_record(folder)["files"]
-    bad = [f"{name}: {problem}" for name, facts in files.items() if (problem := _file_problem(folder, name, facts))]
-    known = {*files, RECORD_FILE}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).as_posix() not in known:
-            bad.append(f"{path.relative_to(folder).as_posix()}: not in the record")
-    if bad:
-        more = f"; and {len(bad) - 5} more." if len(bad) > 5 else "."
-        raise CheckpointError(
-            f"The export {str(folder)!r} is damaged: {'; '.join(bad[:5])}{more}", mend="fetch it or export it again"
-        )
+    problems = _problems(folder, files)
+    if problems:
+        mend = "fetch it or export it again"
+        if not any(_holds_weights(name) for name in problems):
+            mend += ", or accept what you changed yourself: workbench verify DIR --accept"
+        raise CheckpointError(f"The export {str(folder)!r} is damaged: {_said(problems)}", mend=mend)
     return len(files)
+
+
+def accept_export_changes(directory: Path | str) -> list[str]:
+    """Take files that a person changed into the record, when every file of weights is still what was saved.
+
+    Returns:
+        The names of the files that were changed, added or removed.
+
+    Raises:
+        CheckpointError: naming each damaged file of weights; the record then stays as it is.
+    """
+    folder = Path(directory)
+    record = read_record(folder)
+    problems = _problems(folder, record["files"])
+    lost = {name: problem for name, problem in problems.items() if _holds_weights(name)}
+    if lost:
+        raise CheckpointError(f"Weights of {str(folder)!r} are damaged: {_said(lost)}", mend="fetch it or export again")
+    links = [name for name in _files(folder) if (folder / name).is_symlink()]
+    if links:
+        raise CheckpointError(f"{links[0]!r} in {str(folder)!r} is a link.", mend="put the file itself there")
+    _write(folder, record | {"files": {name: _facts(folder / name) for name in _files(folder)}})
+    return sorted(problems)
+
+
+def _problems(folder: Path, files: dict[str, Any]) -> dict[str, str]:
+    """Return file → what is wrong with it, of those that are not as the record says."""
+    found = {name: problem for name, facts in files.items() if (problem := _file_problem(folder, name, facts))}
+    return found | {name: "not in the record" for name in _files(folder) if name not in files}
+
+
+def _said(problems: dict[str, str]) -> str:
+    said = [f"{name}: {problem}" for name, problem in problems.items()]
+    return "; ".join(said[:_NAMED]) + (f"; and {len(said) - _NAMED} more." if len(said) > _NAMED else ".")
+
+
+def _holds_weights(name: str) -> bool:
+    return Path(name).suffix.lower() in _WEIGHTS
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of all files of an export but the record."""
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [name for name in names if name != RECORD_FILE]
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return {"sha256": file_sha256(path), "size_bytes": path.stat().st_size}
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record, whole or not at all."""
+    fresh = folder / f".{RECORD_FILE}.new"
+    fresh.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    fresh.replace(folder / RECORD_FILE)
 
 
 def _file_problem(folder: Path, name: str, facts: Any) -> str:

@@ -18,6 +18,7 @@ from workbench.sizes import size
 from workbench.targets import NATIVE, TARGETS, get_target
 from workbench.targets.companions import Companions
 from workbench.targets.record import RECORD_FILE as RECORD_FILE
+from workbench.targets.record import accept_export_changes as accept_export_changes
 from workbench.targets.record import verify_export as verify_export
 from workbench.targets.record import write_record
 from workbench.targets.target import Fit, LoadLines, Target, Written
