@@ -21,7 +21,8 @@ from torch import nn
 import workbench as wb
 from tests.more_architectures import ALL
 from tests.multiplied import multiplied
-from workbench.coverage import Coverage, preflight_source
+from workbench.coverage.coverage import Coverage
+from workbench.coverage.preflight import preflight_source
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 

@@ -18,7 +18,7 @@ from tests.more_architectures import ALL
 from tests.routing import picks
 from tests.tiny_models import hushed
 from workbench.checkpoint.save import iter_write_quantized
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.experts import Int4Experts
 from workbench.hf import open_source
 from workbench.layers import weight_as_used

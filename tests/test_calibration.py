@@ -15,7 +15,7 @@ from tests.calibrated_models import VOCABULARY, Letters, hand_made, inputs_of
 from tests.tiny_models import logits, make, saved
 from workbench.calibration import Calibration, as_calibration, iter_layer_moments, layer_moments
 from workbench.checkpoint.save import iter_write_quantized
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.hf import load_checkpoint, load_model, open_source
 from workbench.options import CalibratedOptions

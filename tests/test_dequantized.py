@@ -12,7 +12,7 @@ import workbench as wb
 from tests import tiny_models
 from tests.stored_models import built, saved_fp8, saved_mxfp4
 from workbench.checkpoint.save import iter_write_quantized
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import ModelError
 from workbench.hf import load_checkpoint, load_model, open_source
 from workbench.recipe.recipe import as_recipe

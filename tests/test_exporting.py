@@ -10,7 +10,7 @@ import workbench as wb
 from tests import tiny_models
 from tests.tiny_models import make
 from workbench.checkpoint.writer import size_on_disk
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, CheckpointError
 from workbench.exporting import ExportResult, iter_export, sample_text
 from workbench.hf import load_checkpoint, open_source

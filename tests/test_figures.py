@@ -15,7 +15,7 @@ import torch
 import workbench
 from workbench.affine import QuantizedWeight
 from workbench.config import Int4WeightOnlyConfig
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import ConfigError
 from workbench.figures import (
     CONFIG,

@@ -23,7 +23,7 @@ triton cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
 recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
-recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage_words coverage recipe.rules
+recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
 calibration sequential
 checkpoint.native quantize compiling
 measure tuning

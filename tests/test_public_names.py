@@ -36,7 +36,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_a_module_never_hides_a_name():
     import workbench.checkpoint.save
-    import workbench.coverage
+    import workbench.coverage.coverage
     import workbench.quantize  # noqa: F401
 
     assert all(not inspect.ismodule(getattr(wb, name)) for name in wb.__all__)

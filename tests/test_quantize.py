@@ -13,7 +13,7 @@ from torch import nn
 import workbench as wb
 import workbench.quantize as quantize
 from tests.tiny_models import QUANTIZABLE, logits, make
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.hf import open_source

@@ -13,7 +13,7 @@ import workbench as wb
 import workbench.sources as sources
 from tests import tiny_models
 from tests.tiny_models import FAMILIES, make, saved
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import ModelError
 from workbench.hf import demo_model, load_model, open_source

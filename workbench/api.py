@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from workbench.config import Domain
-from workbench.coverage import Coverage, preflight_source
+from workbench.coverage.coverage import Coverage
+from workbench.coverage.preflight import preflight_source
 from workbench.hf import open_source
 from workbench.layers import model_device
 from workbench.options import SolverName, SolverOptions

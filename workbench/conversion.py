@@ -15,7 +15,7 @@ from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import int4_layers
 from workbench.checkpoint.solved_contents import SolvedContents
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import writable_place
 from workbench.exporting import calibration_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from workbench.checkpoint.native import int4_layers
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.sources import FolderSource, ModelSource, Source

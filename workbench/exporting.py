@@ -17,7 +17,7 @@ from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.solved_contents import SolvedContents
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.measure.causal import stoppable
 from workbench.quantize import SolvedBefore, needs_calibration

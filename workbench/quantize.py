@@ -17,7 +17,8 @@ from workbench.affine import QuantizedWeight
 from workbench.calibration import Calibration, as_calibration
 from workbench.checkpoint.native import describe_model, int4_layers
 from workbench.config import Domain, ResolvedConfig
-from workbench.coverage import Coverage, preflight_source
+from workbench.coverage.coverage import Coverage
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, ConfigError
 from workbench.experts import Int4Experts, route_experts
 from workbench.layers import (

@@ -22,7 +22,7 @@ from tests.tiny_models import QUANTIZABLE, logits, make
 from workbench.checkpoint.native import parse
 from workbench.checkpoint.save import iter_write_quantized, save_checkpoint
 from workbench.config import DOMAINS, GROUP_SIZES
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import Cancelled, CheckpointError, WeightError
 from workbench.hf import load_checkpoint, load_model, open_source

@@ -13,7 +13,7 @@ from tests import tiny_models
 from tests.stored_models import OTHERWISE, built
 from tests.tiny_models import logits
 from workbench.checkpoint.save import iter_write_quantized, save_checkpoint
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import CheckpointError
 from workbench.hf import load_checkpoint, load_model, open_source
 from workbench.recipe.recipe import as_recipe

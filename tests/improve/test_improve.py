@@ -11,7 +11,8 @@ import torch
 
 from tests.tiny_models import make
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
-from workbench.coverage import planned_bytes, preflight_source
+from workbench.coverage.preflight import preflight_source
+from workbench.coverage.rows import planned_bytes
 from workbench.errors import Cancelled, ConfigError
 from workbench.improve.improve import Improvement, iter_improve
 from workbench.improve.improvement import said

@@ -5,7 +5,7 @@ import fnmatch
 import pytest
 
 import workbench as wb
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.hf import open_source
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.recipe.recipe import Choice, Recipe, Rule

@@ -11,7 +11,7 @@ import torch
 
 from tests.session.test_session import Toy
 from workbench.config import Int4WeightOnlyConfig
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, WeightError
 from workbench.recipe.recipe import Choice, Recipe
 from workbench.session.sweep import Sweep

@@ -13,7 +13,7 @@ from tests.tiny_models import make
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.checkpoint.stored_contents import CheckpointContents
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, CheckpointError, ConfigError
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource

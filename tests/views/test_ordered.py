@@ -7,7 +7,7 @@ import torch
 
 import workbench as wb
 from workbench.calibration import Calibration
-from workbench.coverage import preflight_source
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import error_map, error_summary
 from workbench.quantize import iter_quantize

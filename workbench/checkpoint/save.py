@@ -19,7 +19,7 @@ from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat, describe
 from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.measure.paired import Comparison
 from workbench.portable import portable_tensors
 from workbench.quantize import QuantizationReport, SolvedLayer

@@ -14,7 +14,7 @@ from workbench.checkpoint.contents import CONFIG_FILE, Header, Outline, Part, co
 from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.model_tensors import config_of, model_tensors, write_model_files
 from workbench.checkpoint.native import ModuleFormat
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.layers import unties_head

@@ -16,7 +16,7 @@ from workbench.errors import Cancelled, ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from workbench.calibration import Calibration
-    from workbench.coverage import Coverage
+    from workbench.coverage.coverage import Coverage
     from workbench.jobs import Job
     from workbench.paths import MeasuredPath
     from workbench.recipe.recipe import Recipe
@@ -32,7 +32,7 @@ def quantize(arguments: argparse.Namespace) -> None:
     """Quantize a model folder into a checkpoint, layer by layer."""
     from workbench.checkpoint.save import iter_write_quantized
     from workbench.checkpoint.writer import size_on_disk
-    from workbench.coverage import preflight_source
+    from workbench.coverage.preflight import preflight_source
     from workbench.export_checks import check_exportable, export_target
     from workbench.hf import open_source
     from workbench.quantize import layer_notes

@@ -21,7 +21,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     from workbench.checkpoint.integrity import read_quantization
     from workbench.checkpoint.native import QUANT_METHOD
     from workbench.conversion import int4_path
-    from workbench.coverage import preflight_source
+    from workbench.coverage.preflight import preflight_source
     from workbench.foreign import open_int4, quant_method
     from workbench.hf import local_folder, open_source, read_config
     from workbench.hf.dequantized import stored_format

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.figures.style import ThemeName, new_figure, say_empty, style_of
 from workbench.records.layers import CoverageRow
 from workbench.sizes import size

@@ -10,7 +10,8 @@ from transformers.core_model_loading import ConversionOps
 from transformers.utils import logging
 
 from workbench.checkpoint.native import ModuleFormat
-from workbench.coverage import Coverage, preflight_source
+from workbench.coverage.coverage import Coverage
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.hf.portable_linear import PortableLinear, portable_layer
 from workbench.layers import get_layer, swap_layer

@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from workbench.checkpoint.mapped import MappedFiles
 from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, describe_model, parse
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError, WorkbenchError
 from workbench.experts import route_experts
 from workbench.hf.on_load import OnLoad, SolveOnLoad

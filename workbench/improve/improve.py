@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from workbench.coverage import Coverage, planned_bytes, preflight_source
+from workbench.coverage.coverage import Coverage
+from workbench.coverage.preflight import preflight_source
+from workbench.coverage.rows import planned_bytes
 from workbench.errors import WeightError
 from workbench.improve.improvement import OUTPUT_ERROR, WEIGHT_ERROR, Improvement, LayerChange, said
 from workbench.improve.trials import Known, Trials, candidates, rows_tried

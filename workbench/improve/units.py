@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from workbench.coverage import planned_bytes
+from workbench.coverage.rows import planned_bytes
 from workbench.improve.allocation import best_within
 from workbench.improve.trials import Candidate
 from workbench.recipe.recipe import Recipe

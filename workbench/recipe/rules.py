@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.recipe.history import choice_said
 from workbench.recipe.recipe import Choice, Recipe

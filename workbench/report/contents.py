@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.improve.improvement import Improvement
 from workbench.measure.decode import DecodeSpeed
 from workbench.measure.paired import Comparison

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.improve.improvement import ChangeGroup
 from workbench.measure.paired import Comparison, Estimate
 from workbench.records.layers import CoverageRow

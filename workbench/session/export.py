@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.solved_contents import SolvedContents
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled, ConfigError
 from workbench.improve.improve import Improvement, iter_improve
 from workbench.improve.trials import Known

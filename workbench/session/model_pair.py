@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from torch import nn
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.measure.causal import check_causal
 from workbench.measure.remembered import LogitsStore, Remembered

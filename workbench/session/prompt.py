@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.jobs import Job, Lane
 from workbench.records.progress import Progress
 from workbench.session.model_pair import ModelPair

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.jobs import Job, Lane, behind

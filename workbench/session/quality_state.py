@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import WorkbenchError
 from workbench.measure.paired import Change, Comparison, change_between
 from workbench.sizes import size

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.recipe.diff import RecipeDiff, recipe_diff
 from workbench.recipe.history import RecipeHistory

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from workbench.calibration_text import text_as_python
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import WeightError
 from workbench.jobs import Job, Lane
 from workbench.machine import present_devices

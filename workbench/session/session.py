@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from workbench.config import Int4WeightOnlyConfig, ResolvedConfig
-from workbench.coverage import Coverage, preflight_source
+from workbench.coverage.coverage import Coverage
+from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError, WeightError
 from workbench.exporting import ExportResult
 from workbench.jobs import Job, Lane, progress_since

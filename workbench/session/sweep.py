@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 from workbench.config import ResolvedConfig
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import WeightError
 from workbench.jobs import progress_since
 from workbench.quantize import needs_calibration

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.improve.improvement import OUTPUT_ERROR
 from workbench.jobs import Job, Lane

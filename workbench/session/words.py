@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Protocol
 
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.exporting import ExportResult
 from workbench.recipe.history import recipe_said
 from workbench.recipe.recipe import Recipe

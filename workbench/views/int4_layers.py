@@ -11,7 +11,7 @@ from torch import nn
 
 from workbench.calibration import Calibration
 from workbench.config import ResolvedConfig
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.layers import Int4Layer, weight_as_used
 from workbench.quantize import experts_of, int4_layer, iter_quantize, needs_calibration

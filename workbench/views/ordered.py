@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from workbench.calibration import Calibration
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.quantize import iter_quantize
 from workbench.records.progress import Progress
 from workbench.solvers import SolveResult

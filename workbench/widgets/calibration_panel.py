@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipywidgets
 
 from workbench.calibration_text import CalibrationState
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import WorkbenchError
 from workbench.options import CalibratedOptions
 from workbench.quantize import needs_calibration

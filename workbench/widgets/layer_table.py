@@ -14,7 +14,7 @@ from typing import Any
 
 import traitlets
 
-from workbench.coverage_words import dense_groups
+from workbench.coverage.words import dense_groups
 from workbench.errors import ConfigError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.records.layers import CoverageRow, Decision

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from workbench.config import GROUP_SIZES
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.measure.decode import DecodeSpeed
 from workbench.records.layers import CoverageRow

@@ -13,7 +13,7 @@ import traitlets
 from torch import nn
 
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
-from workbench.coverage import Coverage
+from workbench.coverage.coverage import Coverage
 from workbench.errors import WorkbenchError
 from workbench.recipe.recipe import Recipe, as_recipe
 from workbench.session import Event, Session, open_session

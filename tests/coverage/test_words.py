@@ -8,7 +8,7 @@ import pytest
 
 import workbench as wb
 from tests.tiny_models import make
-from workbench.coverage_words import DenseGroup, alike_rows, coverage_html, left_dense, left_dense_text
+from workbench.coverage.words import DenseGroup, alike_rows, coverage_html, left_dense, left_dense_text
 from workbench.records.layers import CoverageRow
 
 

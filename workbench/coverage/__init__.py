@@ -1,0 +1,1 @@
+"""What becomes int4, what does not, and why."""
