@@ -150,6 +150,7 @@ class Lane:
         self._changed = threading.Condition()
         self._current: Job | None = None
         self._next: Job | None = None
+        self._latest: Job | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -157,6 +158,11 @@ class Lane:
         """The job that runs or waits, or None."""
         with self._changed:
             return next(iter(self._unfinished()), None)
+
+    @property
+    def latest(self) -> Job | None:
+        """The job that came last, ended or not, or None; where the latest wins, what an older one says is stale."""
+        return self._latest
 
     @property
     def busy(self) -> bool:
@@ -177,6 +183,7 @@ class Lane:
                     mend="wait for it, or press Cancel",
                 )
             dropped, self._next = self._next, job
+            self._latest = job
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name=f"workbench-{self.name}", daemon=True)
                 self._thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,24 +10,30 @@ import pytest
 import torch
 
 from tests.session.test_session import TIMEOUT_S
+from workbench.errors import ConfigError
+from workbench.jobs import Job
 from workbench.records.layers import LayerRecord
-from workbench.session import Session
+from workbench.session import Event, Session
+from workbench.widgets.compare_panel import ComparePanel
 from workbench.widgets.component import log_error
+from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
+from workbench.widgets.histogram_panel import HistogramPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
+from workbench.widgets.panel import NOT_LINEAR, Panel
 
 
 class Experts:
     """A source of a plain weight and of a stack of three experts of 16 rows."""
 
     name = "experts"
-    shapes = (("plain", "linear", (16, 128)), ("stack", "experts", (3, 16, 128)))
+    shapes = (("plain", "linear", (16, 128)), ("stack", "experts", (3, 16, 128)), ("words", "embedding", (16, 128)))
 
     def records(self) -> list[LayerRecord]:
         return [LayerRecord(name, kind, shape, "float32", 4 * 2048) for name, kind, shape in self.shapes]
 
     def weight(self, name: str) -> torch.Tensor:
-        rows = 16 if name == "plain" else 48
+        rows = 48 if name == "stack" else 16
         return torch.randn(rows, 128, generator=torch.Generator().manual_seed(1))
 
     def missing(self, name: str) -> str:
@@ -49,6 +56,63 @@ def panel(wire: Any, session: Session) -> Iterator[ErrorsPanel]:
     assert session.wait(TIMEOUT_S)
     yield panel
     panel.close()
+
+
+@pytest.fixture
+def panels(wire: Any, session: Session) -> Iterator[list[Panel]]:
+    """Every panel that shows the layer on show, with a comparison in it."""
+    kinds = (ErrorsPanel, ConvergencePanel, HistogramPanel, ComparePanel, MicroscopePanel)
+    panels: list[Panel] = [kind(session, log_error) for kind in kinds]
+    for panel in panels:
+        session.listen(panel.on_event)
+    session.compare.pin()
+    session.configure(group_size=32, solver="hqq")
+    assert session.wait(TIMEOUT_S)
+    yield panels
+    for panel in panels:
+        panel.close()
+
+
+def shown(panels: list[Panel]) -> list[bool]:
+    """Whether each of them shows a picture."""
+    heat, steps, bars, compare, group = panels
+    assert isinstance(heat, ErrorsPanel) and isinstance(steps, ConvergencePanel) and isinstance(bars, HistogramPanel)
+    assert isinstance(compare, ComparePanel) and isinstance(group, MicroscopePanel)
+    pictures = (heat.heatmap.payload, steps.chart.chart.series, bars.weights.chart.counts)
+    return [bool(one) for one in (*pictures, compare.map.payload, group.view.microscope)]
+
+
+def test_a_weight_that_is_no_layer_leaves_no_picture_of_another_one(session: Session, panels: list[Panel]) -> None:
+    assert shown(panels) == [True] * 5
+    session.select(["words"])
+    assert session.wait(TIMEOUT_S)
+    assert shown(panels) == [False] * 5
+    heat = panels[0]
+    assert isinstance(heat, ErrorsPanel)
+    assert (heat.heatmap.message, heat.numbers.facts, heat.heatmap.busy) == (NOT_LINEAR, [], False)
+    session.select(["plain"])
+    assert session.wait(TIMEOUT_S)
+    assert shown(panels) == [True] * 5
+
+
+def failed(label: str) -> Job:
+    def work(_cancel: threading.Event) -> Iterator[None]:
+        raise ConfigError("No.")
+
+    job = Job(label, work, lambda *_: None, lambda _: None, quiet=True)
+    job.run()
+    return job
+
+
+def test_only_a_failure_of_the_view_itself_takes_the_pictures_away(session: Session, panels: list[Panel]) -> None:
+    other = failed("Quality")  # measured behind each change, and failed: the layer on show is as it was
+    for panel in panels:
+        panel.on_event(Event("job", other, other))
+    assert shown(panels) == [True] * 5
+    own = session.previews.submit(failed("Errors of plain"))
+    for panel in panels:
+        panel.on_event(Event("job", own, own))
+    assert shown(panels) == [False] * 5
 
 
 def choose(panel: ErrorsPanel, field: str, value: Any) -> None:

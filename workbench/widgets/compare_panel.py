@@ -13,7 +13,7 @@ from workbench.widgets.commands import Command, Commands
 from workbench.widgets.compare_map import CompareMap, ComparePayload
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts, Tone
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import NOT_LINEAR, Panel
 
 _WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not groups
 _START = "Pin the present settings as A, then change them: A, B and their difference come here side by side."
@@ -51,17 +51,21 @@ class ComparePanel(Panel):
                 self._show(event.data, event.job.number if event.job else 0)
         elif event.kind == "group":
             self._mark(event.data)
-        elif event.kind == "job" and event.data.quiet and event.data.state == "failed":
-            self._clear(str(event.data.error))
+        elif (failed := self.failed_view(event)) is not None:
+            self._clear(str(failed.error))
+        elif event.kind == "selection" and not self.shows_layer():
+            self._clear()
         if event.kind in ("coverage", "selection", "compare"):
-            self.map.busy = self.session.compare.pinned is not None and event.kind != "compare"
+            waits = self.session.compare.pinned is not None and self.shows_layer()
+            self.map.busy = waits and event.kind != "compare"
 
     def _enable(self) -> None:
         self.commands.enable(unpin=self.session.compare.pinned is not None)
 
     def _clear(self, message: str = "") -> None:
         self._comparison = None
-        self.map.clear(message or (_START if self.session.compare.pinned is None else _COMING))
+        coming = _COMING if self.shows_layer() else NOT_LINEAR
+        self.map.clear(message or (_START if self.session.compare.pinned is None else coming))
         self.numbers.show([], verdict="", notes=[])
 
     def _show(self, found: Comparison, number: int) -> None:

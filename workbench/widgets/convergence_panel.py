@@ -9,7 +9,7 @@ from workbench.session import Event, Session
 from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.line_chart import Chart, LineChart, Series
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import NOT_LINEAR, Panel
 
 _TITLE = "Convergence"
 _NO_STEPS = "Round-to-nearest takes no steps: there is nothing to converge. Choose hqq, refined or calibrated."
@@ -20,7 +20,7 @@ class ConvergencePanel(Panel):
     """The solver's own objective after each of its steps, over that of round-to-nearest."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.chart = LineChart(Chart(title=_TITLE, empty="No layer is solved yet."), on_error=on_error, height=230)
+        self.chart = LineChart(Chart(title=_TITLE, empty="No layer is solved yet."), on_error=on_error, height=180)
         super().__init__(session, on_error, [self.chart])
         self._shown = 0
 
@@ -29,10 +29,12 @@ class ConvergencePanel(Panel):
         if event.kind == "view":
             self._show(event.data, 2 * (event.job.number if event.job else 0) + int(event.data.exact))
         elif event.kind in ("coverage", "selection"):
+            if not self.shows_layer():
+                self.chart.show(Chart(title=_TITLE, empty=NOT_LINEAR))
             self._show_busy()
         elif event.kind == "job" and event.data.quiet:
             self._show_busy()
-            if event.data.state == "failed":
+            if self.failed_view(event) is not None:
                 self.chart.show(Chart(title=_TITLE, empty="The layer cannot be solved."))
 
     def _show_busy(self) -> None:
@@ -40,7 +42,7 @@ class ConvergencePanel(Panel):
         self.chart.busy = job is not None and not job.finished
 
     def _show(self, view: LayerView, seq: int) -> None:
-        if seq >= self._shown:
+        if view.name == self.session.current and seq >= self._shown:
             self._shown = seq
             self.chart.show(chart_of(view))
 

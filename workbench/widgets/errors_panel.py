@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from workbench.jobs import Job
 from workbench.measure.errors import LOW_IS_WORSE, Metric, sampled_rows
 from workbench.session import METRICS, Event, Session
 from workbench.session.details import LayerDetails
@@ -16,7 +15,7 @@ from workbench.widgets.error_facts import described, facts_of, output_of
 from workbench.widgets.facts import Facts
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.heatmap import HeatBlock, HeatCell, Heatmap, HeatPayload, ZoomRequest
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import NOT_LINEAR, Panel
 
 _METRIC_NAMES = {
     "rmse": "RMS error",
@@ -39,7 +38,13 @@ _UNITS = (("weight", "weight"), ("relative", "relative"))
 FIELDS = (
     Field("metric", "Show", "menu", tuple((m, _METRIC_NAMES[m]) for m in METRICS), "What a cell's colour stands for"),
     Field("units", "Units", "segments", _UNITS, "Errors in weight units, or over the RMS of the group's weights"),
-    Field("reduce", "Reduce to screen by", "segments", (("max", "max"), ("mean", "mean")), "The mean hides outliers"),
+    Field(
+        "reduce",
+        "Reduce by",
+        "segments",
+        (("max", "max"), ("mean", "mean")),
+        "How cells share a pixel; the mean hides outliers",
+    ),
 )
 
 
@@ -47,7 +52,7 @@ class ErrorsPanel(Panel):
     """Rows x groups of the current layer."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.heatmap = Heatmap(on_error=on_error, height=460)
+        self.heatmap = Heatmap(on_error=on_error, height=560)
         self.form = Form(FIELDS, self._values(session), on_error=on_error, inline=True)
         self.numbers = Facts(on_error=on_error)
         super().__init__(session, on_error, [self.form, self.heatmap, self.numbers])
@@ -78,24 +83,29 @@ class ErrorsPanel(Panel):
         elif event.kind == "zoom":
             self._show_block(event.data)
         elif event.kind in ("coverage", "selection"):
+            if not self.shows_layer():
+                self._clear(NOT_LINEAR)
             self._show_busy()
         elif event.kind == "job" and event.data.quiet:
             self._show_busy()
-            if event.data.state == "failed":
-                self._show_failure(event.data)
+            if (failed := self.failed_view(event)) is not None:
+                self._clear(str(failed.error))
 
     def _show_busy(self) -> None:
         job = self.session.previews.current  # its last event comes while it still holds the lane
         self.heatmap.busy = job is not None and not job.finished
 
-    def _show_failure(self, job: Job) -> None:
-        """Take away a picture that no longer belongs to the settings."""
-        self.heatmap.clear(str(job.error))
+    def _clear(self, message: str) -> None:
+        """Take away a picture that is not of what is on show."""
+        self._view = None
+        self.heatmap.clear(message)
         self.numbers.show([], badge="", notes=[])
 
     def _show(self, view: LayerView, number: int) -> None:
-        seq = 2 * number + int(view.exact)
-        if not self.heatmap.show(payload_of(view, seq, self.session.row(view.name).stack_rows)):
+        if view.name != self.session.current:
+            return
+        payload = payload_of(view, 2 * number + int(view.exact), self.session.row(view.name).stack_rows)
+        if not self.heatmap.show(payload):
             return
         self._view = view
         known = self.session.details.latest

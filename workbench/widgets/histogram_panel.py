@@ -8,7 +8,7 @@ from workbench.session import Event, Session
 from workbench.session.details import LayerDetails
 from workbench.widgets.bars import BarChart, Bars
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.panel import Panel, styled
+from workbench.widgets.panel import NOT_LINEAR, Panel, styled
 
 _EMPTY = "It is counted once the layer is solved."
 
@@ -29,8 +29,8 @@ class HistogramPanel(Panel):
         if event.kind == "details":
             self._show(event.data)
         elif event.kind == "selection" and self._is_of_another():
-            self._clear(_EMPTY)
-        elif event.kind == "job" and event.data.quiet and event.data.state == "failed":
+            self._clear(_EMPTY if self.shows_layer() else NOT_LINEAR)
+        elif self.failed_view(event) is not None:
             self._clear("The layer cannot be solved.")
         if event.kind in ("coverage", "selection") or (event.kind == "job" and event.data.quiet):
             self._show_busy()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from workbench.jobs import Job
-from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.session import Event, Session
 from workbench.views.groups import GroupView
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.microscope import MicroscopeView
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import Panel, failed_job
 
 _WAITING = "The worst group of the layer comes here as soon as its errors are known."
 _NOT_LINEAR = "This weight stays as it is. Pick a linear layer to look at one of its groups."
@@ -32,20 +30,13 @@ class MicroscopePanel(Panel):
             self._show(event.data, event.job.number if event.job else 0)
         elif event.kind == "selection" and (self._empty() == _NOT_LINEAR or self.view.microscope is None):
             self.view.clear(self._empty())
-        elif event.kind == "look" or (event.kind == "job" and event.data.quiet):
-            self._show_job(event.data)
+        elif (failed := self.failed_view(event) or failed_job(event, "look", self.session.looks)) is not None:
+            self.view.clear(str(failed.error))
         if event.kind in ("coverage", "selection", "job", "look"):
             self._show_busy()
 
     def _empty(self) -> str:
-        name = self.session.current
-        linear = bool(name) and self.session.row(name).kind in QUANTIZABLE_KINDS
-        return _WAITING if linear else _NOT_LINEAR
-
-    def _show_job(self, job: Job) -> None:
-        """Take away a picture that no longer belongs to the settings."""
-        if job.state == "failed":
-            self.view.clear(str(job.error))
+        return _WAITING if self.shows_layer() else _NOT_LINEAR
 
     def _show_busy(self) -> None:
         jobs = (self.session.previews.current, self.session.looks.current)

@@ -6,8 +6,13 @@ from typing import Any
 
 import ipywidgets
 
+from workbench.jobs import Job, Lane
+from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.session import Event, Session
+from workbench.session.events import EventKind
 from workbench.widgets.component import ErrorHandler
+
+NOT_LINEAR = "This weight stays as it is. Pick a linear layer to see what int4 does to it."
 
 
 def styled(box: ipywidgets.Box, *classes: str) -> ipywidgets.Box:
@@ -32,6 +37,12 @@ def close_children(box: ipywidgets.Box) -> None:
         child.close()
 
 
+def failed_job(event: Event, kind: EventKind, lane: Lane) -> Job | None:
+    """Return the newest job of a lane, where an event of that kind tells that it failed."""
+    job = lane.latest
+    return job if event.kind == kind and event.data is job and job is not None and job.state == "failed" else None
+
+
 class Panel(ipywidgets.VBox):
     """A part of the app. It reads the session and calls its methods; it can be shown in a cell of its own.
 
@@ -54,6 +65,15 @@ class Panel(ipywidgets.VBox):
     def on_event(self, event: Event) -> None:
         """Show what an event says (any thread)."""
         raise NotImplementedError
+
+    def failed_view(self, event: Event) -> Job | None:
+        """Return the job that was to bring the view of the layer on show, where an event tells that it failed."""
+        return failed_job(event, "job", self.session.previews)
+
+    def shows_layer(self) -> bool:
+        """Whether what is on show is a linear layer, of which there is a view to come."""
+        name = self.session.current
+        return bool(name) and self.session.row(name).kind in QUANTIZABLE_KINDS
 
     def close(self) -> None:
         """Close the channels of the panel and of its components."""
