@@ -17,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch
 
 from workbench.demo import demo_eval_text, demo_path
-from workbench.hf import load_model
+from workbench.hf.loading import load_model
 from workbench.measure.quality import measure_quality, text_ids
 
 

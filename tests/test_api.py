@@ -7,7 +7,7 @@ import pytest
 import workbench as wb
 from tests.tiny_models import saved
 from workbench.errors import ConfigError, ModelError, PatternError
-from workbench.hf import load_model
+from workbench.hf.loading import load_model
 from workbench.recipe.recipe import Choice, Recipe
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

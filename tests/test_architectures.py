@@ -20,7 +20,7 @@ from tests.tiny_models import hushed
 from workbench.checkpoint.save import iter_write_quantized
 from workbench.coverage.preflight import preflight_source
 from workbench.experts import Int4Experts
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.layers import weight_as_used
 from workbench.linear import Int4Linear
 from workbench.recipe.recipe import as_recipe

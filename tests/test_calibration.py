@@ -17,7 +17,8 @@ from workbench.calibration import Calibration, as_calibration, iter_layer_moment
 from workbench.checkpoint.save import iter_write_quantized
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError
-from workbench.hf import load_checkpoint, load_model, open_source
+from workbench.hf.loading import load_checkpoint, load_model
+from workbench.hf.skeleton import open_source
 from workbench.options import CalibratedOptions
 from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe

@@ -13,7 +13,8 @@ from workbench.checkpoint.writer import size_on_disk
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, CheckpointError
 from workbench.exporting import ExportResult, iter_export, sample_text
-from workbench.hf import load_checkpoint, open_source
+from workbench.hf.loading import load_checkpoint
+from workbench.hf.skeleton import open_source
 from workbench.recipe.recipe import as_recipe
 from workbench.records.progress import Progress
 from workbench.sources import ModelSource
@@ -55,7 +56,7 @@ def test_a_live_model_gives_the_same_checkpoint_with_its_tokenizer(tmp_path):
 
 
 def test_without_verifying_nothing_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("workbench.hf.load_checkpoint", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("workbench.hf.loading.load_checkpoint", lambda *_: pytest.fail("loaded"))
     *_, result = export(ModelSource(make("qwen2")), tmp_path / "int4", verify=False)
     assert (result.verified, result.checked, result.sample) == (False, "", "")
 
@@ -97,7 +98,7 @@ def test_cancel_while_the_loaded_checkpoint_generates_ends_before_its_next_layer
     model, tokenizer = load_checkpoint(whole.directory)
     model.model.layers[0].register_forward_pre_hook(lambda *_: cancel.set())
     model.model.layers[1].register_forward_pre_hook(lambda *_: ran.append(1))
-    monkeypatch.setattr("workbench.hf.load_checkpoint", lambda directory: (model, tokenizer))
+    monkeypatch.setattr("workbench.hf.loading.load_checkpoint", lambda directory: (model, tokenizer))
     with pytest.raises(Cancelled):
         sample_text(whole.directory, cancel=cancel)
     assert ran == []

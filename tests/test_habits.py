@@ -16,8 +16,9 @@ import workbench as wb
 from tests.stored_models import saved_fp8
 from tests.tiny_models import hushed, logits, make, saved
 from workbench.errors import ConfigError, ModelError
-from workbench.hf import load_checkpoint, load_model, local_folder
+from workbench.hf.folders import local_folder
 from workbench.hf.late import after_import
+from workbench.hf.loading import load_checkpoint, load_model
 from workbench.hf.placement import loading_dtype, placement
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

@@ -12,7 +12,7 @@ import torch
 from tests.tiny_models import saved
 from workbench import known_layers
 from workbench.demo import demo_path
-from workbench.hf import open_source, skeleton
+from workbench.hf.skeleton import open_source, skeleton
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.known_layers import DEMO_LAYERS, layers_key, layers_text, open_known
 from workbench.safetensors_folder import SafetensorsFolder

@@ -16,7 +16,7 @@ from tests.tiny_models import QUANTIZABLE, logits, make
 from workbench.coverage.preflight import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import Cancelled, ConfigError, WeightError
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.quantize import iter_quantize, model_device
 from workbench.recipe.recipe import Recipe, as_recipe
 from workbench.sources import ModelSource

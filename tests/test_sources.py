@@ -16,7 +16,8 @@ from tests.tiny_models import FAMILIES, make, saved
 from workbench.coverage.preflight import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import ModelError
-from workbench.hf import demo_model, load_model, open_source
+from workbench.hf.loading import demo_model, load_model
+from workbench.hf.skeleton import open_source
 from workbench.layers import QUANTIZABLE_KINDS
 from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import as_recipe

@@ -29,13 +29,13 @@ _HOMES = {
     "choose_qparams_affine": "affine",
     "compile_model": "compiling",
     "demo_calibration_text": "demo",
-    "demo_model": "hf",
+    "demo_model": "hf.loading",
     "dequantize_affine": "affine",
     "export": "conversion",
     "export_targets": "conversion",
     "import_checkpoint": "conversion",
-    "load_checkpoint": "hf",
-    "load_model": "hf",
+    "load_checkpoint": "hf.loading",
+    "load_model": "hf.loading",
     "measure_quality": "measure.quality",
     "measure_throughput": "measure.throughput",
     "preflight": "api",
@@ -65,9 +65,9 @@ if TYPE_CHECKING:
     from workbench.conversion import import_checkpoint as import_checkpoint
     from workbench.demo import demo_calibration_text as demo_calibration_text
     from workbench.errors import WorkbenchError as WorkbenchError
-    from workbench.hf import demo_model as demo_model
-    from workbench.hf import load_checkpoint as load_checkpoint
-    from workbench.hf import load_model as load_model
+    from workbench.hf.loading import demo_model as demo_model
+    from workbench.hf.loading import load_checkpoint as load_checkpoint
+    from workbench.hf.loading import load_model as load_model
     from workbench.hf.quantizer import TransformersConfig as TransformersConfig
     from workbench.linear import Int4Linear as Int4Linear
     from workbench.measure.quality import measure_quality as measure_quality

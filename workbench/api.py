@@ -11,7 +11,7 @@ from torch import nn
 from workbench.config import Domain
 from workbench.coverage.coverage import Coverage
 from workbench.coverage.preflight import preflight_source
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.layers import model_device
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe.recipe import RecipeLike, as_recipe

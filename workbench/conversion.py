@@ -22,9 +22,11 @@ from workbench.exporting import calibration_model
 from workbench.foreign import int4_method, open_int4
 from workbench.foreign.folder import ForeignFolder
 from workbench.foreign.gguf import gguf_path
-from workbench.hf import load_tokenizer, local_folder, open_source
+from workbench.hf.folders import local_folder
 from workbench.hf.imported_names import ImportedContents
+from workbench.hf.loading import load_tokenizer
 from workbench.hf.reverse_names import NamedContents
+from workbench.hf.skeleton import open_source
 from workbench.layers import model_device
 from workbench.measure.paired import Comparison
 from workbench.quantize import QuantizationReport

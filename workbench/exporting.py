@@ -138,7 +138,7 @@ def calibration_model(source: Source, coverage: Coverage) -> nn.Module | None:
         return None
     if isinstance(source, ModelSource):
         return source.model
-    from workbench.hf import load_model  # late: it brings transformers
+    from workbench.hf.loading import load_model  # late: it brings transformers
 
     model: nn.Module = load_model(source.path if isinstance(source, FolderSource) else source.name)[0]
     return model
@@ -152,7 +152,7 @@ def sample_text(
     Raises:
         Cancelled: when `cancel` was set, before the model's next layer.
     """
-    from workbench.hf import load_checkpoint  # late: it brings transformers
+    from workbench.hf.loading import load_checkpoint  # late: it brings transformers
 
     model, tokenizer = load_checkpoint(directory)
     if tokenizer is None or not model.can_generate():

@@ -25,7 +25,7 @@ from workbench.user_cache import cache_folder
 
 DEMO_LAYERS = "layers.json"
 _FORMAT = 1
-_CODE = ("kinds.py", "layers.py", "sources.py", "hf/__init__.py", "hf/stored_names.py")
+_CODE = ("kinds.py", "layers.py", "sources.py", "hf/skeleton.py", "hf/stored_names.py")
 
 
 def open_known(path_or_name: str | Path) -> FolderSource | None:

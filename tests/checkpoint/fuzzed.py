@@ -15,7 +15,7 @@ from tests import tiny_models
 from tests.checkpoint.mutations import Mutation, again, mutate
 from workbench.checkpoint.save import save_checkpoint
 from workbench.errors import CheckpointError
-from workbench.hf import load_checkpoint
+from workbench.hf.loading import load_checkpoint
 
 MOST_BYTES = 96 * 2**20  # beyond what the process has, for a checkpoint of some 60 kB and JSON of up to 6 MB
 _ROOM_BYTES = 2**30

@@ -288,7 +288,7 @@ def main() -> None:
     import tempfile
 
     from tests.checkpoint.fuzzed import make_whole
-    from workbench.hf import load_checkpoint
+    from workbench.hf.loading import load_checkpoint
 
     with tempfile.TemporaryDirectory() as temporary:
         whole = make_whole(Path(temporary) / "whole")

@@ -20,7 +20,7 @@ from workbench.checkpoint.files import check_config, check_files, read_json
 from workbench.checkpoint.integrity import check_before_load, read_quantization
 from workbench.checkpoint.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from workbench.errors import CheckpointError
-from workbench.hf import load_checkpoint, load_model
+from workbench.hf.loading import load_checkpoint, load_model
 from workbench.safetensors_folder import INDEX_FILE, SINGLE_FILE
 from workbench.strict_json import MAX_VALUES, parse_object
 

@@ -18,7 +18,7 @@ from workbench.checkpoint.integrity import inside, iter_verify, read_json, read_
 from workbench.checkpoint.manifest import MANIFEST_FILE
 from workbench.checkpoint.save import save_checkpoint
 from workbench.errors import CheckpointError
-from workbench.hf import load_checkpoint
+from workbench.hf.loading import load_checkpoint
 from workbench.safetensors_folder import INDEX_FILE
 
 CONFIG = "config.json"

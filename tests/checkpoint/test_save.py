@@ -25,7 +25,8 @@ from workbench.config import DOMAINS, GROUP_SIZES
 from workbench.coverage.preflight import preflight_source
 from workbench.demo import demo_path
 from workbench.errors import Cancelled, CheckpointError, WeightError
-from workbench.hf import load_checkpoint, load_model, open_source
+from workbench.hf.loading import load_checkpoint, load_model
+from workbench.hf.skeleton import open_source
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.safetensors_folder import INDEX_FILE, SafetensorsFolder
 from workbench.sources import ModelSource

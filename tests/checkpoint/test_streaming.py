@@ -15,7 +15,8 @@ from tests.tiny_models import logits
 from workbench.checkpoint.save import iter_write_quantized, save_checkpoint
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import CheckpointError
-from workbench.hf import load_checkpoint, load_model, open_source
+from workbench.hf.loading import load_checkpoint, load_model
+from workbench.hf.skeleton import open_source
 from workbench.recipe.recipe import as_recipe
 from workbench.safetensors_folder import SINGLE_FILE, SafetensorsFolder
 

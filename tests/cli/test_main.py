@@ -22,7 +22,7 @@ from workbench.cli import commands
 from workbench.cli.main import main
 from workbench.config import Int4WeightOnlyConfig
 from workbench.export_formats import EXPORT_FORMATS
-from workbench.hf import load_checkpoint
+from workbench.hf.loading import load_checkpoint
 from workbench.measure import speed
 from workbench.measure.candidates import present_paths
 from workbench.measure.speed import SpeedReport

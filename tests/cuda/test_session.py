@@ -9,7 +9,7 @@ pytest.importorskip("transformers")
 
 import workbench as wb
 from workbench.demo import demo_eval_text
-from workbench.hf import load_checkpoint
+from workbench.hf.loading import load_checkpoint
 from workbench.session import open_session
 
 TIMEOUT_S = 120

@@ -6,7 +6,7 @@ import pytest
 
 import workbench as wb
 from workbench.coverage.preflight import preflight_source
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.recipe.rules import rule_rows

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.session.test_session import GATE, TIMEOUT_S, Heard, toy
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.measure.difference import pair_of_maps
 from workbench.measure.errors import error_summary
 from workbench.session import Session, open_session

@@ -9,7 +9,7 @@ import torch
 
 from tests import tiny_models
 from tests.session.test_session import GATE, TIMEOUT_S, Heard, toy
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.measure.errors import error_summary, histogram
 from workbench.session import Session, open_session
 from workbench.solvers import solve

@@ -12,7 +12,7 @@ import workbench.session.improve as session_improve
 from tests.improve.test_improve import Toy, toy
 from tests.tiny_models import make
 from workbench.errors import ConfigError
-from workbench.hf import demo_model
+from workbench.hf.loading import demo_model
 from workbench.improve.improvement import grouped
 from workbench.recipe.recipe import Recipe
 from workbench.session import open_session

@@ -8,7 +8,7 @@ import torch
 import workbench as wb
 from workbench.calibration import Calibration, layer_moments
 from workbench.errors import Cancelled, ModelError
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.session.layer_inputs import LayerInputs
 from workbench.sources import ModelSource
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.session.test_session import EMBEDDING, GATE, TIMEOUT_S, UP, Heard, Toy, toy, waited
 from workbench.errors import ConfigError
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.measure.errors import group_errors
 from workbench.measure.microscope import microscope
 from workbench.session import Session, open_session

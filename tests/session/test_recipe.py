@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import workbench as wb
 from workbench.errors import ConfigError, PatternError, WorkbenchError
-from workbench.hf import demo_model
+from workbench.hf.loading import demo_model
 from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.session import open_session
 from workbench.session.recipe import line_of

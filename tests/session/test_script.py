@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import workbench as wb
-from workbench.hf import open_source
+from workbench.hf.skeleton import open_source
 from workbench.options import RefinedOptions
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.session.script import python_of

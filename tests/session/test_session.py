@@ -16,7 +16,8 @@ from torch import nn
 import workbench as wb
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ConfigError, ModelError, PatternError, WeightError, WorkbenchError
-from workbench.hf import load_checkpoint, load_model, open_source
+from workbench.hf.loading import load_checkpoint, load_model
+from workbench.hf.skeleton import open_source
 from workbench.measure.errors import error_summary
 from workbench.recipe import patterns
 from workbench.recipe.recipe import Choice, Recipe, Rule

@@ -12,7 +12,7 @@ import workbench as wb
 from tests.tiny_models import QUANTIZABLE, hushed, logits, make, saved
 from workbench.calibration import hooked
 from workbench.errors import ModelError
-from workbench.hf import load_model
+from workbench.hf.loading import load_model
 from workbench.measure.causal import check_causal
 from workbench.measure.remembered import LogitsStore, Remembered
 from workbench.session.twin import twin_of

@@ -13,12 +13,12 @@ from typing import Any
 import ipywidgets
 import pytest
 import torch
+from tests.test_coverage import Stacked
 from torch import nn
 
 import workbench as wb
-from tests.test_coverage import Stacked
 from workbench.errors import ModelError
-from workbench.hf import demo_model
+from workbench.hf.loading import demo_model
 from workbench.measure.candidates import present_paths
 from workbench.options import OPTIONS_OF
 from workbench.recipe.recipe import Choice, Recipe, Rule

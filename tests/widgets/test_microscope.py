@@ -14,7 +14,7 @@ import torch
 from tests.session.test_session import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
-from workbench.hf import demo_model
+from workbench.hf.loading import demo_model
 from workbench.measure.errors import sampled_rows
 from workbench.measure.microscope import VARIANTS, microscope
 from workbench.records.microscope import Microscope

@@ -34,7 +34,7 @@ def quantize(arguments: argparse.Namespace) -> None:
     from workbench.checkpoint.writer import size_on_disk
     from workbench.coverage.preflight import preflight_source
     from workbench.export_checks import check_exportable, export_target
-    from workbench.hf import open_source
+    from workbench.hf.skeleton import open_source
     from workbench.quantize import layer_notes
     from workbench.sizes import size
 
@@ -78,7 +78,8 @@ def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[C
     from workbench.calibration import Calibration
     from workbench.calibration_text import read_text
     from workbench.demo import demo_calibration_text
-    from workbench.hf import DEMO, load_model
+    from workbench.hf.folders import DEMO
+    from workbench.hf.loading import load_model
     from workbench.quantize import needs_calibration
 
     if not needs_calibration(coverage):
@@ -143,7 +144,7 @@ def mean_error(coverage: Coverage, results: list[LayerResult]) -> str:
 def generate(arguments: argparse.Namespace) -> None:
     """Load a checkpoint and print greedy text after a prompt."""
     from workbench.exporting import sample_text
-    from workbench.hf import quiet
+    from workbench.hf.quiet import quiet
 
     if arguments.tokens < 1:
         raise ConfigError(f"--tokens {arguments.tokens}.", allowed="1 or more")
@@ -197,7 +198,8 @@ def _measured(
 
 def throughput(arguments: argparse.Namespace) -> None:
     """Measure how many tokens a second models read and write, taking turns."""
-    from workbench.hf import load_model, quiet
+    from workbench.hf.loading import load_model
+    from workbench.hf.quiet import quiet
     from workbench.measure.throughput import iter_throughput
     from workbench.records.record import write_json
 
@@ -281,7 +283,7 @@ def tune(arguments: argparse.Namespace) -> None:
 
     shapes: Any = [(arguments.n, arguments.k)]
     if arguments.model is not None:
-        from workbench.hf import load_checkpoint
+        from workbench.hf.loading import load_checkpoint
 
         shapes = load_checkpoint(arguments.model)[0]
     wanted = wanted_shapes(shapes, arguments.device, [_group_size(arguments)], arguments.dtypes)

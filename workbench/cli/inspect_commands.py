@@ -23,8 +23,9 @@ def inspect(arguments: argparse.Namespace) -> None:
     from workbench.conversion import int4_path
     from workbench.coverage.preflight import preflight_source
     from workbench.foreign import open_int4, quant_method
-    from workbench.hf import local_folder, open_source, read_config
     from workbench.hf.dequantized import stored_format
+    from workbench.hf.folders import local_folder, read_config
+    from workbench.hf.skeleton import open_source
     from workbench.targets.run import RECORD_FILE
 
     path = int4_path(arguments.directory)

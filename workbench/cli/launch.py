@@ -113,7 +113,7 @@ def model_variable(model: str | None) -> dict[str, str]:
         print(f"model: the embedded demo model, {forecast(demo_path())}", flush=True)
         print("name another with: workbench lab MODEL", flush=True)
         return {}
-    from workbench.hf import dense_folder
+    from workbench.hf.folders import dense_folder
 
     place = dense_folder(model)
     print(f"model {model}: {forecast(place)}", flush=True)

@@ -142,7 +142,7 @@ class SessionCalibration:
             ModelError: when a folder's is damaged.
         """
         if self.tokenizer is None and isinstance(self.source, FolderSource):
-            from workbench.hf import load_tokenizer  # late: it brings transformers
+            from workbench.hf.loading import load_tokenizer  # late: it brings transformers
 
             self.tokenizer = load_tokenizer(self.source.path)
         if self.tokenizer is None:

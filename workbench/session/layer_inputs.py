@@ -122,7 +122,8 @@ class LayerInputs:
             what = f"{self.source.name!r} is no model that can run a text."
             raise ModelError(what, mend="open a model or its folder")
         yield Progress(0, 1, f"loading {self.source.name}, {size(self.loads_bytes)}, to run the text", 0.0)
-        from workbench.hf import load_model, quiet  # late: they bring transformers
+        from workbench.hf.loading import load_model  # late: they bring transformers
+        from workbench.hf.quiet import quiet
 
         with self._loading, quiet():
             if self._model is None:

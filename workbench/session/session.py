@@ -865,7 +865,7 @@ def open_session(
 
 
 def _opened(path_or_name: str | Path) -> Source:
-    from workbench.hf import open_source  # which takes longer to import than a first view to show
+    from workbench.hf.skeleton import open_source  # which takes longer to import than a first view to show
 
     return open_source(path_or_name)
 

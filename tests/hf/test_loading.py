@@ -1,4 +1,4 @@
-"""Loading models: found, refused or named, never guessed; and the loader of int4 checkpoints inside transformers."""
+"""Loading models: refused or named, never guessed; and the loader of int4 checkpoints inside transformers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import workbench as wb
 from tests import tiny_models
 from tests.tiny_models import logits, make, saved
 from workbench.checkpoint.save import save_checkpoint
-from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError
-from workbench.hf import load_checkpoint, load_model, local_folder, open_source, quiet, skeleton
+from workbench.hf.loading import load_checkpoint, load_model
 from workbench.hf.quantizer import Int4WorkbenchConfig
-from workbench.session import open_session
+from workbench.hf.skeleton import open_source
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
 
@@ -33,25 +32,10 @@ def _hushed():
         yield
 
 
-# --- finding --------------------------------------------------------------------------------------------------------
-
-
-def test_demo_is_a_name_and_a_folder_is_a_path(tmp_path):
-    assert local_folder("demo") == demo_path()
-    assert local_folder(tmp_path) == local_folder(str(tmp_path)) == tmp_path
-
-
 @pytest.mark.parametrize("load", [load_model, open_source, load_checkpoint, wb.preflight])
 def test_a_path_that_does_not_exist_is_named(load, tmp_path):
     with pytest.raises((ModelError, CheckpointError), match=r"no/model' does not exist|no/model/config.json' does not"):
         load(tmp_path / "no" / "model")
-
-
-@pytest.mark.parametrize("name", ["nothing", "./a/b", "/a/b", "~/a", "a/b/c"])
-def test_names_that_are_no_hub_names_never_ask_the_hub(name, monkeypatch):
-    monkeypatch.setattr("workbench.hf._snapshot", lambda name: pytest.fail("asked the hub"))
-    with pytest.raises(ModelError, match=r"does not exist.*hub name such as 'org/name'"):
-        local_folder(name)
 
 
 def test_a_hub_name_without_the_hub_is_explained(monkeypatch):
@@ -70,9 +54,6 @@ def test_a_file_and_a_folder_without_config_are_refused(tmp_path):
     for load in (load_model, open_source):
         with pytest.raises(ModelError, match=r"no config\.json.*To mend it"):
             load(tmp_path)
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,45 +110,6 @@ def test_a_dtype_and_a_device_are_taken(tmp_path):
     assert load_model(folder)[0].dtype == torch.float32
 
 
-def test_a_quantized_folder_is_no_source(tmp_path):
-    model = make("qwen2")
-    wb.quantize_(model, G32)
-    save_checkpoint(model, tmp_path / "int4")
-    with pytest.raises(ModelError, match=r"quantized already.*workbench inspect"):
-        open_source(tmp_path / "int4")
-    edit_config(tmp_path / "int4", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(ModelError, match="quantized already"):
-        open_source(tmp_path / "int4")
-
-
-def test_an_int4_checkpoint_of_another_library_says_how_it_comes_in(tmp_path):
-    wb.export(make("qwen2"), tmp_path / "awq", "awq", recipe=G32, domain="int")
-    (tmp_path / "gguf").mkdir()
-    (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")
-    for path in (tmp_path / "awq", tmp_path / "gguf", tmp_path / "gguf" / "model.gguf"):
-        for load in (load_checkpoint, open_source, open_session):
-            with pytest.raises((CheckpointError, ModelError)) as raised:
-                load(path)
-            assert "wb.import_checkpoint('" in str(raised.value) and "workbench import " in str(raised.value)
-            assert str(tmp_path) in raised.value.mend and ("awq" in raised.value.what or "gguf" in raised.value.what)
-
-
-def test_a_native_checkpoint_in_a_session_says_what_it_is_for(tmp_path):
-    model = make("qwen2")
-    wb.quantize_(model, G32)
-    save_checkpoint(model, tmp_path / "int4")
-    with pytest.raises(ModelError, match=r"wb\.load_checkpoint runs it, wb\.export converts it"):
-        open_session(tmp_path / "int4")
-
-
-def test_a_skeleton_takes_no_memory(tmp_path):
-    model = skeleton(saved("mixtral", tmp_path))
-    assert all(parameter.is_meta for parameter in model.parameters())
-
-
-# --- the loader of int4 checkpoints ---------------------------------------------------------------------------------
-
-
 def test_a_model_in_float16_keeps_what_its_family_keeps_in_float32(tmp_path):
     model, _ = load_model(saved("t5", tmp_path, torch.float16))
     wb.quantize_(model, G32)
@@ -211,8 +153,6 @@ def test_verify_is_asked_for_at_load(tmp_path):
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):
         load_checkpoint(tmp_path / "int4", verify=True)
 
-
-# --- plain from_pretrained ------------------------------------------------------------------------------------------
 
 PLACES = {
     "none": {},
@@ -281,13 +221,3 @@ def test_a_folder_is_whole_as_the_hub_takes_it(tmp_path):
         *tokenizers,
     }
     assert huggingface_hub.ModelCard.load(tmp_path / "int4" / "README.md").data.library_name == "transformers"
-
-
-def test_quiet_puts_everything_back():
-    log = transformers.utils.logging
-    log.enable_progress_bar()
-    before = log.get_verbosity()
-    with pytest.raises(ZeroDivisionError), quiet():
-        assert not log.is_progress_bar_enabled()
-        raise ZeroDivisionError
-    assert log.is_progress_bar_enabled() and log.get_verbosity() == before

@@ -14,7 +14,8 @@ from tests.stored_models import built, saved_fp8, saved_mxfp4
 from workbench.checkpoint.save import iter_write_quantized
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import ModelError
-from workbench.hf import load_checkpoint, load_model, open_source
+from workbench.hf.loading import load_checkpoint, load_model
+from workbench.hf.skeleton import open_source
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 

@@ -14,7 +14,8 @@ import workbench as wb
 from tests import tiny_models
 from tests.stored_models import OTHERWISE, built
 from workbench.errors import ModelError
-from workbench.hf import load_model, open_source, skeleton
+from workbench.hf.loading import load_model
+from workbench.hf.skeleton import open_source, skeleton
 from workbench.hf.stored_names import StoredNames
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.safetensors_folder import SINGLE_FILE, SafetensorsFolder
