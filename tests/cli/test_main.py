@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from safetensors.torch import load_file, save_file
 
 import workbench.checkpoint.writer as writer
 from tests.tiny_models import hushed, make, saved
-from workbench.cli import commands
 from workbench.cli.main import main
 from workbench.config import Int4WeightOnlyConfig
 from workbench.export_formats import EXPORT_FORMATS
@@ -747,24 +745,3 @@ def test_ctrl_c_in_the_middle_leaves_what_was_there(existing, deep, checkpoint, 
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["out"][:existing]
     assert not existing or main(["verify", str(out)]) == 0
-
-
-def test_a_ctrl_c_is_seen_between_blocks_and_the_second_one_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with commands.stopping() as cancel:
-        assert not cancel.is_set()
-        signal.raise_signal(signal.SIGINT)
-        assert cancel.is_set()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_work_on_another_thread_is_given_an_event_that_nobody_sets():
-    with ThreadPoolExecutor(1) as pool:
-
-        def work():
-            with commands.stopping() as cancel:
-                return cancel.is_set()
-
-        assert pool.submit(work).result() is False

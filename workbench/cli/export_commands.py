@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.commands import SETTINGS, ProgressLine, calibration_of, mean_error, recipe_of, stopping
+from workbench.cli.progress import ProgressLine, stopping
+from workbench.cli.quantize_commands import mean_error
+from workbench.cli.settings import SETTINGS, calibration_of, recipe_of
 
 if TYPE_CHECKING:
     from workbench.checkpoint.contents import Contents

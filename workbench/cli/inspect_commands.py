@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.cli.commands import ProgressLine, recipe_of, stopping
+from workbench.cli.progress import ProgressLine, stopping
+from workbench.cli.settings import recipe_of
 from workbench.errors import CheckpointError
 
 if TYPE_CHECKING:

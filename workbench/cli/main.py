@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from workbench import __version__
-from workbench.cli import commands, export_commands, inspect_commands
+from workbench.cli import export_commands, inspect_commands, measure_commands, page_commands, quantize_commands
 from workbench.errors import Cancelled, WorkbenchError
 from workbench.export_formats import EXPORT_FORMATS
 from workbench.recipe.presets import PRESETS
@@ -59,25 +59,27 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         return one
 
-    _lab_arguments(add(commands.lab, "open the workbench in JupyterLab"))
-    _quantize_arguments(add(commands.quantize, "quantize a model folder into a checkpoint"))
+    _lab_arguments(add(page_commands.lab, "open the workbench in JupyterLab"))
+    _quantize_arguments(add(quantize_commands.quantize, "quantize a model folder into a checkpoint"))
     _export_arguments(add(export_commands.export, "write a model in a format that another engine loads"))
     _targets_arguments(add(export_commands.targets, "say which formats can hold a model, before any work"))
     _import_arguments(add(export_commands.import_, "convert an int4 checkpoint of another library"))
     _inspect_arguments(add(inspect_commands.inspect, "say what a checkpoint, an export or a model folder holds"))
-    _report_arguments(add(commands.report, "write one HTML file for people without a kernel"))
+    _report_arguments(add(page_commands.report, "write one HTML file for people without a kernel"))
     one = add(inspect_commands.verify, "check every hash of a checkpoint or an export")
     one.add_argument("directory", type=Path, help="a checkpoint, or what workbench export wrote")
     one.add_argument(
         "--accept", action="store_true", help="when every tensor is whole, take files that you changed as they are now"
     )
-    one = add(commands.generate, "load a checkpoint and print greedy text")
+    one = add(quantize_commands.generate, "load a checkpoint and print greedy text")
     one.add_argument("directory", type=Path, help="a checkpoint")
     one.add_argument("prompt", help="the text to go on from")
     one.add_argument("--tokens", type=int, default=40, help="most new tokens (default 40)")
-    _bench_arguments(add(commands.bench, "measure a linear layer, int4 and dense, by batch size"))
-    _throughput_arguments(add(commands.throughput, "measure the tokens per second of models, side by side"))
-    _tune_arguments(add(commands.tune, "measure which path is fastest at each batch size, for products to take it"))
+    _bench_arguments(add(measure_commands.bench, "measure a linear layer, int4 and dense, by batch size"))
+    _throughput_arguments(add(measure_commands.throughput, "measure the tokens per second of models, side by side"))
+    _tune_arguments(
+        add(measure_commands.tune, "measure which path is fastest at each batch size, for products to take it")
+    )
     return parser
 
 
