@@ -40,7 +40,7 @@ targets.gguf_blocks targets.gguf_file
 targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece
 targets.gguf_spaced targets.gguf_pretokenizers
 targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.record targets.run
-foreign.gguf_reader foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
+foreign.gguf_reader foreign.settings foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign
 hf exporting export_checks api conversion
 jobs improve.improvement improve.trials improve.units improve.improve improve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,5 +129,6 @@ def iter_write_native(
         contents.write_files(folder)
         quantization = describe(formats, outline.dense_layers, outline.recipe)
         write_config(folder, {**named_config(outline), "quantization_config": quantization})
-        write_card(folder, outline, native_card(Path(directory)), with_layers(found, solved))
+        card = replace(native_card(Path(directory)), notes=outline.notes)
+        write_card(folder, outline, card, with_layers(found, solved))
         write_manifest(folder, hashes)

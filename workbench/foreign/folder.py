@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 from workbench.affine import QuantizedWeight
-from workbench.checkpoint.contents import CONFIG_FILE
+from workbench.checkpoint.contents import CONFIG_FILE, Outline
 from workbench.checkpoint.files import check_config, check_files
 from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.native import ModuleFormat
@@ -21,9 +22,14 @@ class ForeignFolder(StoredFolder):
     Args:
         directory: The folder.
 
+    Attributes:
+        notes: What its quantization_config says and is not carried.
+
     Raises:
         CheckpointError: when it is damaged, or of a form that cannot be held in int4 codes.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -38,6 +44,10 @@ class ForeignFolder(StoredFolder):
         self.forms = self.read_forms()
         if not self.forms:
             raise CheckpointError(f"{str(directory)!r} holds no int4 weight.", mend="check the folder")
+
+    def outline(self) -> Outline:
+        """Say what is there; no value is read."""
+        return replace(super().outline(), notes=self.notes)
 
     @abstractmethod
     def read_forms(self) -> dict[str, ModuleFormat]:

@@ -18,7 +18,7 @@ from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline, Part, stop_when, write_config
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError, EnvironmentProblem
-from workbench.foreign.gguf_config import config_of, model_type_of
+from workbench.foreign.gguf_config import config_of, left_out, model_type_of
 from workbench.foreign.gguf_names import Source, biases_of, sources_of
 from workbench.foreign.gguf_reader import GgufFile, Stored
 from workbench.foreign.gguf_tokenizer import tokenizer_problem, write_tokenizer
@@ -152,7 +152,7 @@ class GgufContents:
         notes = [f"{count} tensors in {kind} become dense {dtype}" for kind, count in sorted(kinds.items())]
         if problem := tokenizer_problem(self._file.metadata):
             notes.append(f"no tokenizer is written: {problem}")
-        return tuple(notes)
+        return (*notes, *left_out(self._file.metadata))
 
 
 def gguf_path(path: Path) -> Path | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import CheckpointError
+from workbench.foreign.settings import left_out as notes_of
 from workbench.targets.gguf_metadata import rope_tensor
 from workbench.targets.gguf_models import ARCHITECTURES, KEYS, Architecture
 
@@ -30,6 +31,16 @@ CLASSES = {
 _YARN = {"yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
 _IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "pad": "padding_token_id"}
 _MOST = 2**31 - 1
+_READ_TOO = (
+    "attention.key_length attention.value_length rope.dimension_count rope.freq_base rope.scaling.type "
+    "rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned expert_count attention.causal"
+).split()
+_READ_OF_TOKENIZER = [
+    *(f"tokenizer.ggml.{key}" for key in "model pre tokens token_type scores merges add_space_prefix".split()),
+    *(f"tokenizer.ggml.{key}" for key in "add_bos_token add_eos_token unknown_token_id".split()),
+    *(f"tokenizer.ggml.{key}" for key in _IDS.values()),
+    "tokenizer.chat_template",
+]
 
 
 def model_type_of(metadata: Mapping[str, Any]) -> str:
@@ -65,6 +76,9 @@ def config_of(
     """
     model_type = model_type_of(metadata)
     architecture = ARCHITECTURES[model_type]
+    for key, usual in (("general.type", "model"), (f"{architecture.name}.attention.causal", True)):
+        if metadata.get(key, usual) != usual:
+            raise CheckpointError(f"The file has {key} {metadata[key]!r}."[:200], allowed=repr(usual))
     config: dict[str, Any] = {"model_type": model_type, "architectures": [CLASSES[model_type]], "dtype": dtype}
     for key, own, kind in (*KEYS, *architecture.keys):
         if (value := _setting(metadata, f"{architecture.name}.{key}", kind)) is not None:
@@ -76,6 +90,18 @@ def config_of(
     if model_type.startswith("gemma"):
         config["query_pre_attn_scalar"] = _gemma_scalar(config)
     return config | {"rope_parameters": _rope(config, metadata, architecture, factors)}
+
+
+def left_out(metadata: Mapping[str, Any]) -> list[str]:
+    """Return a note for each setting of the architecture or the tokenizer that is not carried.
+
+    What "general." and "quantize." say is how the file is called and was made.
+    """
+    architecture = ARCHITECTURES[model_type_of(metadata)]
+    keys = [key for key, _, _ in (*KEYS, *architecture.keys)] + [*_READ_TOO, *(f"rope.scaling.{key}" for key in _YARN)]
+    read = {*(f"{architecture.name}.{key}" for key in keys), *_READ_OF_TOKENIZER}
+    ours = (f"{architecture.name}.", "tokenizer.")
+    return notes_of({key: value for key, value in metadata.items() if key.startswith(ours)}, read)
 
 
 def _fill(config: dict[str, Any], metadata: Mapping[str, Any], architecture: Architecture) -> None:

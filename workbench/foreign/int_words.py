@@ -60,8 +60,8 @@ class WordFolder(ForeignFolder):
     own_parts: tuple[str, ...]
 
     @abstractmethod
-    def check_settings(self) -> None:
-        """Refuse a quantization_config that does not stand for 4-bit integer codes."""
+    def check_settings(self) -> list[str]:
+        """Refuse a quantization_config that does not stand for 4-bit integer codes; return what it says besides."""
 
     @abstractmethod
     def stored(self, name: str) -> Stored:
@@ -73,7 +73,7 @@ class WordFolder(ForeignFolder):
 
     def read_forms(self) -> dict[str, ModuleFormat]:
         """Return module path → form of each int4 weight, from settings and headers."""
-        self.check_settings()
+        self.notes = tuple(self.check_settings())
         self._stored: dict[str, Stored] = {}
         forms = {}
         for tensor in self.folder.names():
@@ -143,7 +143,7 @@ class WordFolder(ForeignFolder):
         """Refuse a setting of another value."""
         if not any(value == one and type(value) is type(one) for one in allowed):
             raise CheckpointError(
-                f"{str(self.directory)!r} has {key} {value!r}.",
+                f"{str(self.directory)!r} has {key} {value!r}"[:300] + ".",
                 allowed=", ".join(map(repr, allowed)),
                 mend="quantize the original model in the workbench",
             )
