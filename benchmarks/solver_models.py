@@ -20,7 +20,7 @@ from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text, demo_eval_text
 from workbench.measure.quality import measure_qualities, text_ids
 from workbench.options import SOLVERS
-from workbench.quantize import QuantizationReport
+from workbench.quantization_report import QuantizationReport
 
 WINDOW = 512
 _COMMON = ("perplexity", "mean_kl", "kl_over_hqq", "held_out_error_over_hqq")

@@ -20,9 +20,9 @@ from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.hf.loading import load_checkpoint, load_model
 from workbench.hf.skeleton import open_source
 from workbench.options import CalibratedOptions
-from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
 from workbench.solvers import InputMoments
+from workbench.solving import iter_quantize
 from workbench.sources import ModelSource
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

@@ -25,7 +25,7 @@ strict_json safetensors_header safetensors_folder stored_formats sources known_l
 recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
 recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
 calibration sequential
-checkpoint.native quantize compiling
+solving quantization_report checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest
 checkpoint.hashing checkpoint.pieces

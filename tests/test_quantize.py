@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import weakref
 
 import pytest
 import torch
@@ -13,12 +11,9 @@ from torch import nn
 import workbench as wb
 import workbench.quantize as quantize
 from tests.tiny_models import QUANTIZABLE, logits, make
-from workbench.coverage.preflight import preflight_source
-from workbench.demo import demo_path
 from workbench.errors import Cancelled, ConfigError, WeightError
-from workbench.hf.skeleton import open_source
-from workbench.quantize import iter_quantize, model_device
-from workbench.recipe.recipe import Recipe, as_recipe
+from workbench.layers import model_device
+from workbench.recipe.recipe import Recipe
 from workbench.sources import ModelSource
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
@@ -118,33 +113,6 @@ def test_a_failing_progress_callback_changes_nothing():
     with pytest.raises(ZeroDivisionError):
         wb.quantize_(model, G32, progress=lambda step: 1 / 0)
     unchanged(model, before)
-
-
-def test_only_one_layer_is_held_at_a_time(monkeypatch):
-    """Steps that are let go free their weight, and no dense weight outlives its own step."""
-    source = open_source(demo_path())
-    coverage = preflight_source(source, as_recipe(None))
-    dense, solved, alive = [], [], []
-    read = source.weight
-
-    def counted(name):
-        gc.collect()
-        alive.append(sum(one() is not None for one in dense + solved))
-        tensor = read(name)
-        dense.append(weakref.ref(tensor))
-        return tensor
-
-    monkeypatch.setattr(source, "weight", counted)
-    gc.collect()
-    gc.freeze()  # what is there already is not looked through again at each layer
-    try:
-        for step in iter_quantize(source, coverage):
-            solved.append(weakref.ref(step.weight))
-            del step
-    finally:
-        gc.unfreeze()
-    assert len(dense) == len(coverage.int4_rows) > 20
-    assert max(alive) <= 1
 
 
 def test_a_tied_head_is_untied_and_the_embedding_kept():

@@ -19,9 +19,9 @@ from workbench.errors import ModelError
 from workbench.hf.loading import demo_model, load_model
 from workbench.hf.skeleton import open_source
 from workbench.layers import QUANTIZABLE_KINDS
-from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import as_recipe
 from workbench.safetensors_folder import SINGLE_FILE, SafetensorsFolder
+from workbench.solving import iter_quantize
 from workbench.sources import ModelSource
 
 G32 = as_recipe(wb.Int4WeightOnlyConfig(group_size=32))

@@ -29,7 +29,7 @@ from workbench.hf.reverse_names import NamedContents
 from workbench.hf.skeleton import open_source
 from workbench.layers import model_device
 from workbench.measure.paired import Comparison
-from workbench.quantize import QuantizationReport
+from workbench.quantization_report import QuantizationReport
 from workbench.recipe.recipe import RecipeLike, as_recipe
 from workbench.records.quality import Quality
 from workbench.sources import ModelSource, Source

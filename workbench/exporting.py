@@ -17,13 +17,13 @@ from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.solved_contents import SolvedContents
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import Cancelled
 from workbench.measure.causal import stoppable
-from workbench.quantize import SolvedBefore, needs_calibration
 from workbench.recipe.recipe import Recipe
 from workbench.records.errors import LayerResult
 from workbench.records.progress import Progress
+from workbench.solving import SolvedBefore
 from workbench.sources import FolderSource, ModelSource, Source
 from workbench.targets import NATIVE
 from workbench.targets.run import ExportReport, iter_export_to, verify_export

@@ -10,9 +10,9 @@ from tests.tiny_models import make
 from workbench.config import DOMAINS, GROUP_SIZES
 from workbench.coverage.preflight import preflight_source
 from workbench.coverage.rows import planned_bytes
-from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import as_recipe
 from workbench.records.layers import LayerRecord
+from workbench.solving import iter_quantize
 from workbench.sources import ModelSource
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)

@@ -16,10 +16,10 @@ from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError, ModelError
 from workbench.measure.errors import error_summary
-from workbench.quantize import iter_quantize
 from workbench.session import Session, open_session
 from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL, TYPED_ORIGIN
 from workbench.solvers import solve
+from workbench.solving import iter_quantize
 from workbench.views.cache import UPSTREAM
 
 TIMEOUT_S = 120

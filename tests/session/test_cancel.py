@@ -70,7 +70,7 @@ def watch(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
         return 1e-3
 
     monkeypatch.setattr(source, "weight", weight, raising=False)
-    monkeypatch.setattr("workbench.quantize.solve", counted)
+    monkeypatch.setattr("workbench.solving.solve", counted)
     monkeypatch.setattr("workbench.measure.timing._time_cpu", timed)
     layer = source.model.model.layers[0]
     return layer.register_forward_pre_hook(lambda *_: blocks.note("forward")).remove

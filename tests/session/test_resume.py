@@ -55,7 +55,7 @@ def test_an_export_that_was_cut_short_solves_only_what_is_left(error, model, tmp
     session = open_session(model)
     session.configure(solver="refined")
     assert session.wait(TIMEOUT_S)
-    solved = Counted(monkeypatch, "workbench.quantize.solve", stop_at=5, error=error)
+    solved = Counted(monkeypatch, "workbench.solving.solve", stop_at=5, error=error)
     wanted = len(session.coverage.configs)
     state = ended(session, session.export(tmp_path / "one", verify=False))
     assert state == ("cancelled" if isinstance(error, Cancelled) else "failed") and len(solved.names) == 5
@@ -77,7 +77,7 @@ def test_what_the_sweep_has_solved_an_export_takes(model, tmp_path, monkeypatch)
     session = open_session(model)
     session.configure(solver="refined")
     assert ended(session, session.sweep_errors()) == "done"
-    solved = Counted(monkeypatch, "workbench.quantize.solve")
+    solved = Counted(monkeypatch, "workbench.solving.solve")
     assert ended(session, session.export(tmp_path / "one", verify=False)) == "done"
     assert solved.names == []
 
@@ -129,7 +129,7 @@ def test_quality_goes_on_with_the_layers_solved_and_the_windows_read(monkeypatch
     session.quality.set_text(demo_eval_text()[:6000])
     session.quality.configure(window=512, windows=3)
     assert session.wait(TIMEOUT_S)
-    solved = Counted(monkeypatch, "workbench.quantize.solve", stop_at=9, error=Cancelled("stop"))
+    solved = Counted(monkeypatch, "workbench.solving.solve", stop_at=9, error=Cancelled("stop"))
     read = Counted(monkeypatch, "workbench.measure.quality.window_logits")
     assert ended(session, session.quality.measure()) == "cancelled" and (len(solved.names), read.names) == (9, [])
     read.stop_at, read.error = 2, Cancelled("stop")

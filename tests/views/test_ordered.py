@@ -10,9 +10,9 @@ from workbench.calibration import Calibration
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, WeightError
 from workbench.measure.errors import error_map, error_summary
-from workbench.quantize import iter_quantize
 from workbench.recipe.recipe import as_recipe
 from workbench.solvers import solve
+from workbench.solving import iter_quantize
 from workbench.sources import ModelSource
 from workbench.views.cache import UPSTREAM
 from workbench.views.ordered import iter_ordered_views

@@ -18,8 +18,8 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import Cancelled
-from workbench.quantize import SolvedLayer
 from workbench.recipe.recipe import Recipe
+from workbench.solving import SolvedLayer
 
 CONFIG_FILE = "config.json"
 # Files that make a model folder whole besides config and weights; code and pickles are never copied.

@@ -23,10 +23,11 @@ from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
 from workbench.coverage.coverage import Coverage
 from workbench.measure.paired import Comparison
 from workbench.portable import portable_tensors
-from workbench.quantize import QuantizationReport, SolvedLayer
+from workbench.quantization_report import QuantizationReport
 from workbench.recipe.recipe import Recipe
 from workbench.records.errors import LayerResult
 from workbench.records.quality import Quality
+from workbench.solving import SolvedLayer
 from workbench.sources import Source
 
 

@@ -18,9 +18,9 @@ from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.layers import unties_head
-from workbench.quantize import SolvedBefore, iter_quantize
 from workbench.recipe.recipe import Recipe
 from workbench.safetensors_folder import DTYPES
+from workbench.solving import SolvedBefore, iter_quantize
 from workbench.sources import FolderSource, ModelSource, Source
 
 

@@ -22,7 +22,7 @@ def export(arguments: argparse.Namespace) -> None:
     """Write a model in a format that another engine loads; a dense one is quantized on the way, layer by layer."""
     from workbench.checkpoint.solved_contents import SolvedContents
     from workbench.conversion import destination
-    from workbench.quantize import layer_notes
+    from workbench.quantization_report import layer_notes
     from workbench.targets import NATIVE, get_target
     from workbench.targets.companions import Companions
     from workbench.targets.run import fits_of

@@ -22,7 +22,7 @@ def quantize(arguments: argparse.Namespace) -> None:
     from workbench.coverage.preflight import preflight_source
     from workbench.export_checks import check_exportable, export_target
     from workbench.hf.skeleton import open_source
-    from workbench.quantize import layer_notes
+    from workbench.quantization_report import layer_notes
     from workbench.sizes import size
 
     if arguments.out is None and not arguments.dry_run:

@@ -71,10 +71,10 @@ def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[C
     """Return the calibration and the model to run it through, where a layer is to be calibrated."""
     from workbench.calibration import Calibration
     from workbench.calibration_text import read_text
+    from workbench.coverage.coverage import needs_calibration
     from workbench.demo import demo_calibration_text
     from workbench.hf.folders import DEMO
     from workbench.hf.loading import load_model
-    from workbench.quantize import needs_calibration
 
     if not needs_calibration(coverage):
         if arguments.calibration is not None:

@@ -110,3 +110,14 @@ class Coverage:
 def counts_as_linear(row: CoverageRow) -> bool:
     """Say whether a weight is multiplied with: a linear layer, or a stack that must stay dense."""
     return row.kind in QUANTIZABLE_KINDS or STACKED in row.reason
+
+
+def needs_calibration(coverage: Coverage) -> list[str]:
+    """Return the names of the layers that are to be calibrated."""
+    return [row.name for row in coverage.int4_rows if coverage.configs[row.name].solver == "calibrated"]
+
+
+def experts_of(coverage: Coverage, name: str) -> int:
+    """Return the number of experts of a stack; 0 for any other layer."""
+    shape = coverage.row(name).shape
+    return shape[0] if len(shape) == 3 else 0

@@ -10,12 +10,11 @@ from transformers.core_model_loading import ConversionOps
 from transformers.utils import logging
 
 from workbench.checkpoint.native import ModuleFormat
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.hf.portable_linear import PortableLinear, portable_layer
 from workbench.layers import get_layer, swap_layer
-from workbench.quantize import needs_calibration
 from workbench.recipe.recipe import Recipe
 from workbench.solvers import solve
 from workbench.solvers.result import stacked

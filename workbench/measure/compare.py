@@ -15,7 +15,8 @@ from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.measure.quality import DEFAULT_WINDOW, measure_qualities, token_windows
 from workbench.options import SOLVERS, SolverName
-from workbench.quantize import QuantizationReport, layer_notes, quantize_
+from workbench.quantization_report import QuantizationReport, layer_notes
+from workbench.quantize import quantize_
 from workbench.records.progress import Progress
 from workbench.records.quality import Quality
 

@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.solved_contents import SolvedContents
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export
 from workbench.jobs import Job, Lane
-from workbench.quantize import needs_calibration
 from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration

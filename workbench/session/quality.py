@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.jobs import Job, Lane, behind
-from workbench.quantize import needs_calibration
 from workbench.records.progress import Progress
 from workbench.session.calibration import InTurn, SessionCalibration
 from workbench.session.model_pair import ModelPair

@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import torch
 
 from workbench.calibration_text import text_as_python
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import WeightError
 from workbench.jobs import Job, Lane
 from workbench.machine import present_devices
 from workbench.measure.roofline import Roofline
 from workbench.measure.timing import environment
-from workbench.quantize import needs_calibration
 from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
 from workbench.records.speed import SpeedPoint

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from workbench.config import Int4WeightOnlyConfig, ResolvedConfig
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError, WeightError
 from workbench.exporting import ExportResult
@@ -34,7 +34,6 @@ from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import LinearBench
 from workbench.measure.timing import BUDGET_S
 from workbench.options import SolverName
-from workbench.quantize import needs_calibration
 from workbench.recipe.edit import LayerNames, changed_choice, with_change, with_change_everywhere, with_choice
 from workbench.recipe.nodes import rules_said, with_dense, with_int4
 from workbench.recipe.recipe import Choice, Recipe

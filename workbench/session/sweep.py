@@ -9,10 +9,9 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 from workbench.config import ResolvedConfig
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import WeightError
 from workbench.jobs import progress_since
-from workbench.quantize import needs_calibration
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.sources import ModelSource, Source

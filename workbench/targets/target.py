@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from workbench.checkpoint.contents import Contents, Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
-from workbench.quantize import SolvedLayer
+from workbench.solving import SolvedLayer
 from workbench.targets.companions import Companions
 
 State = Literal["exact", "rounded", "refused"]

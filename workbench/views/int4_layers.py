@@ -11,11 +11,12 @@ from torch import nn
 
 from workbench.calibration import Calibration
 from workbench.config import ResolvedConfig
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, experts_of, needs_calibration
 from workbench.errors import Cancelled
 from workbench.layers import Int4Layer, weight_as_used
-from workbench.quantize import experts_of, int4_layer, iter_quantize, needs_calibration
+from workbench.quantize import int4_layer
 from workbench.records.progress import Progress
+from workbench.solving import iter_quantize
 from workbench.sources import ModelSource, Source
 from workbench.views.cache import ViewCache
 from workbench.views.solved_layers import SolvedLayers

@@ -9,9 +9,9 @@ from typing import Any
 
 from workbench.calibration import Calibration
 from workbench.coverage.coverage import Coverage
-from workbench.quantize import iter_quantize
 from workbench.records.progress import Progress
 from workbench.solvers import SolveResult
+from workbench.solving import iter_quantize
 from workbench.sources import Source
 from workbench.views.cache import Inputs
 from workbench.views.solved_layers import SolvedLayers

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ipywidgets
 
 from workbench.calibration_text import CalibrationState
-from workbench.coverage.coverage import Coverage
+from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import WorkbenchError
 from workbench.options import CalibratedOptions
-from workbench.quantize import needs_calibration
 from workbench.session import Event, Session
 from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL
 from workbench.sizes import size

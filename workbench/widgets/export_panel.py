@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workbench.exporting import ExportResult
-from workbench.quantize import layer_notes
+from workbench.quantization_report import layer_notes
 from workbench.records.errors import LayerResult
 from workbench.session import Event, Session
 from workbench.sizes import size
