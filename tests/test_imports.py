@@ -43,7 +43,7 @@ targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torch
 foreign.gguf_reader foreign.settings foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign
 hf exporting export_checks api conversion
-jobs improve.improvement improve.trials improve.units improve.improve improve
+jobs improve.improvement improve.rows improve.trials improve.units improve.improve improve
 views.cache views.solved_layers views.views views.groups views.ordered views.int4_layers views
 calibration_text report
 session.events session.rooms session.details session.compare session.zoom session.ahead session.script

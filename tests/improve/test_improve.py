@@ -13,10 +13,12 @@ from tests.tiny_models import make
 from workbench.config import GROUP_SIZES, Int4WeightOnlyConfig
 from workbench.coverage.preflight import preflight_source
 from workbench.coverage.rows import planned_bytes
-from workbench.errors import Cancelled, ConfigError
-from workbench.improve.improve import Improvement, iter_improve
+from workbench.errors import Cancelled, ConfigError, WeightError
+from workbench.improve import trials
+from workbench.improve.improve import Improvement, SoFar, iter_improve
 from workbench.improve.improvement import said
 from workbench.improve.trials import Trials, candidates
+from workbench.measure.errors import sampled_rows
 from workbench.recipe.edit import changed_choice
 from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.records.layers import LayerRecord
@@ -57,8 +59,9 @@ def toy(seed=0, k=256):
 
 def improved(source, recipe=GROUP_64, **settings) -> Improvement:
     steps = list(iter_improve(source, preflight_source(source, recipe), recipe, **settings))
-    assert all(isinstance(step, Progress) for step in steps[:-1])
-    assert [step.done for step in steps[:-1]] == list(range(1, len(steps)))
+    assert all(isinstance(step, Progress | SoFar) for step in steps[:-1])
+    done = [step.done for step in steps if isinstance(step, Progress)]
+    assert done == list(range(1, len(done) + 1))
     return steps[-1]
 
 
@@ -188,7 +191,7 @@ def test_without_all_inputs_the_weights_are_judged_and_calibrated_layers_stay():
     assert found.objective == "weight error"
     assert [change.name for change in found.changes] == ["a", "c"]
     assert found.recipe.decide("b")[0] == recipe.decide("b")[0]
-    assert "b stay as they are: calibrated" in found.notes[0]
+    assert "b stays as it is: calibrated" in found.notes[0]
 
 
 def test_a_layer_with_nan_stays_and_is_named():
@@ -196,8 +199,54 @@ def test_a_layer_with_nan_stays_and_is_named():
     source.weights["b"][3, 5] = float("nan")
     found = improved(source)
     assert [change.name for change in found.changes] == ["a", "c"]
-    assert "b stay as they are" in found.notes[0] and "nan" in found.notes[0]
+    assert found.notes == ("b stays as it is: b[3, 5] is nan.",)
     assert found.recipe.decide("b")[0] == GROUP_64.default
+
+
+@pytest.mark.parametrize("row", [2, 3], ids=["sampled", "not sampled"])
+def test_a_nan_of_a_large_layer_is_named_where_it_is_and_the_others_go_on(row):
+    torch.manual_seed(3)
+    source = Toy(a=torch.randn(1030, 128), b=torch.randn(1030, 128))
+    assert (2 in sampled_rows(1030, 512)) and (3 not in sampled_rows(1030, 512))
+    source.weights["b"][row, 5] = float("nan")
+    found = improved(source)
+    assert found.notes == (f"b stays as it is: b[{row}, 5] is nan.",)
+    assert [change.name for change in found.changes] == ["a"] and found.recipe.decide("b")[0] == GROUP_64.default
+
+
+def test_a_nan_of_a_layer_larger_than_a_block_is_named_where_it_is(monkeypatch):
+    monkeypatch.setattr(trials, "_BLOCK_WEIGHTS", 300 * 128)
+    test_a_nan_of_a_large_layer_is_named_where_it_is_and_the_others_go_on(2)
+    source = Toy(a=torch.randn(1030, 128))
+    source.weights["a"][1001, 7] = float("inf")
+    with pytest.raises(WeightError, match=r"a\[1001, 7\] is inf"):
+        Trials(source, {}, None).exact("a", (1030, 128), candidates(GROUP_64.default, "cpu")[0].config)
+
+
+def test_what_would_change_is_said_early_and_the_last_of_it_is_what_is_found():
+    torch.manual_seed(5)
+    source = Toy(**{name: torch.randn(600, 128) for name in "abcde"})
+    steps = list(iter_improve(source, preflight_source(source, GROUP_64), GROUP_64))
+    early = [step for step in steps if isinstance(step, SoFar)]
+    assert [one.tried_layers for one in early[:4]] == [1, 2, 4, 5], "then once before each round on all rows"
+    assert all((one.layers, one.exact) == (5, False) for one in early)
+    assert steps.index(early[0]) == 1, "as soon as the first layer is tried"
+    for one in early:
+        assert {change.name for change in one.changes} == set("abcde"[: one.tried_layers])
+        mean = sum(change.error_after**2 for change in one.changes) / one.tried_layers
+        assert one.error_after == pytest.approx(mean**0.5) and 0 < one.gain < 1
+        before, after = (sum(getattr(c, f"bytes_{when}") for c in one.changes) for when in ("before", "after"))
+        assert after <= before
+    assert [change.after for change in early[-1].changes] == [change.after for change in steps[-1].changes]
+    assert early[-1].error_after == pytest.approx(steps[-1].error_after, rel=0.05)
+
+
+def test_nothing_better_so_far_is_no_change():
+    source = Toy(a=torch.zeros(8, 128), b=torch.zeros(8, 128))
+    early = [
+        step for step in iter_improve(source, preflight_source(source, GROUP_64), GROUP_64) if isinstance(step, SoFar)
+    ]
+    assert early and all(one.changes == () and one.gain == 0 for one in early)
 
 
 def test_many_layers_change_together_by_pattern():

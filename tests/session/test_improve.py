@@ -13,7 +13,7 @@ from tests.improve.test_improve import Toy, toy
 from tests.tiny_models import make
 from workbench.errors import ConfigError
 from workbench.hf.loading import demo_model
-from workbench.improve.improvement import grouped
+from workbench.improve.improvement import Improvement, SoFar, grouped
 from workbench.recipe.recipe import Recipe
 from workbench.session import open_session
 
@@ -36,7 +36,9 @@ def test_it_is_one_change_that_can_be_undone_and_says_what_it_changed():
     job = ended(session)
     assert (job.state, job.label) == ("done", "Improve at the same size")
     found = session.improving.latest
-    assert of("improved") == [found] and found.changes and session.improving.applied
+    *early, last = of("improved")
+    assert last is found and found.changes and session.improving.applied
+    assert [one.tried_layers for one in early] == [1, 2] and session.improving.so_far is None
     assert session.recipe == found.recipe != before
     assert session.coverage.after_bytes == found.bytes_after <= found.bytes_before
     assert found.error_after < found.error_before
@@ -62,7 +64,7 @@ def test_nothing_better_is_said_and_nothing_changes():
     ended(session)
     recipe, of = session.recipe, heard(session)
     ended(session)
-    (found,) = of("improved")
+    *_, found = of("improved")
     assert found.changes == () and str(found).startswith("Nothing better at this size")
     assert session.recipe == recipe and of("coverage") == [] and not session.improving.applied
     session.improving.forget()
@@ -138,6 +140,33 @@ def test_cancelling_changes_nothing():
     go_on.set()
     assert job.wait(30) and job.state == "cancelled"
     assert session.recipe == before and session.improving.latest is None
+
+
+def test_a_cancelled_search_takes_away_what_it_had_so_far_and_leaves_what_was_found_before(monkeypatch):
+    session = open_session(toy())
+    ended(session)
+    found, recipe, of = session.improving.latest, session.recipe, heard(session)
+    real = session_improve.iter_improve
+
+    def cut_short(*args, **settings):
+        for step in real(*args, **settings):
+            yield step
+            if isinstance(step, SoFar):
+                session.work.cancel()
+
+    monkeypatch.setattr(session_improve, "iter_improve", cut_short)
+    assert ended(session).state == "cancelled"
+    early, last = of("improved")
+    assert isinstance(early, SoFar) and last is found and session.improving.so_far is None
+    assert session.improving.latest is found and session.recipe == recipe
+
+
+def test_one_that_is_put_away_comes_back_at_the_end_alone(monkeypatch):
+    session = open_session(toy())
+    of = heard(session)
+    session.listen(lambda event: isinstance(event.data, SoFar) and session.improving.forget())
+    ended(session)
+    assert [type(one) for one in of("improved")] == [SoFar, type(None), Improvement]
 
 
 def test_what_cannot_be_improved_is_refused():

@@ -62,6 +62,24 @@ def test_rows_verdict_and_badge_say_what_was_found(shown):
     assert changes.notes == list(found.notes)
 
 
+def test_what_would_change_so_far_is_shown_while_the_search_goes_on(shown):
+    session, panel = shown
+    seen = []
+
+    def look(event):
+        if event.kind == "improved" and session.improving.so_far is not None:
+            panel.on_event(event)
+            changes = panel.changes
+            seen.append((away(panel), changes.title, changes.verdict, len(changes._rows), changes.can_undo))
+
+    session.listen(look)
+    improve(session)
+    title = "Improve: what would change so far"
+    assert [(one[0], one[1], one[4]) for one in seen] == [(False, title, False)] * 2
+    assert "at the same size: 1 of 3 layers tried, on all rows." in seen[0][2] and seen[0][3] == 1
+    assert panel.changes.title == "Improve: what changed" and panel.changes.can_undo
+
+
 def test_undo_goes_back_and_the_button_follows_what_holds(shown):
     session, panel = shown
     before = session.recipe

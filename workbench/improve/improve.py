@@ -16,8 +16,9 @@ from workbench.coverage.coverage import Coverage
 from workbench.coverage.preflight import preflight_source
 from workbench.coverage.rows import planned_bytes
 from workbench.errors import WeightError
-from workbench.improve.improvement import OUTPUT_ERROR, WEIGHT_ERROR, Improvement, LayerChange, said
-from workbench.improve.trials import Known, Trials, candidates, rows_tried
+from workbench.improve.improvement import OUTPUT_ERROR, WEIGHT_ERROR, Improvement, LayerChange, SoFar, said, staying
+from workbench.improve.rows import rows_tried
+from workbench.improve.trials import Known, Trials, candidates
 from workbench.improve.units import Unit, choose, together, total_error
 from workbench.jobs import progress_since
 from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
@@ -46,8 +47,8 @@ def iter_improve(
     one_by_one: int = _ONE_BY_ONE,
     known: Known | None = None,
     cancel: threading.Event | None = None,
-) -> Iterator[Progress | Improvement]:
-    """Yield where the work stands, and at last what was found.
+) -> Iterator[Progress | SoFar | Improvement]:
+    """Yield where the work stands, now and then what would change by what is known, and at last what was found.
 
     Args:
         source: Where the weights come from.
@@ -66,11 +67,12 @@ def iter_improve(
         ModelError: when a weight cannot be read.
     """
     work = _Work(source, coverage, recipe, device, moments or {}, cancel, known)
-    yield from work.try_all(one_by_one)
+    yield from work.try_all(one_by_one, plain)
     chosen = choose(work.units, plain=plain)
     for _ in range(_ROUNDS):
         if not work.unmeasured(chosen):
             break
+        yield work.so_far(chosen)
         yield from work.measure(chosen)
         chosen = choose(work.units, plain=plain)
     if work.unmeasured(chosen):
@@ -95,6 +97,7 @@ class _Work:
         self.source, self.coverage, self.recipe, self.device = source, coverage, recipe, device
         self.outputs = bool(coverage.configs) and all(name in moments for name in coverage.configs)
         self.trials = Trials(source, moments if self.outputs else {}, cancel, known)
+        self.objective = OUTPUT_ERROR if self.outputs else WEIGHT_ERROR
         self.units: list[Unit] = []
         self.notes: list[str] = []
         self.start, self.done, self.tried = time.monotonic(), 0, 0
@@ -102,14 +105,15 @@ class _Work:
         # Each once; where that tells of some rows or settings only, as it is and as it is chosen on all rows too.
         self.total = sum(3 if self.outputs or rows_tried(*one) < one[0] else 1 for one in rows)
 
-    def try_all(self, one_by_one: int) -> Iterator[Progress]:
-        """Try every candidate of every layer on sampled rows; a layer that cannot be tried stays as it is."""
+    def try_all(self, one_by_one: int, plain: float) -> Iterator[Progress | SoFar]:
+        """Try every candidate of every layer on sampled rows; a layer that cannot be tried stays as it is.
+
+        What would change so far is said once the first layer is tried, and each time that there are twice as many.
+        """
         records = [record for record in self.source.records() if record.name in self.coverage.configs]
         waiting = [record.name for record in records if self._needs_inputs(record)]
         if waiting:
-            self.notes.append(
-                f"{_some(waiting)} stay as they are: calibrated, and there are no inputs to try others on"
-            )
+            self.notes.append(f"{staying(waiting)}: calibrated, and there are no inputs to try others on")
         kept = [record for record in records if record.name not in set(waiting)]
         for group in together(kept, self.recipe, one_by_one):
             first = group[0]
@@ -120,9 +124,15 @@ class _Work:
                 for record in group:
                     yield from self._sample(unit, record)
             except WeightError as error:
-                self.notes.append(f"{_some([one.name for one in group])} stay as they are: {error.what}")
+                self._leave(unit, error)
                 continue
             self.units.append(unit)
+            if len(self.units).bit_count() == 1:  # 1, 2, 4, 8, …
+                yield self.so_far(choose(self.units, plain=plain))
+
+    def _leave(self, unit: Unit, error: WeightError) -> None:
+        """Say that layers stay as they are."""
+        self.notes.append(f"{staying([one.name for one in unit.records])}: {error.what}")
 
     def _needs_inputs(self, record: LayerRecord) -> bool:
         return self.coverage.configs[record.name].solver == "calibrated" and not self.outputs
@@ -142,34 +152,61 @@ class _Work:
         return [(unit, at) for unit, place in pairs for at in dict.fromkeys((0, place)) if not unit.exact[at]]
 
     def measure(self, chosen: Sequence[int]) -> Iterator[Progress]:
-        """Measure what is chosen, and what is there now, on all rows."""
+        """Measure what is chosen, and what is there now, on all rows; a layer that cannot be stays as it is."""
         wanted = self.unmeasured(chosen)
         self.total = self.done + sum(len(unit.records) for unit, _ in wanted)
         for unit, place in wanted:
+            if unit not in self.units:  # left a moment ago
+                continue
             config, errors = unit.options[place].config, []
-            for record in unit.records:
-                errors.append(self.trials.exact(record.name, record.matrix, config))
-                yield self._step(f"{record.name}, all rows")
+            try:
+                for record in unit.records:
+                    errors.append(self.trials.exact(record.name, record.matrix, config))
+                    yield self._step(f"{record.name}, all rows")
+            except WeightError as error:
+                self._leave(unit, error)
+                self.units.remove(unit)
+                continue
             unit.errors[place], unit.exact[place] = errors, True
+
+    def so_far(self, chosen: Sequence[int]) -> SoFar:
+        """Return what would change by what is known now."""
+        before, after = total_error(self.units, [0] * len(self.units)), total_error(self.units, chosen)
+        taken = self._taken(chosen)
+        layers = sum(len(unit.records) for unit in self.units)
+        return SoFar(
+            objective=self.objective,
+            error_before=math.sqrt(before / max(1, layers)),
+            error_after=math.sqrt((after if taken else before) / max(1, layers)),
+            tried_layers=layers,
+            layers=len(self.coverage.configs),
+            exact=not self.unmeasured(chosen),
+            changes=self._in_order(taken),
+        )
+
+    def _taken(self, chosen: Sequence[int]) -> list[tuple[Unit, int]]:
+        """Return the units that change and the options that they take; none where that is hardly better."""
+        better = total_error(self.units, chosen) < _WORTH * total_error(self.units, [0] * len(self.units))
+        return [(unit, place) for unit, place in zip(self.units, chosen, strict=True) if place and better]
+
+    def _in_order(self, taken: Sequence[tuple[Unit, int]]) -> tuple[LayerChange, ...]:
+        changes = {change.name: change for unit, place in taken for change in _changes(unit, place)}
+        return tuple(changes[name] for name in self.coverage.configs if name in changes)
 
     def finished(self, chosen: Sequence[int]) -> Improvement:
         """Return what was found."""
-        before, after = total_error(self.units, [0] * len(self.units)), total_error(self.units, chosen)
-        better = after < _WORTH * before
-        taken = [(unit, place) for unit, place in zip(self.units, chosen, strict=True) if place and better]
+        found, taken = self.so_far(chosen), self._taken(chosen)
         recipe = self._recipe(taken)
-        layers = sum(len(unit.records) for unit in self.units)
-        changes = {change.name: change for unit, place in taken for change in _changes(unit, place)}
         return Improvement(
             recipe=recipe,
-            objective=OUTPUT_ERROR if self.outputs else WEIGHT_ERROR,
-            error_before=math.sqrt(before / max(1, layers)),
-            error_after=math.sqrt((after if better else before) / max(1, layers)),
+            objective=found.objective,
+            error_before=found.error_before,
+            error_after=found.error_after,
             bytes_before=self.coverage.after_bytes,
             bytes_after=self._preflight(recipe).after_bytes,
             tried=self.tried,
             seconds=time.monotonic() - self.start,
-            changes=tuple(changes[name] for name in self.coverage.configs if name in changes),
+            changes=found.changes,
             notes=tuple(self.notes),
         )
 
@@ -204,8 +241,4 @@ def _changes(unit: Unit, place: int) -> Iterator[LayerChange]:
         yield LayerChange(record.name, said(before), said(after), *errors, *sizes)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
-
-
-__all__ = ["Improvement", "iter_improve"]
+__all__ = ["Improvement", "SoFar", "iter_improve"]

@@ -81,11 +81,45 @@ class Improvement:
         return f"{self.gain:.1%} less {self.objective} at {where} ({errors}): {layers} changed."
 
 
+@dataclass(frozen=True)
+class SoFar:
+    """What would change by what is known while the search goes on; nothing is changed yet.
+
+    Attributes:
+        objective: What the errors are: "weight error" or "output error".
+        error_before: Root of the mean over the layers tried so far of their relative squared errors, as they are.
+        error_after: The same with the changes.
+        tried_layers: Layers tried so far.
+        layers: All layers that become int4.
+        exact: Whether that is of all rows; else it is of the rows that were sampled.
+        changes: What would change so far.
+    """
+
+    objective: str
+    error_before: float
+    error_after: float
+    tried_layers: int
+    layers: int
+    exact: bool
+    changes: tuple[LayerChange, ...] = ()
+
+    @property
+    def gain(self) -> float:
+        """Share of the error that would be gone, 0 to 1."""
+        return 1 - self.error_after / self.error_before if self.error_before > 0 else 0.0
+
+
 def said(config: ResolvedConfig) -> str:
     """Say a layer's settings in a few words: "g64 float rtn"."""
     usual = config.domain != "float"
     words = "" if config.preserve_zero == usual else ", 0 exact" if config.preserve_zero else ", 0 free"
     return f"g{config.group_size} {config.domain} {config.solver}{words}"
+
+
+def staying(names: Sequence[str]) -> str:
+    """Say that layers stay as they are: "a stays as it is", "a, b and 4 more stay as they are"."""
+    some = ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+    return f"{some} {'stays as it is' if len(names) == 1 else 'stay as they are'}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workbench.config import GROUP_SIZES, ResolvedConfig
 from workbench.errors import Cancelled, ConfigError
+from workbench.improve.rows import finite, rows_tried
 from workbench.measure.errors import sampled_rows
 from workbench.options import CalibratedOptions, SolverName
 from workbench.recipe.edit import changed_choice
@@ -21,8 +22,6 @@ from workbench.solvers import InputMoments, solve
 from workbench.sources import Source, read_rows
 from workbench.workers import in_order
 
-_SAMPLED_WEIGHTS = 1 << 16
-_LEAST_ROWS = 16
 _BLOCK_WEIGHTS = 1 << 25  # of a stack of experts, which may be larger than memory
 
 
@@ -108,11 +107,6 @@ def _expected(config: ResolvedConfig, size: int, known: Mapping[ResolvedConfig, 
     return known[_values(replace(config, group_size=size))] * (here / there if there > 0 else 1.0)
 
 
-def rows_tried(n: int, k: int) -> int:
-    """Return how many rows of a weight [n, k] are tried first."""
-    return min(n, max(_LEAST_ROWS, _SAMPLED_WEIGHTS // max(1, k)))
-
-
 class Trials:
     """Measures ways to quantize the layers of a source.
 
@@ -138,7 +132,11 @@ class Trials:
         self._known = {} if known is None else known
 
     def sampled(self, name: str, shape: tuple[int, int]) -> Tensor:
-        """Return some rows of a weight [N, K], or all of a small one: any float dtype [R, K]."""
+        """Return some rows of a weight [N, K], or all of a small one: any float dtype [R, K].
+
+        Raises:
+            WeightError: when one of these rows is not finite, and others are not tried.
+        """
         n, k = shape
         limit = rows_tried(n, k)
         if n == limit:
@@ -146,8 +144,10 @@ class Trials:
         rows = sampled_rows(n, limit)
         if n * k <= _BLOCK_WEIGHTS:
             weight = self.source.weight(name)
-            return weight[rows.to(weight.device)]
-        return torch.cat([read_rows(self.source, name, int(row), int(row) + 1) for row in rows])
+            return finite(name, weight[rows.to(weight.device)], rows.tolist())
+        return finite(
+            name, torch.cat([read_rows(self.source, name, row, row + 1) for row in rows.tolist()]), rows.tolist()
+        )
 
     def errors(self, name: str, weight: Tensor, configs: Sequence[ResolvedConfig]) -> tuple[list[float], list[bool]]:
         """Return the error of rows of a layer under each of several settings, and whether it was measured.
@@ -206,7 +206,8 @@ class Trials:
         n, k = shape
         step = max(1, _BLOCK_WEIGHTS // k)
         for start in range(0, n, step):
-            yield read_rows(self.source, name, start, min(n, start + step))
+            rows = range(start, min(n, start + step))
+            yield finite(name, read_rows(self.source, name, rows.start, rows.stop), rows)
 
     def _error(self, name: str, weight: Tensor, config: ResolvedConfig) -> float:
         if self._cancel is not None and self._cancel.is_set():

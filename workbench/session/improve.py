@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled, ConfigError
-from workbench.improve.improve import Improvement, iter_improve
+from workbench.improve.improve import Improvement, SoFar, iter_improve
 from workbench.improve.trials import Known
 from workbench.jobs import Job, Lane
 from workbench.kinds import EXPERTS, STACK
@@ -28,7 +28,7 @@ OUTDATED = "the recipe was changed meanwhile, so nothing was applied: press Impr
 _POLL_S = 0.1
 _TRIES = 3  # another view may collect other inputs in between
 
-Found = Progress | tuple[Recipe, Improvement]
+Found = Progress | SoFar | tuple[Recipe, Improvement]
 
 
 class Improved(Protocol):
@@ -56,14 +56,17 @@ class SessionImprove:
 
     Attributes:
         latest: What was found last, or None.
+        so_far: What would change by what is known while a search goes on, or None.
     """
 
     def __init__(
         self, owner: Improved, emit: Callable[[EventKind, Any, Job | None], None], on_job: Callable[[Job], None]
     ) -> None:
-        self._owner, self._emit, self._on_job = owner, emit, on_job
+        self._owner, self._emit, self._tell = owner, emit, on_job
         self.latest: Improvement | None = None
+        self.so_far: SoFar | None = None
         self._before: Recipe | None = None
+        self._put_away = False  # whether a person wants to see the end of the search alone
         self._known: Known = {}
         self._known_on: tuple[int, str] | None = None
 
@@ -81,6 +84,7 @@ class SessionImprove:
         """
         if not self._owner.coverage.configs:
             raise ConfigError("No layer becomes int4: there is nothing to improve.", mend="make a layer int4 first")
+        self._put_away = False
         return self._owner.work.submit(Job(JOB_LABEL, self._steps, self._take, self._on_job, again=self.start))
 
     def undo(self) -> bool:
@@ -92,7 +96,8 @@ class SessionImprove:
 
     def forget(self) -> None:
         """Let go of what was found last."""
-        self.latest = self._before = None
+        self._put_away = self.so_far is not None
+        self.latest = self._before = self.so_far = None
         self._emit("improved", None, None)
 
     def _steps(self, cancel: threading.Event) -> Iterator[Found]:
@@ -157,12 +162,25 @@ class SessionImprove:
             return f"errors are those of the weights: inputs of all layers would take {size(need)} at once"
         return ""
 
+    def _on_job(self, job: Job) -> None:
+        """Tell what became of the job; one that ends early leaves what was found before it."""
+        if job.finished and self.so_far is not None:
+            self.so_far = None
+            self._emit("improved", self.latest, job)
+        self._tell(job)
+
     def _take(self, job: Job, item: Found) -> None:
         if isinstance(item, Progress):
             job.progress = item
             self._emit("job", job, job)
             return
+        if isinstance(item, SoFar):
+            if not self._put_away:
+                self.so_far = item
+                self._emit("improved", item, job)
+            return
         before, found = item
+        self.so_far = None
         if self._owner.recipe != before:
             found = replace(found, notes=(OUTDATED, *found.notes))
         self.latest, self._before = found, before
