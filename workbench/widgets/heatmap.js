@@ -92,6 +92,7 @@ class HeatView {
     this.empty.textContent = message || (p ? "" : "Nothing to show yet.");
     this.empty.hidden = Boolean(p) && !message;
     this.canvas.style.opacity = message ? "0.15" : "";
+    for (const part of [this.canvas, this.axes, this.marks, this.legend.svg]) part.style.visibility = p ? "" : "hidden";
     this.busy.hidden = !this.model.get("busy");
     this.root.setAttribute("aria-busy", String(Boolean(this.model.get("busy"))));
     const keys = "Arrow keys move a cell cursor, Enter selects, plus and minus zoom, 0 resets.";
