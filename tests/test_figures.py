@@ -30,7 +30,9 @@ from workbench.figures import (
     speedup_figure,
 )
 from workbench.figures.style import THEMES
-from workbench.measure.errors import METRICS, error_map, group_errors, histogram
+from workbench.measure.error_map import METRICS, error_map
+from workbench.measure.errors import histogram
+from workbench.measure.group_errors import group_errors
 from workbench.measure.microscope import microscope
 from workbench.records.errors import ErrorTrace, Histogram
 from workbench.records.layers import CoverageRow

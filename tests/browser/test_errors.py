@@ -127,7 +127,7 @@ def test_a_zoom_brings_every_cell_with_its_exact_value(lab: NotebookPage) -> Non
     assert found, shown
     value, row, group = found.groups()
     code = f"""
-from workbench.measure.errors import group_errors
+from workbench.measure.group_errors import group_errors
 held = large.session._cache.get("0", large.session.resolved())
 print(float(group_errors(held.weight, held.quantized)[{row}, {group}]), large.wait(), *large.session.group)
 """

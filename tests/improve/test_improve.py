@@ -18,7 +18,7 @@ from workbench.improve import trials
 from workbench.improve.improve import Improvement, SoFar, iter_improve
 from workbench.improve.improvement import said
 from workbench.improve.trials import Trials, candidates
-from workbench.measure.errors import sampled_rows
+from workbench.measure.sampling import sampled_rows
 from workbench.recipe.edit import changed_choice
 from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.records.layers import LayerRecord

@@ -7,7 +7,7 @@ import torch
 
 from tests.measure.test_errors import decoded, quantized, some_weight
 from workbench.measure.difference import pair_of_maps
-from workbench.measure.errors import METRICS, map_values
+from workbench.measure.error_map import METRICS, map_values
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -11,7 +11,7 @@ from torch import nn
 from tests.session.test_session import EMBEDDING, GATE, TIMEOUT_S, UP, Heard, Toy, toy, waited
 from workbench.errors import ConfigError
 from workbench.hf.skeleton import open_source
-from workbench.measure.errors import group_errors
+from workbench.measure.group_errors import group_errors
 from workbench.measure.microscope import microscope
 from workbench.session import Session, open_session
 from workbench.solvers import solve

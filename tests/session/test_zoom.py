@@ -7,7 +7,7 @@ import torch
 
 from tests.session.test_session import TIMEOUT_S, Heard, toy
 from workbench.errors import ConfigError
-from workbench.measure.errors import METRICS, map_values
+from workbench.measure.error_map import METRICS, map_values
 from workbench.session import Session
 from workbench.session.zoom import MAX_CELLS, fitting_spans
 from workbench.solvers import solve

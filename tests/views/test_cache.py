@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tests.views.test_views import G64, HQQ, Given, settings, weight_of
-from workbench.measure.errors import error_map, error_summary
+from workbench.measure.error_map import error_map
+from workbench.measure.errors import error_summary
 from workbench.options import HqqOptions
 from workbench.solvers import InputMoments, solve
 from workbench.sources import ModelSource

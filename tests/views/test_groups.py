@@ -12,7 +12,8 @@ from torch import nn
 from tests.session.test_session import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, ConfigError, WeightError
-from workbench.measure.errors import GROUP_METRICS, METRICS, group_errors
+from workbench.measure.error_map import METRICS
+from workbench.measure.group_errors import GROUP_METRICS, group_errors
 from workbench.measure.microscope import microscope
 from workbench.solvers import solve
 from workbench.sources import ModelSource

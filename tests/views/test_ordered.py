@@ -9,7 +9,8 @@ import workbench as wb
 from workbench.calibration import Calibration
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, WeightError
-from workbench.measure.errors import error_map, error_summary
+from workbench.measure.error_map import error_map
+from workbench.measure.errors import error_summary
 from workbench.recipe.recipe import as_recipe
 from workbench.solvers import solve
 from workbench.solving import iter_quantize

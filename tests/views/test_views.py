@@ -8,7 +8,9 @@ from torch import nn
 
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, WeightError
-from workbench.measure.errors import METRICS, error_map, error_summary, sampled_rows
+from workbench.measure.error_map import METRICS, error_map
+from workbench.measure.errors import error_summary
+from workbench.measure.sampling import sampled_rows
 from workbench.records.layers import LayerRecord
 from workbench.solvers import solve
 from workbench.sources import ModelSource

@@ -15,8 +15,8 @@ from tests.session.test_session import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.hf.loading import demo_model
-from workbench.measure.errors import sampled_rows
 from workbench.measure.microscope import VARIANTS, microscope
+from workbench.measure.sampling import sampled_rows
 from workbench.records.microscope import Microscope
 from workbench.views.views import iter_layer_views
 from workbench.widgets.app import Workbench

@@ -20,7 +20,7 @@ def error_map_figure(error_map: ErrorMap, *, title: str = "", theme: ThemeName =
     """Draw a picture of a weight, rows × groups, in true values.
 
     Args:
-        error_map: What `measure.errors.error_map` made.
+        error_map: What `measure.error_map.error_map` made.
         title: For instance the layer's name.
         theme: "light" or "dark".
     """

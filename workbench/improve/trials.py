@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench.config import GROUP_SIZES, ResolvedConfig
 from workbench.errors import Cancelled, ConfigError
 from workbench.improve.rows import finite, rows_tried
-from workbench.measure.errors import sampled_rows
+from workbench.measure.sampling import sampled_rows
 from workbench.options import CalibratedOptions, SolverName
 from workbench.recipe.edit import changed_choice
 from workbench.recipe.recipe import Choice

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from workbench.affine import QuantizedWeight
-from workbench.measure.errors import MAX_SIDE, Metric, map_values, picture_of
+from workbench.measure.error_map import MAX_SIDE, Metric, map_values, picture_of
 from workbench.records.errors import ErrorMap
 
 

@@ -22,7 +22,7 @@ def png_bytes(error_map: ErrorMap, colors: bytes) -> bytes:
     """Return the codes of a picture as a PNG (ISO/IEC 15948): 8 bits a pixel, indexed.
 
     Args:
-        error_map: What `measure.errors.error_map` made.
+        error_map: What `measure.error_map.error_map` made.
         colors: Red, green and blue of each of the 256 codes.
     """
     width, height = error_map.cols, error_map.rows

@@ -10,7 +10,7 @@ from typing import Any
 from workbench.config import ResolvedConfig
 from workbench.jobs import Job
 from workbench.measure.difference import PairOfMaps, pair_of_maps
-from workbench.measure.errors import Metric
+from workbench.measure.error_map import Metric
 from workbench.recipe.recipe import Choice
 from workbench.records.errors import ErrorSummary
 from workbench.session.events import Event

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from workbench.config import ResolvedConfig
 from workbench.jobs import Job, Lane
-from workbench.measure.errors import Metric
+from workbench.measure.error_map import Metric
 from workbench.recipe.recipe import Choice
 from workbench.records.layers import CoverageRow
 from workbench.session.events import Event, EventKind

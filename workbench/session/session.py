@@ -27,8 +27,8 @@ from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.known_layers import open_known
 from workbench.layers import is_int4, model_device
 from workbench.machine import present_devices
-from workbench.measure.errors import METRICS as METRICS
-from workbench.measure.errors import Metric
+from workbench.measure.error_map import METRICS as METRICS
+from workbench.measure.error_map import Metric
 from workbench.measure.roofline import Roofline
 from workbench.measure.speed import DEFAULT_BATCH_SIZES as DEFAULT_BATCH_SIZES
 from workbench.measure.speed import LinearBench

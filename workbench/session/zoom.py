@@ -13,7 +13,7 @@ from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError
 from workbench.jobs import Job
-from workbench.measure.errors import LOW_IS_WORSE, Metric, map_values
+from workbench.measure.error_map import LOW_IS_WORSE, Metric, map_values
 from workbench.measure.pictures import reduce_to
 from workbench.session.events import Event
 from workbench.session.rooms import Means, Room, Seen

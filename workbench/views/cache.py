@@ -13,7 +13,8 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import Cancelled
-from workbench.measure.errors import Metric, error_map, error_summary
+from workbench.measure.error_map import Metric, error_map
+from workbench.measure.errors import error_summary
 from workbench.options import SolverName
 from workbench.records.errors import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import InputMoments, solve

@@ -12,7 +12,8 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError
-from workbench.measure.errors import LOW_IS_WORSE, GroupMetric, Metric, group_errors
+from workbench.measure.error_map import LOW_IS_WORSE, Metric
+from workbench.measure.group_errors import GroupMetric, group_errors
 from workbench.measure.microscope import microscope
 from workbench.records.microscope import Microscope
 from workbench.solvers import InputMoments, not_finite, solve

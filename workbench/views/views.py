@@ -12,7 +12,9 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.config import ResolvedConfig
 from workbench.errors import WeightError
-from workbench.measure.errors import MAX_SIDE, Metric, error_summary, sampled_rows
+from workbench.measure.error_map import MAX_SIDE, Metric
+from workbench.measure.errors import error_summary
+from workbench.measure.sampling import sampled_rows
 from workbench.options import SolverName
 from workbench.records.errors import ErrorMap, ErrorSummary, ErrorTrace
 from workbench.solvers import SolveResult, solve

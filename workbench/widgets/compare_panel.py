@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from workbench.measure.errors import LOW_IS_WORSE
+from workbench.measure.error_map import LOW_IS_WORSE
 from workbench.records.errors import ErrorSummary
 from workbench.session import Event, Session
 from workbench.session.compare import Comparison

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from workbench.measure.errors import LOW_IS_WORSE, Metric, sampled_rows
+from workbench.measure.error_map import LOW_IS_WORSE, Metric
+from workbench.measure.sampling import sampled_rows
 from workbench.session import METRICS, Event, Session
 from workbench.session.details import LayerDetails
 from workbench.session.zoom import ZoomedBlock
