@@ -33,7 +33,7 @@ checkpoint.integrity checkpoint.contents checkpoint.model_tensors checkpoint.mod
 checkpoint.solved_contents checkpoint.stored_contents
 checkpoint.card_text checkpoint.findings
 checkpoint.card checkpoint.save checkpoint
-targets.companions targets.target targets.folder targets.stored_names targets.int32_codes
+targets.companions targets.target targets.folder targets.stored_names targets.int32_codes targets.group_sizes
 targets.int_family targets.int_target
 targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file

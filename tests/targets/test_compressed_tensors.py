@@ -29,6 +29,7 @@ from tests.targets.exported import (
 from tests.tiny_models import hushed, logits
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
+from workbench.foreign.compressed_tensors import CompressedTensorsFolder
 from workbench.hf.reverse_names import NamedContents
 from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.compressed_tensors import CompressedTensors
@@ -72,21 +73,43 @@ def test_transformers_loads_the_same_weights_and_logits(domain, dtype, tmp_path)
     model = mixed(domain, dtype)
     written = write(TARGET, model, tmp_path / "ct")
     twin = dense_twin("qwen2", model, tmp_path / "twin", **SIZES)
-    found = loaded(twin, tmp_path / "ct")
+    found = loaded(twin, tmp_path / "ct", dequantize=domain == "int")  # groups of several sizes in one, or as they are
     assert {layer.name for layer in written} == set(weights(model))
     assert max(layer.max_error for layer in written) == 0
     assert found.dtype == dtype
+    assert torch.equal(logits(found), logits(twin))  # what is loaded as it is becomes dense in the first forward pass
     for name, value in twin.state_dict().items():
         assert torch.equal(found.state_dict()[name], value), name
-    assert torch.equal(logits(found), logits(twin))
 
 
-def test_a_symmetric_folder_loads_plainly_too(tmp_path):
-    model = mixed("symmetric")
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_a_symmetric_folder_of_one_group_size_loads_either_way(dequantize, tmp_path):
+    model = quantized("qwen2", Recipe(choice(64, "symmetric"), (Rule("o_proj", None),)), **SIZES)
     write(TARGET, model, tmp_path / "ct")
-    found = loaded(dense_twin("qwen2", model, tmp_path / "twin", **SIZES), tmp_path / "ct", dequantize=False)
+    found = loaded(dense_twin("qwen2", model, tmp_path / "twin", **SIZES), tmp_path / "ct", dequantize=dequantize)
     twin = type(found).from_pretrained(tmp_path / "twin").eval()
     assert torch.equal(logits(found), logits(twin))
+
+
+def test_each_group_size_has_a_config_group_that_names_its_layers(tmp_path):
+    model = mixed("symmetric")
+    write(TARGET, model, tmp_path)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    said = {name: one["weights"]["group_size"] for one in settings["config_groups"].values() for name in one["targets"]}
+    assert set(said) == set(outline(model).int4)  # no class of layers, which vLLM would take for the fused ones
+    assert {one.rpartition(".")[2]: size for one, size in said.items()} == {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj"), 128),
+        **dict.fromkeys(("gate_proj", "up_proj"), 64),  # gate_proj has 128: engines fuse it with up_proj
+        "down_proj": 64,  # of 192 columns
+    }
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, size in said.items():
+        assert tensors[f"{name}.weight_scale"].shape[1] * size == tensors[f"{name}.weight_shape"][1]
+    fit = TARGET.fit(outline(model))
+    assert any("groups of several sizes: transformers loads them as they are" in note for note in fit.notes)
+    assert "dequantize" not in TARGET.load_lines(tmp_path, outline(model)).python
+    back = {part.name: part.weight for part in CompressedTensorsFolder(tmp_path).parts() if part.weight is not None}
+    assert all(torch.equal(back[name].dequantize(), weight) for name, weight in weights(model).items())
 
 
 def test_an_int4_output_head_that_was_tied(tmp_path):

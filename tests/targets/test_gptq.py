@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.targets.exported import a_weight, choice, hand_made, mixed, outline, quantized, weights, write
 from tests.tiny_models import hushed
+from workbench.foreign.gptq import GptqFolder
 from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.gptq import Gptq
 
@@ -28,6 +29,14 @@ def slow_weight(tensors, name, less=0):
             zero = ((int(qzeros[group, n // 8]) >> (4 * (n % 8))) & 15) + less
             weight[n, k] = (code - zero) * float(scales[group, n])
     return weight
+
+
+def dynamic_get(dynamic, name):
+    """The settings of the first pattern that matches a path: False for dense, None for those of all."""
+    for pattern, own in dynamic.items():
+        if re.match(pattern[2:], name):
+            return False if pattern.startswith("-:") else own
+    return None
 
 
 @pytest.mark.parametrize("domain", ["int", "symmetric"])
@@ -56,10 +65,39 @@ def test_the_configuration_names_what_is_dense(tmp_path):
     with hushed():
         write(TARGET, model, tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
-    assert (settings["checkpoint_format"], settings["group_size"], settings["sym"]) == ("gptq_v2", 64, False)
-    patterns = [pattern.removeprefix("-:") for pattern in settings["dynamic"]]
-    assert any(re.match(pattern, "model.layers.0.self_attn.o_proj") for pattern in patterns)
-    assert not any(re.match(pattern, name) for pattern in patterns for name in outline(model).int4)
+    assert (settings["checkpoint_format"], settings["group_size"], settings["sym"]) == ("gptq_v2", 128, False)
+    found = {name: dynamic_get(settings["dynamic"], name) for name in outline(model).int4}
+    assert dynamic_get(settings["dynamic"], "model.layers.0.self_attn.o_proj") is False
+    assert False not in found.values()
+    assert {name.rpartition(".")[2]: own["group_size"] for name, own in found.items() if own} == {
+        "gate_proj": 64,
+        "up_proj": 64,
+        "down_proj": 64,
+    }
+    assert dynamic_get(settings["dynamic"], "model.layers.0.mlp.gate_up_proj") == {"group_size": 64}  # vLLM's own name
+    assert dynamic_get(settings["dynamic"], "model.layers.0.self_attn.qkv_proj") is None
+
+
+def test_a_set_that_stays_dense_is_named_as_engines_fuse_it(tmp_path):
+    model = quantized("qwen2", Recipe(choice(32), (Rule("mlp", None), Rule("q_proj", None))), num_hidden_layers=1)
+    with hushed():
+        write(TARGET, model, tmp_path)
+    dynamic = json.loads((tmp_path / "config.json").read_text())["quantization_config"]["dynamic"]
+    assert dynamic_get(dynamic, "model.layers.0.mlp.gate_up_proj") is False
+    assert dynamic_get(dynamic, "model.layers.0.self_attn.qkv_proj") is None  # int4 in part, which is told
+
+
+@pytest.mark.parametrize("domain", ["int", "symmetric"])
+def test_layers_of_several_group_sizes_come_back_and_forecast_their_bytes(domain, tmp_path):
+    model = mixed(domain)
+    with hushed():
+        write(TARGET, model, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, wanted in weights(model).items():
+        assert torch.equal(slow_weight(tensors, name), wanted)
+    assert len({tensors[f"{name}.scales"].shape[0] for name in weights(model)}) > 1
+    back = {part.name: part.weight for part in GptqFolder(tmp_path).parts() if part.weight is not None}
+    assert all(torch.equal(back[name].dequantize(), weight) for name, weight in weights(model).items())
 
 
 def test_the_forecast_is_what_the_tensors_take(tmp_path):

@@ -15,11 +15,10 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
+from workbench.targets.group_sizes import common_group_size, regrouped
 from workbench.targets.int32_codes import pack_int32, unpack_int32
 from workbench.targets.int_family import (
-    group_size_of,
     ignored,
-    regrouped,
     settings_of,
     stored_scale,
     words_bytes,
@@ -77,7 +76,7 @@ class Awq(IntTarget):
             "quant_method": "awq",
             "version": "gemm",
             "bits": 4,
-            "group_size": group_size_of(outline),
+            "group_size": common_group_size(outline),
             "zero_point": True,
             "modules_to_not_convert": ignored(outline),
         }

@@ -2,8 +2,11 @@
 
 Of each layer: `weight_packed` int32 [N, K/8], code k at bits 4 * (k % 8) of its word; `weight_scale` [N, K/g] in the
 model's dtype; `weight_shape` int64 [2]; of an asymmetric model also `weight_zero_point` int32 [ceil(N/8), K/g], packed
-along N. Format: compressed-tensors 0.20, `compressors/pack_quantized`; transformers 5.23 dequantizes all dense layers
-by one config group, so that one is written.
+along N. Format: compressed-tensors 0.20, `compressors/pack_quantized`.
+
+A symmetric model with several group sizes has a config group for each, which names its layers: vLLM 0.11 looks for the
+class of a layer before the layers that it fused, so that "Linear" would hold for those. transformers 5.23 loads zero
+points with dequantize=True alone, and that by one config group: then all is written in the smallest size.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
+from workbench.targets.group_sizes import own_group_sizes, regrouped
 from workbench.targets.int32_codes import PER_WORD, pack_int32, unpack_int32
 from workbench.targets.int_family import (
     asymmetric,
     family_lines,
-    group_size_of,
+    has_experts,
     ignored,
     model_dtype,
-    regrouped,
     scale_bytes,
     settings_of,
     stored_scale,
@@ -49,7 +52,16 @@ class CompressedTensors(IntTarget):
     def notes(self, outline: Outline) -> list[str]:
         """Say what a person must know before exporting."""
         loads = "zero points: transformers loads them with dequantize=True only"
-        return [*super().notes(outline), *([loads] if asymmetric(outline) else [])]
+        mixed = "groups of several sizes: transformers loads them as they are, and not with dequantize=True"
+        said = [loads] if asymmetric(outline) else [mixed] if self._several_sizes(outline) else []
+        return [*super().notes(outline), *said]
+
+    def mixes_groups(self, outline: Outline) -> bool:
+        """Whether each layer has its own group size: without zero points, and with the paths that the model has."""
+        return not asymmetric(outline) and not has_experts(outline) and not outline.stored_names
+
+    def _several_sizes(self, outline: Outline) -> bool:
+        return self.mixes_groups(outline) and len(set(own_group_sizes(outline).values())) > 1
 
     def layer_bytes(self, form: ModuleFormat) -> int:
         """Bytes of one layer's tensors, its bias apart."""
@@ -81,20 +93,18 @@ class CompressedTensors(IntTarget):
 
     def configured(self, outline: Outline) -> dict[str, Any]:
         """Return config.json."""
-        weights = {
-            "num_bits": 4,
-            "type": "int",
-            "symmetric": not asymmetric(outline),
-            "strategy": "group",
-            "group_size": group_size_of(outline),
-            "dynamic": False,
+        layers: dict[int, list[str]] = {}
+        for name, form in outline.int4.items():
+            layers.setdefault(form.group_size, []).append(name)
+        groups = {
+            f"group_{index}": _group(size, names if len(layers) > 1 else ["Linear"], symmetric=not asymmetric(outline))
+            for index, (size, names) in enumerate(layers.items())
         }
-        group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
         settings = {
             "quant_method": "compressed-tensors",
             "format": "pack-quantized",
             "quantization_status": "compressed",
-            "config_groups": {"group_0": group},
+            "config_groups": groups,
             "ignore": ignored(outline),
             "kv_cache_scheme": None,
             "global_compression_ratio": None,
@@ -103,5 +113,20 @@ class CompressedTensors(IntTarget):
 
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
+        if self._several_sizes(outline):
+            return family_lines(directory, outline)
         argument = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
         return family_lines(directory, outline, python_extra="CompressedTensorsConfig", argument=argument)
+
+
+def _group(group_size: int, targets: list[str], *, symmetric: bool) -> dict[str, Any]:
+    """Return a config group: a scheme and the layers that have it."""
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "symmetric": symmetric,
+        "strategy": "group",
+        "group_size": group_size,
+        "dynamic": False,
+    }
+    return {"targets": targets, "weights": weights, "input_activations": None, "output_activations": None}

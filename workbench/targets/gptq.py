@@ -2,12 +2,15 @@
 
 Of each layer: `qweight` int32 [K/8, N], code k at bits 4 * (k % 8) of its word; `qzeros` int32 [K/g, N/8], packed along
 N; `scales` float16 [K/g, N]; `g_idx` int32 [K], the group of each k. v2 stores the zero point itself, where v1 stored
-one less, which has no place for 0. Format: GPTQModel, `checkpoint_format` "gptq_v2".
+one less, which has no place for 0. `dynamic` has patterns of paths, of which the first that matches holds: "-:" for
+dense layers, "+:" for other group sizes; vLLM and SGLang ask it for the layers that they fuse by their own names.
+Format: GPTQModel 5, `checkpoint_format` "gptq_v2", `dynamic_get`; vLLM, `gptq_utils.py`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +20,12 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
+from workbench.targets.group_sizes import fused_sets, regrouped
 from workbench.targets.int32_codes import pack_int32, unpack_int32
 from workbench.targets.int_family import (
     asymmetric,
-    group_size_of,
+    has_experts,
     ignored,
-    regrouped,
     settings_of,
     stored_scale,
     words_bytes,
@@ -42,6 +45,10 @@ class Gptq(IntTarget):
     def scale_dtype(self, outline: Outline) -> torch.dtype:
         """Return the dtype that scales are stored in."""
         return torch.float16
+
+    def mixes_groups(self, outline: Outline) -> bool:
+        """Whether each layer has its own group size; the experts of a layer are one to vLLM, and have one."""
+        return not has_experts(outline)
 
     def notes(self, outline: Outline) -> list[str]:
         """Say what a person must know before exporting."""
@@ -74,15 +81,28 @@ class Gptq(IntTarget):
 
     def configured(self, outline: Outline) -> dict[str, Any]:
         """Return config.json."""
+        usual, _ = Counter(form.group_size for form in outline.int4.values()).most_common(1)[0]
         settings = {
             "quant_method": "gptq",
             "checkpoint_format": "gptq_v2",
             "bits": 4,
-            "group_size": group_size_of(outline),
+            "group_size": usual,
             "desc_act": False,
             "sym": not asymmetric(outline),
             "lm_head": "lm_head" in outline.int4,
             "pack_dtype": "int32",
-            "dynamic": {f"-:^{re.escape(path)}$": {} for path in ignored(outline) if path != "lm_head"},
+            "dynamic": _dynamic(outline, usual),
         }
         return settings_of(outline, settings)
+
+
+def _dynamic(outline: Outline, usual: int) -> dict[str, dict[str, int]]:
+    """Return pattern → settings of what is dense or has another group size, layers that engines fuse included."""
+    dense = [path for path in ignored(outline) if path != "lm_head"]
+    sizes = {path: form.group_size for path, form in outline.int4.items()}
+    sizes |= {path: sizes[parts[0]] for path, parts in fused_sets(list(sizes))}
+    dense += [path for path, _ in fused_sets(dense) if path not in sizes]
+    other = {path: size for path, size in sizes.items() if size != usual}
+    return {f"-:^{re.escape(path)}$": {} for path in dense} | {
+        f"+:^{re.escape(path)}$": {"group_size": size} for path, size in other.items()
+    }

@@ -1,14 +1,8 @@
-"""What compressed-tensors, GPTQ and AWQ have in common: integer zero points, and one group size for a whole model.
-
-Layers with larger groups are written in the model's smallest, each scale and zero point as often as it is needed: the
-weights stay what they are, so that mixed recipes, groups of 256, and a K that only 32 divides are held exactly, and
-layers that an engine fuses always agree.
-"""
+"""What compressed-tensors, GPTQ and AWQ have in common: integer zero points, and no group above 128."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +15,17 @@ from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
-from workbench.sizes import size
+from workbench.targets.group_sizes import FUSED, GROUP_SIZES
 from workbench.targets.int32_codes import PER_WORD
 from workbench.targets.stored_names import layer_pieces, piece_form, stored_outline
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
 
-GROUP_SIZES = (128, 64, 32)
 # Model types of transformers with Conv1D layers, whose weights lie [in_features, out_features] in the model.
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder", "convbert")
 _FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _NATIVE = "use the native format"
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 _ROWS = 64  # of Marlin's tiles
 _COLUMNS = 128
-
-
-def common_group_size(outline: Outline) -> int:
-    """Return the largest group size that divides every layer's groups and K; 0 where there is none."""
-    for group_size in GROUP_SIZES:
-        if all(form.group_size % group_size == form.in_features % group_size == 0 for form in outline.int4.values()):
-            return group_size
-    return 0
-
-
-def regrouped(weight: QuantizedWeight, group_size: int) -> QuantizedWeight:
-    """Return the same weight in smaller groups, of which each repeats the scale and zero point of its large one."""
-    if weight.group_size == group_size:
-        return weight
-    groups, times = weight.shape[1] // group_size, weight.group_size // group_size
-    scale = weight.scale.repeat_interleave(times, dim=1)[:, :groups]
-    zero = None if weight.zero is None else weight.zero.repeat_interleave(times, dim=1)[:, :groups]
-    return replace(weight, scale=scale, zero=zero, group_size=group_size)
 
 
 def zero_codes(weight: QuantizedWeight) -> Tensor:
@@ -103,10 +77,14 @@ def stored_scale(name: str, weight: QuantizedWeight, form: ModuleFormat) -> Tens
     return scale
 
 
+def has_experts(outline: Outline) -> bool:
+    """Say whether a mixture of experts is int4, as a stack or as matrices of their own."""
+    return bool({EXPERTS, STACK} & set(outline.kinds.values()))
+
+
 def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains: tuple[Domain, ...]) -> list[Misfit]:
     """Refuse what none of the family holds: other domains than these (of a mixture of experts: those), and shapes."""
-    has_experts = bool({EXPERTS, STACK} & set(outline.kinds.values()))
-    found = domain_misfits(outline.int4, expert_domains if has_experts else domains)
+    found = domain_misfits(outline.int4, expert_domains if has_experts(outline) else domains)
     found += misfits_by(
         outline.int4,
         lambda form: form.in_features % GROUP_SIZES[-1] != 0,
@@ -141,14 +119,6 @@ def row_misfits(outline: Outline) -> list[Misfit]:
 def family_notes(outline: Outline) -> list[str]:
     """Say how a recipe is expressed, and which engines take less than the format."""
     notes = []
-    group_size = common_group_size(outline)
-    finer = [form for form in outline.int4.values() if group_size and form.group_size != group_size]
-    if finer:
-        added = sum(_added_bytes(form, group_size) for form in finer)
-        notes.append(
-            f"{len(finer)} layers have larger groups; all are written in groups of {group_size} with their scales "
-            f"repeated: the same weights, {size(added)} more"
-        )
     if any(kind == "output_head" for kind in outline.kinds.values()):
         notes.append("the output head is int4: transformers loads it, vLLM does not")
     off = [form for form in outline.int4.values() if form.out_features % _ROWS or form.in_features % _COLUMNS]
@@ -171,7 +141,7 @@ def _parted(outline: Outline) -> list[str]:
     found: dict[tuple[str, tuple[str, ...]], str] = {}
     for name in stored.int4:
         parent, _, own = name.rpartition(".")
-        for together in _FUSED:
+        for together in FUSED:
             if own in together and any(f"{parent}.{other}" in dense for other in together):
                 found.setdefault((parent, together), name)
     return list(found.values())
@@ -186,11 +156,6 @@ def words_bytes(form: ModuleFormat) -> int:
 def scale_bytes(form: ModuleFormat) -> int:
     """Bytes of one scale."""
     return _FLOATS[form.scale_dtype].itemsize
-
-
-def group_size_of(outline: Outline) -> int:
-    """Return the group size of a folder that is written."""
-    return next(iter(outline.int4.values())).group_size
 
 
 def ignored(outline: Outline) -> list[str]:
@@ -217,9 +182,3 @@ def family_lines(directory: Path, outline: Outline, *, python_extra: str = "", a
 def settings_of(outline: Outline, settings: dict[str, Any]) -> dict[str, Any]:
     """Return config.json with a quantization_config."""
     return {**outline.config, "quantization_config": settings}
-
-
-def _added_bytes(form: ModuleFormat, group_size: int) -> int:
-    fine = form.in_features // group_size
-    coarse = -(-form.in_features // form.group_size)
-    return form.out_features * max(1, form.experts) * (fine - coarse) * _FLOATS[form.scale_dtype].itemsize

@@ -1,4 +1,4 @@
-"""The base of compressed-tensors, GPTQ and AWQ: folders in one group size, with each expert a matrix of its own."""
+"""The base of compressed-tensors, GPTQ and AWQ: integer folders, with each expert a matrix of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from workbench.checkpoint.contents import Contents, Outline
 from workbench.config import Domain
 from workbench.targets.folder import FolderTarget
+from workbench.targets.group_sizes import common_group_size, group_notes, own_group_sizes
 from workbench.targets.int_family import (
     asymmetric,
-    common_group_size,
     family_lines,
     family_misfits,
     family_notes,
@@ -45,6 +45,10 @@ class IntTarget(FolderTarget):
     def scale_dtype(self, outline: Outline) -> torch.dtype:
         """Return the dtype that scales are stored in."""
 
+    def mixes_groups(self, outline: Outline) -> bool:
+        """Whether the folder of this model holds each layer in its own group size, which its loaders must know."""
+        return False
+
     def misfits(self, outline: Outline) -> list[Misfit]:
         """Say why a model does not fit; [] when it does."""
         found = family_misfits(outline, self.domains, self.expert_domains)
@@ -56,7 +60,8 @@ class IntTarget(FolderTarget):
 
     def notes(self, outline: Outline) -> list[str]:
         """Say what a person must know before exporting."""
-        return family_notes(outline)
+        groups = [] if family_misfits(outline, self.domains, self.expert_domains) else self._group_notes(outline)
+        return [*groups, *family_notes(outline)]
 
     def size_bytes(self, outline: Outline) -> int:
         """Bytes of all tensors."""
@@ -70,14 +75,19 @@ class IntTarget(FolderTarget):
 
     def written(self, outline: Outline) -> Outline:
         """Return the outline of what the folder holds."""
-        stored, group_size = stored_outline(outline), common_group_size(outline)
+        stored = stored_outline(outline)
+        sizes = own_group_sizes(stored) if self.mixes_groups(outline) else {}
+        group_size = common_group_size(stored)
         domain: Domain = "int" if asymmetric(outline) else "symmetric"
         scale = str(self.scale_dtype(outline)).removeprefix("torch.")
         forms = {
-            name: replace(form, group_size=group_size, domain=domain, scale_dtype=scale)
+            name: replace(form, group_size=sizes.get(name, group_size), domain=domain, scale_dtype=scale)
             for name, form in stored.int4.items()
         }
         return replace(stored, int4=forms)
+
+    def _group_notes(self, outline: Outline) -> list[str]:
+        return group_notes(stored_outline(outline), self.written(outline))
 
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
