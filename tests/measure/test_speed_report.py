@@ -85,6 +85,11 @@ def test_the_base_is_dense_in_its_eager_form_and_each_path_and_form_can_be_compa
             "int4 is 2.00x dense at batch 1, and at least as fast at every batch size measured (up to 8)",
         ),
         ({4: 0.9, 16: 0.5}, "int4 is 0.90x dense at batch 4: dense is faster from there"),
+        ({1: 0.5, 8: 2.0}, "int4 is 0.50x dense at batch 1: dense is faster from there, but not at 8"),
+        (
+            {1: 2.0, 16: 0.0, 64: 1.5, 99: 1.0},
+            "int4 is 2.00x dense at batch 1; dense is faster from a batch of about 4, but not at 64, 99 (1.00x at 99)",
+        ),
         ({1: 2.0, 16: 0.0}, "int4 is 2.00x dense at batch 1; dense is faster from a batch of about 4 (0.00x at 16)"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from workbench.records.speed import SpeedPoint
 from workbench.widgets.speed_chart import COLORS, speed_chart
+from workbench.widgets.speed_panel import said
 
 
 def point(path, batch, ms, **changes):
@@ -104,3 +105,18 @@ def test_without_a_roofline_there_is_none_in_the_chart():
     assert "roofline" not in lines(speed_chart(bare, dtype="bfloat16"))
     assert all(line.x == () for line in speed_chart(bare, "share", dtype="bfloat16").series)
     assert speed_chart(bare, dtype="bfloat16").series[0].detail[0] == "1 ms"
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({1: 1.0, 16: 1.0}, "int4 is at least as fast as dense bfloat16 at every batch size measured, 1 to 16."),
+        ({1: 1.0, 16: 8.0}, "int4 is faster than dense bfloat16 up to a batch of about 5."),
+        ({1: 1.0, 16: 8.0, 64: 1.0}, "int4 is faster than dense bfloat16 up to a batch of about 5, and at 64."),
+        ({1: 8.0, 16: 8.0}, "dense bfloat16 is faster from batch 1 on."),
+        ({1: 8.0, 16: 1.0}, "dense bfloat16 is faster from batch 1 on, but not at 16."),
+    ],
+)
+def test_the_verdict_names_every_batch_at_which_int4_is_faster(times, expected):
+    points = [point("int4", batch, ms, chosen_path="op") for batch, ms in times.items()]
+    assert said([*points, *(point("dense", batch, 2.0) for batch in times)], "bfloat16") == expected

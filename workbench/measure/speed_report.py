@@ -131,6 +131,12 @@ def crossover(ratios: Mapping[int, float]) -> float | None:
     return None
 
 
+def faster_again(ratios: Mapping[int, float]) -> list[int]:
+    """Return the batch sizes beyond the crossover at which int4 is at least as fast as dense all the same."""
+    cross = crossover(ratios)
+    return [batch for batch in sorted(ratios) if cross is not None and batch > cross and ratios[batch] >= 1]
+
+
 def verdict(ratios: Mapping[int, float]) -> str:
     """Say in a line where int4 is faster than dense; `ratios` as `speedups` returns them, not empty."""
     first, last = min(ratios), max(ratios)
@@ -138,9 +144,11 @@ def verdict(ratios: Mapping[int, float]) -> str:
     cross = crossover(ratios)
     if cross is None:
         return f"{found}, and at least as fast at every batch size measured (up to {last})"
+    again = faster_again(ratios)
+    but = f", but not at {', '.join(map(str, again))}" if again else ""
     if cross == first:
-        return f"{found}: dense is faster from there"
-    return f"{found}; dense is faster from a batch of about {cross:.0f} ({ratios[last]:.2f}x at {last})"
+        return f"{found}: dense is faster from there{but}"
+    return f"{found}; dense is faster from a batch of about {cross:.0f}{but} ({ratios[last]:.2f}x at {last})"
 
 
 def doubts(points: Sequence[SpeedPoint]) -> list[str]:

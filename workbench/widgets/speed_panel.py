@@ -6,6 +6,7 @@ from typing import cast
 
 from workbench.jobs import Job
 from workbench.measure.speed import DTYPES, crossover, speedups
+from workbench.measure.speed_report import faster_again
 from workbench.records.speed import SpeedPoint
 from workbench.session import Event, Session
 from workbench.widgets.commands import Command, Commands
@@ -129,6 +130,9 @@ def said(points: list[SpeedPoint], dtype: str) -> str:
     first, last, cross = min(ratios), max(ratios), crossover(ratios)
     if cross is None:
         return f"int4 is at least as fast as dense {dtype} at every batch size measured, {first} to {last}."
+    again = ", ".join(map(str, faster_again(ratios)))
     if cross == first:
-        return f"dense {dtype} is faster from batch {first} on."
-    return f"int4 is faster than dense {dtype} up to a batch of about {cross:.0f}."
+        return f"dense {dtype} is faster from batch {first} on{f', but not at {again}' if again else ''}."
+    return (
+        f"int4 is faster than dense {dtype} up to a batch of about {cross:.0f}{f', and at {again}' if again else ''}."
+    )
