@@ -19,15 +19,30 @@ from workbench.widgets.layer_table import LayerTable
 from workbench.widgets.line_chart import Chart, LineChart, Series
 
 HERE = Path(__file__).parent
+# What the widget managers of VS Code and Colab set on any page, in any theme: ipywidgets' copy of JupyterLab's light.
+IPYWIDGETS = """:root { --jp-layout-color1: white; --jp-layout-color2: #eeeeee; --jp-border-color1: #9e9e9e;
+    --jp-border-color2: #e0e0e0; --jp-ui-font-color1: rgba(0, 0, 0, 0.8); --jp-brand-color1: #2196f3;
+    --jp-ui-font-family: monospace }"""
+# The page of a cell's output there: attributes of html and of body, and the colours that it names.
+HOSTS = {
+    "vscode dark": ("", "data-vscode-theme-kind=vscode-dark", ("#1f1f1f", "#cccccc")),
+    "vscode light": ("", "data-vscode-theme-kind=vscode-light", ("#ffffff", "#3b3b3b")),
+    "vscode high contrast dark": ("", "data-vscode-theme-kind=vscode-high-contrast", ("#000000", "#ffffff")),
+    "colab dark": ("theme=dark", "", ("#383838", "#d5d5d5")),
+    "colab light": ("theme=light", "", ("#ffffff", "#1f1f1f")),
+    "colab dark, without its variables": ("theme=dark", "", None),
+}
+# anywidget imports a component from a blob; nothing else that is not in the page itself is needed.
+POLICY = "default-src 'none'; script-src blob:; style-src 'unsafe-inline'"
 LOW_CONTRAST = (HERE / "low_contrast.js").read_text(encoding="utf-8")
 # The least of anywidget's model that a module may rely on.
-MOUNT = """async ({esm, css, state, bytes}) => {
+MOUNT = """async ({esm, css, state, bytes, view}) => {
     document.head.append(Object.assign(document.createElement("style"), {textContent: css}));
     const el = document.body.appendChild(document.createElement("div"));
     for (const [path, text] of Object.entries(bytes)) {
         const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
         const [trait, key] = path.split(".");
-        state[trait][key] = new DataView(raw.buffer);
+        state[trait][key] = view === "bytes" ? raw : new DataView(raw.buffer);
     }
     const listeners = [];
     const model = {
@@ -48,8 +63,8 @@ MOUNT = """async ({esm, css, state, bytes}) => {
 }"""
 
 
-def mount(page: Page, component: Component) -> None:
-    """Show a component's present state."""
+def mount(page: Page, component: Component, view: str = "view") -> None:
+    """Show a component's present state, its binary values as a DataView or (Colab's messages) as "bytes"."""
     state = {key: value for key, value in component.get_state().items() if key != "layout"}
     payload = dict(state.get("_payload") or {})
     files = {}
@@ -58,7 +73,7 @@ def mount(page: Page, component: Component) -> None:
         state["_payload"] = payload
     esm, css = state.pop("_esm"), state.pop("_css")
     plain: dict[str, Any] = json.loads(json.dumps(state, default=str))
-    page.evaluate(MOUNT, {"esm": esm, "css": css, "state": plain, "bytes": files})
+    page.evaluate(MOUNT, {"esm": esm, "css": css, "state": plain, "bytes": files, "view": view})
 
 
 def components() -> list[Component]:
@@ -121,6 +136,50 @@ def test_readable_and_unclipped_on_any_page(bare: Page, theme: str, paper: str, 
         assert clipped == []
     bare.screenshot(path=HERE.parent / "screenshots" / f"outside-lab-{theme}-{width}.png", full_page=True)
     assert errors == []
+
+
+def host_page(host: str) -> str:
+    html, body, colours = HOSTS[host]
+    surface, text = colours or ("#383838", "#d5d5d5")
+    names = ("vscode-editor-background", "vscode-editor-foreground")
+    if host.startswith("colab"):
+        names = ("colab-primary-surface-color", "colab-primary-text-color")
+    variables = "" if colours is None else f"--{names[0]}: {surface}; --{names[1]}: {text}"
+    return f"""<html {html}><head><meta http-equiv="Content-Security-Policy" content="{POLICY}">
+        <style>{IPYWIDGETS} html {{ background: {surface}; color: {text}; {variables} }}
+        body {{ display: grid; gap: 16px }}</style></head><body {body}></body></html>"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_colours_of_vs_code_and_colab_are_used_under_a_strict_policy(bare: Page, host: str) -> None:
+    errors: list[str] = []
+    bare.on("pageerror", lambda error: errors.append(str(error)))
+    bare.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    bare.set_content(host_page(host))
+    for component in components():
+        mount(bare, component, "bytes")
+    expect(bare.locator("canvas").first).to_have_attribute("data-seq", "3")
+    for root in bare.locator(".wb").all():
+        expect(root).to_have_attribute("data-theme", "dark" if "dark" in host else "light")
+        assert root.evaluate(LOW_CONTRAST) == []
+        assert "monospace" not in root.evaluate("root => getComputedStyle(root).fontFamily")
+    bare.screenshot(path=HERE.parent / "screenshots" / f"{host.replace(' ', '-').replace(',', '')}.png", full_page=True)
+    assert errors == []
+
+
+def test_a_change_of_vs_codes_theme_is_followed(bare: Page) -> None:
+    bare.set_content(host_page("vscode dark"))
+    mount(bare, components()[0])
+    expect(bare.locator(".wb")).to_have_attribute("data-theme", "dark")
+    bare.evaluate(
+        """() => {
+            document.documentElement.style.setProperty("--vscode-editor-background", "#ffffff");
+            document.documentElement.style.setProperty("--vscode-editor-foreground", "#3b3b3b");
+            document.body.dataset.vscodeThemeKind = "vscode-light";
+        }"""
+    )
+    expect(bare.locator(".wb")).to_have_attribute("data-theme", "light")
+    assert bare.locator(".wb").evaluate(LOW_CONTRAST) == []
 
 
 def test_clean_up_removes_everything(bare: Page) -> None:

@@ -29,15 +29,31 @@ function card(el, name) {
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
+const onePixel = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+
+/** How light a colour of CSS is, from 0 to 1; undefined when it is none, or nearly transparent. */
+function lightness(colour) {
+  onePixel.clearRect(0, 0, 1, 1);
+  onePixel.fillStyle = "transparent"; // stays when the next is no colour
+  onePixel.fillStyle = colour;
+  onePixel.fillRect(0, 0, 1, 1);
+  const [r, g, b, a] = onePixel.getImageData(0, 0, 1, 1).data;
+  return a > 127 ? (0.299 * r + 0.587 * g + 0.114 * b) / 255 : undefined;
+}
+
+/** Whether a component's ground is dark: the page says so, or it names the colour (theme.css), or it is painted there. */
 function isDark(node) {
   const lab = document.body.dataset.jpThemeLight;
   if (lab) return lab === "false";
-  for (let at = node.parentNode; at; at = at.parentNode ?? at.host) {
-    if (!(at instanceof Element)) continue;
-    const [r, g, b, a = 1] = (getComputedStyle(at).backgroundColor.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
-    if (a > 0.5) return 0.299 * r + 0.587 * g + 0.114 * b < 128;
+  let light = lightness(getComputedStyle(node).getPropertyValue("--jp-layout-color1"));
+  for (let at = node.parentNode; at && light === undefined; at = at.parentNode ?? at.host) {
+    if (at instanceof Element) light = lightness(getComputedStyle(at).backgroundColor);
   }
-  return false;
+  if (light !== undefined) return light < 0.5;
+  const page = document.documentElement;
+  const schemes = getComputedStyle(page).colorScheme.split(" ");
+  const asked = matchMedia("(prefers-color-scheme: dark)").matches;
+  return page.getAttribute("theme") === "dark" || (schemes.includes("dark") && (asked || !schemes.includes("light")));
 }
 
 /** Keep root's data-theme right, call `changed` after each change of theme, and return the way to stop. */
@@ -51,7 +67,8 @@ function followTheme(root, changed) {
     requestAnimationFrame(() => changed(dark));
   };
   const observer = new MutationObserver(check);
-  const options = { attributes: true, attributeFilter: ["class", "style", "data-jp-theme-light", "data-jp-theme-name"] };
+  const names = ["class", "style", "theme", "data-jp-theme-light", "data-jp-theme-name", "data-vscode-theme-kind"];
+  const options = { attributes: true, attributeFilter: names };
   for (const node of [document.body, document.documentElement]) observer.observe(node, options);
   const media = matchMedia("(prefers-color-scheme: dark)");
   media.addEventListener("change", check);
