@@ -49,7 +49,7 @@ def job(lab: NotebookPage) -> Locator:
 
 def test_round_to_nearest_has_nothing_to_converge(lab: NotebookPage) -> None:
     expect(convergence(lab)).to_contain_text("there is nothing to converge")
-    expect(lab.page.get_by_text("Solver settings")).to_be_hidden()
+    expect(lab.page.get_by_label("Error norm")).to_have_count(0)
     expect(calibration(lab)).to_be_hidden()
 
 
@@ -68,7 +68,7 @@ def test_refined_changes_error_and_convergence(lab: NotebookPage) -> None:
 def test_the_settings_unfold_and_a_bad_value_is_put_back(lab: NotebookPage) -> None:
     choose(lab, "hqq")
     expect(convergence(lab).locator("path.wb-point[data-series=hqq]")).to_have_count(21)
-    lab.page.get_by_text("Solver settings").click()
+    lab.page.get_by_text("More settings").click()
     norm = lab.page.get_by_label("Error norm p")
     expect(norm).to_have_value("0.7")
     for bad, said in (("3", "lp_norm=3"), ("many", "'many'"), ("", "a finite number")):

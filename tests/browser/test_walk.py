@@ -100,9 +100,12 @@ def test_the_first_view_shows_coverage_and_an_exact_heatmap(lab: NotebookPage) -
     expect(lab.page.locator(".wb-heat .wb-title")).to_have_text("model.layers.0.self_attn.q_proj")
     expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("exact")
     expect(fact(lab, "Weights")).to_contain_text("42 of 57")
-    expect(fact(lab, "Size")).to_contain_text(re.compile(r"11\.54 MB → 4\.\d\d MB"))
+    expect(lab.page.locator(".wb-app-header .wb-verdict")).to_contain_text(re.compile(r"11\.54 MB → 4\.\d\d MB"))
     expect(lab.page.locator(".wb-heat .wb-busy")).to_be_hidden()
+    notes = lab.page.locator(".wb-app-header summary", has_text="notes")
+    notes.press("Enter")
     expect(lab.page.get_by_text("lm_head dense: tied to model.embed_tokens")).to_be_visible()
+    notes.press("Enter")
     expect(lab.page.locator(".wb-form li", has_text="zero_point_domain: NONE (auto) → float")).to_be_visible()
 
 
@@ -230,6 +233,7 @@ def test_a_measurement_is_cancelled_at_once(lab: NotebookPage) -> None:
     expect(job(lab)).to_have_attribute("data-state", "running")
     press(lab, "Cancel")
     expect(job(lab)).to_have_attribute("data-state", "cancelled", timeout=10_000)
+    expect(lab.page.get_by_role("button", name="Cancel", exact=True)).to_have_count(0)
     press(lab, "Measure speed")
     expect(job(lab)).to_have_attribute("data-state", "running")
     press(lab, "Stop measuring")

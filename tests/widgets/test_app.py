@@ -13,10 +13,10 @@ from typing import Any
 import ipywidgets
 import pytest
 import torch
-from tests.test_coverage import Stacked
 from torch import nn
 
 import workbench as wb
+from tests.coverage.test_preflight import Stacked
 from workbench.errors import ModelError
 from workbench.hf.loading import demo_model
 from workbench.measure.candidates import present_paths
@@ -112,9 +112,10 @@ def set_option(app: Workbench, field: str, value: Any) -> None:
 
 def test_the_settings_of_the_chosen_solver_can_be_changed_and_undone(app: Workbench) -> None:
     settings = app.configure.settings
-    assert (settings.fields, settings.hint, settings.fold) == ([], "rtn, defaults", "closed")
+    tiles = {"inner_k_tiles": 8}
+    assert (settings.values, settings.hint, settings.fold) == (tiles, "rtn, defaults", "closed")
     change(app, "solver", "hqq")
-    assert settings.values == vars(wb.HqqOptions())
+    assert settings.values == vars(wb.HqqOptions()) | tiles
     before = app.errors.numbers.facts
     set_option(app, "lp_norm", 0.4)
     set_option(app, "iters", 2)
@@ -126,9 +127,11 @@ def test_the_settings_of_the_chosen_solver_can_be_changed_and_undone(app: Workbe
     assert "options=wb.HqqOptions(lp_norm=0.4" in app.session.as_python()
     click(app.tools, "undo")
     click(app.tools, "undo")
-    assert (settings.values, settings.hint) == (vars(wb.HqqOptions()), "hqq, defaults")
+    assert (settings.values, settings.hint) == (vars(wb.HqqOptions()) | tiles, "hqq, defaults")
     change(app, "solver", "refined")
-    assert settings.values == vars(wb.RefinedOptions())
+    assert settings.values == vars(wb.RefinedOptions()) | tiles
+    set_option(app, "inner_k_tiles", 2)
+    assert app.session.resolved().inner_k_tiles == 2 and settings.values["inner_k_tiles"] == 2
 
 
 @pytest.mark.parametrize(("value", "said"), [(3, "lp_norm=3"), ("abc", "'abc'"), (None, "a finite number")])
@@ -228,6 +231,7 @@ def test_scope_layer_then_dense_then_undo_and_redo(app: Workbench) -> None:
     change(app, "int4", False)
     assert facts(app.layers.verdict)["Weights"] == "41 of 57"
     assert any(f"{LAYERS[0]}, lm_head dense" in note for note in app.layers.verdict.notes)
+    assert "measuring" not in app.layers.verdict.verdict, "of a dense layer none is measured"
     click(app.tools, "undo")
     assert facts(app.layers.verdict)["Weights"] == "42 of 57"
     assert all(button["enabled"] for button in app.tools.buttons)
@@ -371,6 +375,7 @@ def test_a_nan_weight_takes_the_picture_away_and_says_where(wire) -> None:
 def test_what_no_linear_layer_holds_is_said_above_the_panels(wire) -> None:
     app = Workbench(nn.Sequential(nn.Linear(64, 64), Stacked()))
     notes, coverage = app.layers.verdict.notes, app.session.coverage
+    assert app.layers.verdict.open_notes == 0, "these wait behind a button; layers that fell back would not"
     dense = next(note for note in coverage.notes if "stay dense" in note)
     assert dense in notes
     assert set(coverage.remarks) <= set(notes)

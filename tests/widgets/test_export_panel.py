@@ -35,6 +35,12 @@ def enabled(panel):
     return {button["id"] for button in panel.commands.buttons if button["enabled"]}
 
 
+def offered(panel):
+    """Ids of the buttons of the box above the form, which is away where nothing is in the way."""
+    away = "wb-away" in panel._callout._dom_classes
+    return [] if away else [button["id"] for button in panel.fitting.buttons]
+
+
 def test_every_format_is_there_with_its_fit_before_anything_runs(panel):
     assert [one["id"] for one in panel.formats.rows] == [NATIVE, *TARGETS]
     assert (panel.formats.selected, panel.formats.busy) == (NATIVE, False)
@@ -45,15 +51,21 @@ def test_every_format_is_there_with_its_fit_before_anything_runs(panel):
 
 def test_a_refused_format_cannot_be_written_but_made_to_fit(panel):
     panel.formats.selected = "compressed-tensors"
-    assert enabled(panel) == {"fit", "python", "shell"}
-    assert "domain='int'" in panel.result.verdict
-    click(panel.commands, "fit")
+    assert enabled(panel) == {"python", "shell"} and offered(panel) == ["fit"]
+    assert "domain='int'" in panel.refusal.notes[0]
+    before = panel.session.recipe
+    click(panel.fitting, "fit")
     assert panel.formats.busy
     panel.session.refresh()
     assert panel.session.wait(TIMEOUT_S)
     assert row(panel, "compressed-tensors")["state"] == "exact"
     assert panel.formats.selected == "compressed-tensors"
-    assert "export" in enabled(panel) and "fit" not in enabled(panel)
+    assert "export" in enabled(panel) and offered(panel) == ["undo"]
+    panel.formats.selected = "mlx"
+    assert offered(panel) == []
+    panel.formats.selected = "compressed-tensors"
+    click(panel.fitting, "undo")
+    assert panel.session.recipe == before
 
 
 def test_what_was_written_is_shown_with_the_lines_that_load_it(panel, tmp_path):

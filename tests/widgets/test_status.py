@@ -11,7 +11,7 @@ from workbench.errors import ConfigError
 from workbench.jobs import Job
 from workbench.records.progress import Progress
 from workbench.widgets import status as status_module
-from workbench.widgets.status import MAX_PROBLEMS, Status, describe
+from workbench.widgets.status import MAX_LOG, MAX_PROBLEMS, Status, describe
 
 
 def job(state: str, progress: Progress | None = None) -> Job:
@@ -54,7 +54,7 @@ def test_progress_is_thinned_out_but_never_a_change_of_state(wire, monkeypatch: 
     assert 8 <= len(wire.states) <= 11
     running.state = "done"
     status.show_job(running)
-    assert wire.states[-1]["job"]["state"] == "done"
+    assert [state["job"]["state"] for state in wire.states if "job" in state][-1] == "done"
 
 
 def test_a_known_problem_is_its_message_and_any_other_has_a_traceback(wire) -> None:
@@ -67,6 +67,23 @@ def test_a_known_problem_is_its_message_and_any_other_has_a_traceback(wire) -> N
     assert "2 problems" in repr(status)
     status._handle_custom_msg({"type": "dismiss"}, [])
     assert status.problems == []
+
+
+def test_the_log_keeps_what_ended_and_what_was_dismissed_and_counts_what_was_superseded(wire) -> None:
+    status = Status()
+    for state in ("running", "done", "cancelled", "cancelled", "failed"):
+        status.show_job(job(state))
+    status.show_problem(ZeroDivisionError("division by zero"), "", "Traceback…")
+    status.clear_problems()
+    lines = [(line["label"], line["kind"], line["text"], line["times"], line["details"]) for line in status.log]
+    assert lines == [
+        ("ZeroDivisionError", "problem", "division by zero", 1, "Traceback…"),
+        ("Export to out", "cancelled", "cancelled", 2, ""),
+        ("Export to out", "done", "done", 1, ""),
+    ]
+    for number in range(MAX_LOG + 5):
+        status.show_problem(ConfigError(f"number {number}"))
+    assert len(status.log) == MAX_LOG
 
 
 def test_only_the_newest_problems_are_kept(wire) -> None:

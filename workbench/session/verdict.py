@@ -116,8 +116,12 @@ class SessionVerdict:
             what = "all layers in int4" if len(names) > 1 else short_name(names[0])
             return f"weight error {_percent(relative_error([errors[name] for name in names]))} of {what}"
         view = errors.get(self._seen.current)
-        if view is None:
+        if view is None and self._seen.current in names:
             return "measuring error…"
+        if view is None:  # a dense layer is on show, and has none
+            known = [errors[name] for name in names if name in errors]
+            some = f"{len(known)} layer{'s' if len(known) > 1 else ''}"
+            return f"weight error {_percent(relative_error(known))} of {some}" if known else "no error yet"
         return f"weight error {_percent(view.summary.relative_rmse)} of {short_name(view.name)}"
 
     def speed_said(self) -> str:

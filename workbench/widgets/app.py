@@ -24,6 +24,7 @@ from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
 from workbench.widgets.histogram_panel import HistogramPanel
 from workbench.widgets.improve_panel import ImprovePanel
+from workbench.widgets.job_commands import JobCommands
 from workbench.widgets.layer_errors_panel import LayerErrorsPanel
 from workbench.widgets.layers_panel import LayersPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
@@ -43,7 +44,6 @@ TABS = (
     Tab("recipe", "Recipe", "Everything that was chosen: rules, changes, history, text, files and code"),
     Tab("export", "Export", "Write a checkpoint and check it; save a report to send around"),
 )
-CANCEL = Command("cancel", "Cancel", "Stop what runs at its next block", kind="danger")
 
 
 class Workbench(ipywidgets.VBox):
@@ -74,7 +74,7 @@ class Workbench(ipywidgets.VBox):
         tabs: Which parts are shown; `tabs.selected` may be set.
         improve: The panel with what Improve changed, shown once it has an answer.
         tools: Improve, undo, redo, and the sweep over all layers.
-        commands: Resume and Cancel.
+        commands: Resume where work stopped short of its end, and Cancel while something runs.
         status: The running job, and what went wrong.
 
     Traits:
@@ -121,15 +121,15 @@ class Workbench(ipywidgets.VBox):
             ],
             on_error=self._on_error,
         )
-        self._stopped: Job | None = None  # what Resume goes on with
-        self.commands = Commands([CANCEL], on_error=self._on_error)
+        self.commands = JobCommands(on_error=self._on_error)
+        self._enable_tools()
         self.tools.on_command(self._on_command)
         self.commands.on_command(self._on_command)
         self.tabs = Tabs(TABS, on_error=self._on_error)
         header = styled(ipywidgets.Box([self.tools, self.layers.verdict]), "wb-app-header")
         footer = row(self.status, self.commands, grow=self.status)
-        left = ipywidgets.VBox([self.layers, self.configure, self.calibration])
-        right = ipywidgets.VBox([self.errors, self.convergence])
+        left = ipywidgets.VBox([self.layers, self.calibration, self.convergence])
+        right = ipywidgets.VBox([self.errors])
         columns = [styled(column, "wb-app-column", "wb-on-layers") for column in (left, right)]
         wide = [
             *(("layers", panel) for panel in (self.microscope, self.compare, self.histogram, self.layer_errors)),
@@ -138,7 +138,12 @@ class Workbench(ipywidgets.VBox):
         ]
         below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
-        parts = [*above, styled(self.improve, "wb-across"), *columns, *below]
+        for panel in (self.layers, self.errors):
+            styled(panel, "wb-tall")
+        for panel in (self.convergence, self.histogram, self.layer_errors):
+            styled(panel, "wb-aside")  # a third column where there is room for one
+        settings = styled(self.configure, "wb-across", "wb-on-layers", "wb-configure")
+        parts = [*above, styled(self.improve, "wb-across"), settings, *columns, *below]
         grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
         super().__init__([grid])
         styled(self, "wb-app")
@@ -191,7 +196,7 @@ class Workbench(ipywidgets.VBox):
     def _show(self, event: Event) -> None:
         if event.kind == "coverage":
             self.recipe = self.session.recipe
-            self.tools.enable(undo=self.session.can_undo, redo=self.session.can_redo)
+            self._enable_tools()
         elif event.kind == "selection":
             self.selection = list(self.session.selection)
         elif event.kind == "view":
@@ -204,20 +209,14 @@ class Workbench(ipywidgets.VBox):
             job = event.job
             self.status.show_problem(event.data, job.label if job else "", job.details if job else "")
 
+    def _enable_tools(self) -> None:
+        some = bool(self.session.coverage.configs)
+        self.tools.enable(undo=self.session.can_undo, redo=self.session.can_redo, improve=some, sweep=some)
+
     def _show_job(self, job: Job) -> None:
         if not job.quiet or job.state == "failed":
             self.status.show_job(job)
-        if job.again is None:
-            return
-        stopped = self._stopped
-        if job.state in ("cancelled", "failed"):
-            stopped = None if job.quiet else job
-        elif stopped is not None and stopped.label == job.label:
-            stopped = None
-        if stopped is not self._stopped:
-            self._stopped = stopped
-            resume = [] if stopped is None else [Command("resume", "Resume", f"Go on with {stopped.label}")]
-            self.commands.set_buttons([*resume, CANCEL])
+        self.commands.follow(job)
 
     def _on_command(self, command: str) -> str:
         if command == "cancel":
@@ -229,8 +228,7 @@ class Workbench(ipywidgets.VBox):
         if command == "redo":
             return "done again" if self.session.redo() else "nothing to redo"
         if command == "resume":
-            again = self._stopped and self._stopped.again
-            return "going on" if again and again() is not None else "nothing to go on with"
+            return self.commands.resume()
         if command == "improve":
             self.session.improve()
         else:

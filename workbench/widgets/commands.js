@@ -4,7 +4,7 @@ class CommandsView {
   constructor(model, el) {
     this.model = model;
     this.root = card(el, "wb-commands");
-    this.row = make("div", { class: "wb-buttons", role: "group", "aria-label": "Commands" });
+    this.row = make("div", { class: "wb-buttons", role: "group", "aria-label": "Commands", tabindex: -1 });
     this.text = make("span", { class: "wb-reply", role: "status" });
     this.root.append(this.row, this.text);
     this.waiting = new Map();
@@ -34,7 +34,9 @@ class CommandsView {
       }),
     );
     this.row.replaceChildren(...buttons);
-    if (focused) this.row.querySelector(`[data-command="${CSS.escape(focused)}"]`)?.focus();
+    if (!focused) return;
+    const same = this.row.querySelector(`[data-command="${CSS.escape(focused)}"]:enabled`);
+    (same ?? this.row).focus(); // of a button that is gone, its row keeps the keyboard's place
   }
 
   click(id, label) {

@@ -18,6 +18,7 @@ from workbench.widgets.solver_fields import FIELDS_OF, changes_of, values_of
 _SCOPES: dict[str, Scope] = {"all layers": "all", "selection": "selection", "this layer": "layer"}
 _PRESERVE: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 FIELDS = (
+    Field("scope", "Apply to", "segments", tuple((name, name) for name in _SCOPES), "What a change here touches"),
     Field(
         "group_size",
         "Group size",
@@ -47,23 +48,22 @@ FIELDS = (
         tuple((name, name) for name in _PRESERVE),
         "Widen each group's range to reach 0",
     ),
-    Field(
-        "inner_k_tiles",
-        "Inner K tiles (CUDA)",
-        "segments",
-        ((2, "2"), (4, "4"), (8, "8")),
-        "Tile count of the CUDA layout: changes speed, never values",
-    ),
-    Field("scope", "Apply to", "segments", tuple((name, name) for name in _SCOPES), "What a change here touches"),
+)
+_TILES = Field(
+    "inner_k_tiles",
+    "Inner K tiles (CUDA)",
+    "segments",
+    ((2, "2"), (4, "4"), (8, "8")),
+    "Tile count of the CUDA layout: changes speed, never values",
 )
 
 
 class ConfigurePanel(Panel):
-    """Settings for one layer, the selection, or all layers."""
+    """Settings for one layer, the selection, or all layers: a bar, and behind a button what is changed rarely."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.form = Form(FIELDS, _values(session), on_error=on_error, title="Configure")
-        self.settings = Form((), {}, on_error=on_error, title="Solver settings", fold="closed")
+        self.settings = Form((), {}, on_error=on_error, title="More settings", fold="closed")
         super().__init__(session, on_error, [self.form, self.settings])
         self._show()
         self.form.on_change(self._changed)
@@ -87,7 +87,9 @@ class ConfigurePanel(Panel):
 
     def _show_settings(self) -> None:
         resolved = self.session.resolved()
-        self.settings.set_fields(FIELDS_OF[resolved.solver], values_of(resolved.options))
+        tiles = self.session.choice().config.layout.inner_k_tiles
+        values = {**values_of(resolved.options), _TILES.id: tiles}
+        self.settings.set_fields((*FIELDS_OF[resolved.solver], _TILES), values)
         self.settings.hint = f"{resolved.solver}, {changes_of(resolved.solver, resolved.options)}"
 
     def _changed(self, field: str, value: Value) -> None:
@@ -96,7 +98,10 @@ class ConfigurePanel(Panel):
 
     def _set(self, field: str, value: Value) -> None:
         with self._put_back():
-            self.session.configure(options={field: value})
+            if field == _TILES.id:
+                self._apply(field, value)
+            else:
+                self.session.configure(options={field: value})
 
     @contextlib.contextmanager
     def _put_back(self) -> Iterator[None]:
@@ -129,6 +134,5 @@ def _values(session: Session) -> dict[str, Value]:
         "solver": session.resolved().solver,
         "int4": bool(session.current) and session.row(session.current).decision == "int4",
         "preserve_zero": preserve,
-        "inner_k_tiles": config.layout.inner_k_tiles,
         "scope": next(name for name, scope in _SCOPES.items() if scope == session.scope),
     }

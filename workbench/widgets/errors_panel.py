@@ -35,6 +35,7 @@ _WEIGHTS = ("original", "dequantized")  # metrics whose columns are weights, not
 # The same error in units of the weight and relative to the group's weights.
 _RELATIVE: dict[Metric, Metric] = {"rmse": "relative", "mean_abs": "relative", "max": "relative_max", "mse": "sqnr"}
 _ABSOLUTE: dict[Metric, Metric] = {"relative": "rmse", "relative_max": "max", "sqnr": "mse"}
+_NO_LAYER = "No layer of this model becomes int4: there is no error to show."
 _UNITS = (("weight", "weight"), ("relative", "relative"))
 FIELDS = (
     Field("metric", "Show", "menu", tuple((m, _METRIC_NAMES[m]) for m in METRICS), "What a cell's colour stands for"),
@@ -62,6 +63,8 @@ class ErrorsPanel(Panel):
         self.heatmap.on_zoom(self._zoomed)
         self._view: LayerView | None = None
         self._marking: int | None = None  # the thread that moves the mark, which is no click
+        if not self.shows_layer():
+            self._clear(_NO_LAYER)
 
     @staticmethod
     def _values(session: Session) -> dict[str, Value]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.exporting import ExportResult
 from workbench.quantization_report import layer_notes
+from workbench.recipe.recipe import Recipe
 from workbench.records.errors import LayerResult
 from workbench.session import Event, Session
 from workbench.sizes import size
@@ -18,7 +19,7 @@ from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.formats import FormatRow, FormatTable
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import Panel, row, styled
 
 _MOST_NOTES = 8
 FIELDS = (
@@ -32,7 +33,8 @@ FIELDS = (
         "Checks every hash; a native checkpoint is loaded again and generates a few tokens",
     ),
 )
-_FIT = Command("fit", "Make the recipe fit", "Change the settings that this format cannot hold", enabled=False)
+_FIT = Command("fit", "Make the recipe fit", "Change the settings that this format cannot hold", "primary")
+_BACK = Command("undo", "Undo", "Go back to the recipe before it was made to fit")
 
 
 class ExportPanel(Panel):
@@ -45,22 +47,27 @@ class ExportPanel(Panel):
         self.commands = Commands(
             [
                 Command("export", "Export checkpoint", "Quantize under the recipe and write the checkpoint", "primary"),
-                _FIT,
                 Command("python", "Copy as Python", "Show a cell that does the same without the app"),
                 Command("shell", "Copy as command", "Show a command line that does the same without the app"),
             ],
             on_error=on_error,
         )
         self.result = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.formats, self.form, self.commands, self.result])
+        self.refusal = Facts(on_error=on_error)
+        self.fitting = Commands(on_error=on_error)
+        self._fitted: tuple[str, Recipe] | None = None  # a format, and the recipe that was made to fit it
+        self._callout = styled(row(self.refusal, self.fitting, grow=self.refusal), "wb-callout")
+        parts = [self.formats, self._callout, self.form, self.commands, self.result]
+        super().__init__(session, on_error, parts)
         self.formats.observe(lambda _change: self._follow_choice(), names="selected")
         self._show_formats(session.exports.table)
         self.commands.on_command(self._run)
+        self.fitting.on_command(self._fit)
 
     def on_event(self, event: Event) -> None:
         """Show the plan after a change, and the result after an export."""
         if event.kind == "coverage":
-            self.formats.busy = True
+            self.formats.busy = bool(event.data.configs)
             self._follow_choice()
         elif event.kind == "targets":
             self._show_formats(event.data)
@@ -76,16 +83,22 @@ class ExportPanel(Panel):
         if command == "shell":
             self.result.code = self.session.as_command(values["directory"], chosen)
             return ""
-        if command == "fit":
-            self.session.exports.fit(chosen)
-            return "the recipe fits now; Undo takes it back"
         self.session.export(values["directory"], format=chosen, overwrite=values["overwrite"], verify=values["verify"])
         return "exporting"
+
+    def _fit(self, command: str) -> str:
+        if command == "undo":
+            return "undone" if self.session.undo() else "nothing to undo"
+        chosen = self.formats.selected or NATIVE
+        self.session.exports.fit(chosen)
+        self._fitted = chosen, self.session.recipe
+        self._follow_choice()
+        return ""
 
     def _show_formats(self, table: TargetTable | None) -> None:
         if table is None:
             self.formats.show([_row(NATIVE, Fit(NATIVE))])
-            self.formats.busy = True
+            self.formats.busy = bool(self.session.coverage.configs)  # where nothing becomes int4, none is asked
         else:
             self.formats.show([_row(name, table.fits[name]) for name in table.fits])
         self._follow_choice()
@@ -96,16 +109,30 @@ class ExportPanel(Panel):
         coverage = self.session.coverage
         fit = None if table is None else table.fits.get(chosen)
         refused = fit is not None and fit.state == "refused"
-        self.commands.enable(export=not refused, fit=bool(fit is not None and fit.change))
+        self.commands.enable(export=bool(coverage.configs) and not refused)
+        self._show_refusal(chosen, fit if refused else None)
         after = coverage.after_bytes if fit is None or not fit.size_bytes else fit.size_bytes
         facts = [Fact("Format", _title(chosen), "" if fit is None else str(fit.state))]
         if refused:
-            verdict = f"{_title(chosen)} cannot hold this recipe: {'; '.join(map(str, fit.misfits))}" if fit else ""
-            self.result.show(facts, title="", verdict=verdict, badge="", notes=[], code="")
+            self.result.show([], title="", verdict="", badge="", notes=[], code="")
             return
         facts.append(Fact("Planned size", size(after), f"from {size(coverage.before_bytes)}"))
         notes = [] if fit is None else list(fit.notes)
         self.result.show(facts, title="", verdict="", badge="", notes=notes, code="")
+
+    def _show_refusal(self, chosen: str, refused: Fit | None) -> None:
+        """Say above the form why a format is refused, with the button that mends it; afterwards, what was changed."""
+        if self._fitted == (chosen, self.session.recipe):
+            self.refusal.show([], verdict=f"The recipe was changed to fit {_title(chosen)}.", notes=[])
+            self.fitting.set_buttons([_BACK])
+        elif refused is not None:
+            notes = [str(misfit) for misfit in refused.misfits]
+            self.refusal.show([], verdict=f"{_title(chosen)} cannot hold this recipe.", notes=notes)
+            self.fitting.set_buttons([_FIT] if refused.change else [])
+        else:
+            self._callout.add_class("wb-away")
+            return
+        self._callout.remove_class("wb-away")
 
     def _show_result(self, result: ExportResult) -> None:
         report = result.report

@@ -11,12 +11,15 @@ class FactsView {
     this.verdict = make("p", { class: "wb-verdict", role: "status" });
     this.list = make("dl", { class: "wb-numbers" });
     this.notes = make("ul", { class: "wb-notes" });
+    this.moreName = make("summary");
+    this.moreNotes = make("ul", { class: "wb-notes" });
+    this.more = make("details", { class: "wb-more" }, this.moreName, this.moreNotes);
     this.code = make("pre", { class: "wb-code", tabindex: 0 });
     this.copy = make("button", { type: "button", class: "wb-button", text: "Copy", onclick: () => this.copyCode() });
     this.codeBox = make("div", { class: "wb-codebox" }, this.code, this.copy);
-    this.root.append(this.busy, this.head, this.verdict, this.list, this.notes, this.codeBox);
+    this.root.append(this.busy, this.head, this.verdict, this.list, this.more, this.notes, this.codeBox);
     this.stops = [followTheme(this.root, () => {})];
-    for (const name of ["title", "verdict", "badge", "facts", "notes", "code", "busy"]) model.on(`change:${name}`, () => this.draw());
+    for (const name of ["title", "verdict", "badge", "facts", "notes", "open_notes", "code", "busy"]) model.on(`change:${name}`, () => this.draw());
     this.draw();
   }
 
@@ -42,10 +45,17 @@ class FactsView {
         ),
       ),
     );
-    this.notes.hidden = get("notes").length === 0;
-    this.notes.replaceChildren(...get("notes").map((note) => make("li", { text: note })));
+    const shown = get("open_notes") ?? get("notes").length;
+    this.listNotes(this.notes, this.notes, get("notes").slice(0, shown));
+    this.listNotes(this.moreNotes, this.more, get("notes").slice(shown));
+    this.moreName.textContent = plural(get("notes").length - shown, "note");
     this.code.textContent = get("code");
     this.codeBox.hidden = !get("code");
+  }
+
+  listNotes(list, box, notes) {
+    box.hidden = notes.length === 0;
+    list.replaceChildren(...notes.map((note) => make("li", { text: note })));
   }
 
   async copyCode() {

@@ -40,6 +40,8 @@ class Facts(Component):
         badge: A short state beside the title ("exact", "sampled 1/16", …), or "".
         facts: The numbers; set them through `show`.
         notes: Lines under them.
+        open_notes: How many of the notes, from the first, always show; the others stand behind a button that counts
+            them. None shows all.
         code: Text to show in a monospaced block with a copy button, or "".
         busy: Whether newer numbers are being computed.
     """
@@ -51,6 +53,7 @@ class Facts(Component):
     badge = traitlets.Unicode("").tag(sync=True)
     facts = traitlets.List(traitlets.Dict()).tag(sync=True)
     notes = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    open_notes = traitlets.Int(None, allow_none=True).tag(sync=True)
     code = traitlets.Unicode("").tag(sync=True)
     busy = traitlets.Bool(False).tag(sync=True)
 

@@ -1,5 +1,8 @@
 // Heat map on a canvas: colours, limits, threshold, zoom and hover never ask the kernel.
 
+const LEAST_HEIGHT = 220; // pixels of the picture on a low window
+const AROUND = 600; // pixels of what is seen with it: the page, the settings, its axes
+
 class HeatView {
   constructor(model, el) {
     this.model = model;
@@ -103,7 +106,8 @@ class HeatView {
 
   size() {
     const width = Math.max(120, this.plot.clientWidth - AXIS.left - AXIS.legend - AXIS.gaps);
-    return [width, this.model.get("height")];
+    const most = Math.max(LEAST_HEIGHT, innerHeight - AROUND); // the settings above it are seen with it
+    return [width, Math.min(this.model.get("height"), most)];
   }
 
   extent() {

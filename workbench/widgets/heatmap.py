@@ -27,7 +27,7 @@ class Heatmap(Component):
     Traits:
         selected: (row, group) where the selected cell starts, in the original, or None; both sides set it.
         colormap: "auto" (diverging where the scale has both signs), "viridis", "magma" or "diverging".
-        height: Height of the picture in CSS pixels.
+        height: Height of the picture in CSS pixels, on a low window less.
         busy: Whether a newer picture is being computed (a moving line at the top).
         message: Text over the picture, for instance an error; "" for none.
 

@@ -1,11 +1,15 @@
 // How the layer table looks: header, the rows in view, chips, totals. It reads the state that TableView keeps.
 
 const ROW = 28;
+const WIDE = 1900; // pixels from which the table has a column of its own (theme.css)
+const AROUND_ROWS = 840; // pixels of what is seen with it there
 
 class TableRows {
   layout() {
     const width = this.body.clientWidth;
-    this.body.style.height = `${this.model.get("height")}px`;
+    const wide = this.root.closest(".wb-app")?.clientWidth >= WIDE;
+    this.height = Math.max(this.model.get("height"), wide ? innerHeight - AROUND_ROWS : 0);
+    this.body.style.height = `${this.height}px`;
     const tree = Boolean(this.roots);
     this.grid.setAttribute("role", tree ? "treegrid" : "grid");
     this.grid.setAttribute("aria-rowcount", this.items.length + 1);
@@ -61,7 +65,7 @@ class TableRows {
 
   drawRows() {
     const first = Math.max(0, Math.floor(this.body.scrollTop / ROW) - 4);
-    const last = Math.min(this.items.length, Math.ceil((this.body.scrollTop + this.model.get("height")) / ROW) + 4);
+    const last = Math.min(this.items.length, Math.ceil((this.body.scrollTop + this.height) / ROW) + 4);
     if (this.shown && this.shown[0] === first && this.shown[1] === last) return;
     this.shown = [first, last];
     const natural = this.model.get("sort").length === 0;

@@ -304,7 +304,7 @@ class TableView extends TableRows {
   reveal() {
     const at = this.place.get(this.focus);
     if (at === undefined) return;
-    const height = this.model.get("height");
+    const height = this.height;
     if (at * ROW < this.body.scrollTop) this.body.scrollTop = at * ROW;
     else if ((at + 1) * ROW > this.body.scrollTop + height) this.body.scrollTop = (at + 1) * ROW - height;
     this.drawRows();
@@ -321,7 +321,7 @@ class TableView extends TableRows {
   onKey(event) {
     if (event.target !== this.grid) return;
     const control = event.ctrlKey || event.metaKey;
-    const page = Math.max(1, Math.floor(this.model.get("height") / ROW) - 1);
+    const page = Math.max(1, Math.floor(this.height / ROW) - 1);
     const at = this.place.get(this.focus) ?? -1;
     const item = this.items[at];
     const targets = { ArrowUp: at - 1, ArrowDown: at + 1, PageUp: at - page, PageDown: at + page, Home: 0, End: this.items.length - 1 };

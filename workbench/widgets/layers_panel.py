@@ -15,7 +15,7 @@ from workbench.session import Event, Session
 from workbench.sizes import size
 from workbench.views.views import LayerView
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.facts import Fact, Facts, Tone
+from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.layer_table import LayerChoice, LayerTable, columns_of
 from workbench.widgets.panel import Panel
 
@@ -45,7 +45,7 @@ class LayersPanel(Panel):
             self._show_selection()
         elif event.kind in ("view", "error") and event.data.exact:
             self._show_error(event.data)
-        elif event.kind == "job" and event.data.finished and not event.data.quiet:
+        elif event.kind == "verdict" or (event.kind == "job" and event.data.finished and not event.data.quiet):
             self._show_notes(self.session.coverage)
 
     def _show_coverage(self, coverage: Coverage) -> None:
@@ -59,13 +59,16 @@ class LayersPanel(Panel):
         self._show_notes(coverage)
 
     def _show_verdict(self) -> None:
-        verdict = self.session.verdict
-        self.verdict.show([*facts_of(self.session.coverage), *speed_facts(verdict.speed)], verdict=verdict.line())
+        facts = [fact for fact in facts_of(self.session.coverage) if fact.label != "Size"]  # which the verdict says
+        self.verdict.show(facts, verdict=self.session.verdict.line())
 
     def _show_notes(self, coverage: Coverage) -> None:
         errors = self.session.errors
         views = [errors[row.name] for row in coverage.int4_rows if row.name in errors]
-        self.verdict.notes = [*_surprises(coverage), *_fallen_back(views)]
+        fallen, speed = _fallen_back(views), self.session.verdict.speed
+        notes = [*fallen, *_surprises(coverage), *([_decoded(speed)] if speed else [])]
+        with self.verdict.hold_sync():
+            self.verdict.notes, self.verdict.open_notes = notes, len(fallen)
 
     def _show_selection(self) -> None:
         self._told = (tuple(self.session.selection), self.session.current)
@@ -107,16 +110,12 @@ def facts_of(coverage: Coverage) -> list[Fact]:
         Fact("In int4", f"{coverage.share:.1%}", "of the model's bytes"),
         Fact("Linear layers", f"{coverage.linear_share:.1%}", "of their bytes in int4"),
         Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
-        Fact("Bits per weight", f"{8 * coverage.after_bytes / parameters:.2f}", "whole model, scales included"),
+        Fact("Bits per weight", f"{8 * coverage.after_bytes / parameters:.2f}", "scales included"),
     ]
 
 
-def speed_facts(speed: DecodeSpeed | None) -> list[Fact]:
-    """Return the measured speed of decoding, with what was measured; nothing until it is there."""
-    if speed is None:
-        return []
-    tone: Tone = "good" if speed.ratio >= 1 else "warn"
-    return [Fact("Decoding", f"{speed.ratio:.2f}× dense", f"{speed.n}×{speed.k} at batch 1, {speed.device_name}", tone)]
+def _decoded(speed: DecodeSpeed) -> str:
+    return f"decoding: measured with a layer of {speed.n}×{speed.k} at batch 1 on {speed.device_name}"
 
 
 def _surprises(coverage: Coverage) -> list[str]:

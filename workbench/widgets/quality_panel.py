@@ -71,7 +71,7 @@ class QualityPanel(Panel):
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         how: dict[str, Value] = {"window": 512, "windows": 32, "follow": True}
         prompt: dict[str, Value] = {"prompt": _FIRST_PROMPT if session.quality.has_demo_text else "", "tokens": 60}
-        self.text = Form(_TEXT, {"text": "", "path": ""}, on_error=on_error, title="Quality", fold="closed")
+        self.text = Form(_TEXT, {"text": "", "path": ""}, on_error=on_error, title="Text", fold="closed")
         self.form = Form(_HOW, how, on_error=on_error, inline=True)
         self.commands = Commands(_MEASURING, on_error=on_error)
         self.demo = Commands([_DEMO], on_error=on_error)
@@ -114,14 +114,15 @@ class QualityPanel(Panel):
             self.text.set_values(text=self._text, path="" if state.path is None else str(state.path))
             self.text.errors = {}
             self.text.fold = "closed" if self._text else "open"
-        self.text.hint = f"on {state.origin}, {state.characters:,} characters" if state.origin else "no text yet"
+        self.text.hint = f"{state.origin}, {state.characters:,} characters" if state.origin else "no text yet"
         away = not quality.has_demo_text or state.origin == DEMO_ORIGIN
         (self._demo.add_class if away else self._demo.remove_class)("wb-away")
         windows = "all" if state.windows is None else state.windows
         shown = windows in [value for value, _ in _HOW[1].options]
         self.form.set_values(window=state.window, follow=state.follow, **({"windows": windows} if shown else {}))
         self.numbers.show(facts_of(state), verdict=said(state), notes=notes_of(state))
-        self.bars.show(bars_of(state))
+        bars = bars_of(state)
+        self.bars.show(bars if len(bars) > 1 else [])  # one alone is what the numbers say
 
     def _follow(self, job: Job) -> None:
         self.numbers.busy = not job.finished

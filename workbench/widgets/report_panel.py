@@ -11,7 +11,7 @@ from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
-from workbench.widgets.panel import Panel
+from workbench.widgets.panel import Panel, row, styled
 
 _FIELDS = (Field("path", "Report file", "text", (), "An HTML file; one that exists is replaced", wide=True),)
 _HINT = "coverage, errors, speed, quality and code in one HTML file, for people without a kernel"
@@ -29,7 +29,8 @@ class ReportPanel(Panel):
             on_error=on_error,
         )
         self.result = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.form, self.commands, self.result])
+        saving = styled(row(self.form, self.commands), "wb-saving")
+        super().__init__(session, on_error, [saving, self.result])
         self._follow_missing()
         self.form.on_change(lambda _field, _value: self._complain(None))
         self.commands.on_command(self._run)

@@ -1,4 +1,4 @@
-// The running job with its bar, and problems with their mend.
+// The running job with its bar, problems with their mend, and the log of what has ended.
 
 class StatusView {
   constructor(model, el) {
@@ -9,12 +9,18 @@ class StatusView {
     this.bar = make("div", { class: "wb-bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, make("i"));
     this.line = make("div", { class: "wb-job", role: "status" }, this.label, this.text);
     this.problems = make("div", { class: "wb-problems", role: "alert" });
-    this.root.append(this.line, this.bar, this.problems);
+    this.lines = make("ol", { class: "wb-log-lines" });
+    this.logName = make("summary");
+    this.log = make("details", { class: "wb-log" }, this.logName, this.lines);
+    this.root.append(make("div", { class: "wb-now" }, this.line, this.log), this.bar, this.problems);
     this.stops = [followTheme(this.root, () => {})];
     model.on("change:job", () => this.drawJob());
     model.on("change:problems", () => this.drawProblems());
+    model.on("change:log", () => this.drawLog());
+    this.log.addEventListener("toggle", () => this.drawLog());
     this.drawJob();
     this.drawProblems();
+    this.drawLog();
   }
 
   drawJob() {
@@ -44,6 +50,24 @@ class StatusView {
       ),
     );
     this.problems.replaceChildren(make("div", { class: "wb-problem-list" }, ...items), dismiss);
+  }
+
+  drawLog() {
+    const log = this.model.get("log");
+    this.log.hidden = log.length === 0;
+    this.logName.textContent = `Log (${log.length})`;
+    if (!this.log.open) return;
+    const lines = log.map(({ at, label, kind, text, details, times }) =>
+      make(
+        "li",
+        { "data-kind": kind },
+        make("time", { text: at }),
+        make("b", { text: label }),
+        make("span", { text: times > 1 ? `${text} (${times} times)` : text }),
+        details ? make("details", {}, make("summary", { text: "Traceback" }), make("pre", { text: details })) : null,
+      ),
+    );
+    this.lines.replaceChildren(...lines);
   }
 
   stop() {

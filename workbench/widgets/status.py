@@ -13,6 +13,7 @@ from workbench.jobs import Job
 from workbench.widgets.component import Component, bundle
 
 MAX_PROBLEMS = 20
+MAX_LOG = 60
 MIN_INTERVAL_S = 0.1  # progress is sent at most ten times a second
 
 
@@ -22,12 +23,15 @@ class Status(Component):
     Traits:
         job: The job on show as a dictionary: label, state, fraction (0 to 1, or None), text; {} for none.
         problems: What went wrong, newest first: title, text, details.
+        log: What has ended and what went wrong, newest first: at (hh:mm:ss), label, kind ("done", "cancelled"
+            or "problem"), text, details, and how many times it came in a row. Dismissing a problem keeps its line.
     """
 
     _esm = bundle("shared.js", "status.js")
     _css = bundle("theme.css", "status.css")
     job = traitlets.Dict().tag(sync=True)
     problems = traitlets.List(traitlets.Dict()).tag(sync=True)
+    log = traitlets.List(traitlets.Dict()).tag(sync=True)
 
     def __init__(self, **traits: Any) -> None:
         self._lock = threading.Lock()
@@ -42,22 +46,40 @@ class Status(Component):
             if (job.number, job.state) == self._sent and now - self._sent_at < MIN_INTERVAL_S:
                 return
             self._sent_at, self._sent = now, (job.number, job.state)
-        self.job = describe(job)
+        self.job = shown = describe(job)
+        if job.state in ("done", "cancelled"):  # a failure comes as a problem, with its words
+            self._note(job.label, job.state, shown["text"])
 
     def show_problem(self, error: BaseException, title: str = "", details: str = "") -> None:
         """Put an error in front of the others."""
         known = isinstance(error, WorkbenchError)
         problem = {
             "title": title or type(error).__name__,
-            "text": str(error) if known else f"{type(error).__name__}: {error}",
+            "text": f"{type(error).__name__}: {error}" if title and not known else str(error),
             "details": "" if known else details,
         }
         with self._lock:
             self.problems = [problem, *self.problems][:MAX_PROBLEMS]
+        self._note(problem["title"], "problem", problem["text"], problem["details"])
 
     def clear_problems(self) -> None:
         """Forget what went wrong."""
         self.problems = []
+
+    def _note(self, label: str, kind: str, text: str, details: str = "") -> None:
+        """Write a line of the log; the same again, but for its times, only counts."""
+        line: dict[str, Any] = {
+            "at": time.strftime("%H:%M:%S"),
+            "label": label,
+            "kind": kind,
+            "text": text,
+            "details": details,
+        }
+        with self._lock:
+            last = self.log[0] if self.log else {}
+            again = (last.get("label"), last.get("kind")) == (label, kind) and kind == "cancelled"
+            line["times"] = last["times"] + 1 if again else 1
+            self.log = [line, *self.log[again:]][:MAX_LOG]
 
     def _receive(self, content: Any, buffers: Any) -> None:
         if isinstance(content, dict) and content.get("type") == "dismiss":
