@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 from benchmarks.report import Goal, Report, finish, options, ratio, time_row
+from workbench.device_layout import required_layout
 from workbench.measure.timing import time_interleaved
-from workbench.packing import pack, required_layout, unpack
+from workbench.packing import pack, unpack
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks.cuda_graphs import copies_beyond_l2, require_gpu
 from benchmarks.report import Goal, Report, Row, finish, options, time_row
+from workbench.layout import Layout
 from workbench.measure.graphs import Call, time_captured
 from workbench.packed import PackedWeight
-from workbench.packing import Layout
 from workbench.triton.blocks import Blocks, choose_blocks
 from workbench.triton.kernels import fused_linear, gpu_facts, triton_available, triton_note
 

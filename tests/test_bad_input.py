@@ -17,10 +17,12 @@ from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.affine import QuantizedWeight
 from workbench.choice import available_paths
 from workbench.config import Int4WeightOnlyConfig
+from workbench.device_layout import required_layout
 from workbench.errors import ConfigError, KernelError, WeightError, WorkbenchError
 from workbench.kernels import int4_linear
+from workbench.layout import Layout
 from workbench.packed import PackedWeight, kernel_layout, pack_weight
-from workbench.packing import Layout, pack, required_layout
+from workbench.packing import pack
 
 PATHS = [None, *available_paths("cpu")]
 

@@ -10,7 +10,7 @@ from tests.test_tiles import packed_weight
 from workbench import cuda_paths
 from workbench.cuda_paths import dequantize_tiles, has_fused_path, tiles_note
 from workbench.errors import KernelError
-from workbench.packing import Layout
+from workbench.layout import Layout
 from workbench.triton import kernels as triton_kernels
 from workbench.triton import launch as triton_launch
 from workbench.triton.kernels import triton_available, triton_note

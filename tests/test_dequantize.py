@@ -9,9 +9,10 @@ import workbench.dequantize as dequantize
 import workbench.packed as packed_module
 from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.dequantize import block_rows, blockwise_gradient, blockwise_linear, dequantized, iter_blocks
+from workbench.layout import CPU_VARIANTS, Layout
 from workbench.native import native_kernels
 from workbench.packed import PackedWeight, pack_weight
-from workbench.packing import CPU_VARIANTS, Layout, pack
+from workbench.packing import pack
 
 SHAPES = [(16, 256), (64, 256), (80, 512), (208, 256), (17, 33), (100, 300)]
 GPU_LAYOUTS = [Layout(kind, tiles) for kind in ("cuda", "rocm") for tiles in (2, 4, 8)]

@@ -18,7 +18,8 @@ ORDER = """
 errors sizes export_formats workers options config records demo inductor improve.allocation
 blocks primitives affine portable
 solvers
-user_cache machine paths packing tiles triton.jit triton.products triton.blocks triton.launch triton.kernels
+user_cache machine paths layout packing device_layout tiles
+triton.jit triton.products triton.blocks triton.launch triton.kernels
 triton cuda_paths
 packed native dequantize choice products kernels linear stand_in kinds experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers

@@ -13,11 +13,13 @@ from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench.affine import QuantizedWeight
 from workbench.choice import available_paths
 from workbench.dequantize import dequantized
+from workbench.device_layout import required_layout
 from workbench.errors import KernelError
 from workbench.kernels import int4_linear
+from workbench.layout import Layout
 from workbench.native import native_kernels
 from workbench.packed import PackedWeight, pack_weight, padding_note
-from workbench.packing import Layout, pack, required_layout
+from workbench.packing import pack
 
 SHAPES = [(16, 32), (64, 256), (17, 33), (1, 1), (100, 300), (48, 512), (80, 250)]
 GROUP_SIZES = [32, 64, 128, 256]

@@ -15,10 +15,12 @@ import workbench.packed as packed
 from tests.oracles import assert_close, oracle_weight, random_weight
 from workbench import Int4Linear, Int4WeightOnlyConfig, quantize_weight
 from workbench.choice import current_table
+from workbench.device_layout import required_layout
 from workbench.errors import ConfigError, KernelError, WeightError
 from workbench.kernels import int4_linear
+from workbench.layout import Layout
 from workbench.native import native_note
-from workbench.packing import Layout, pack, required_layout
+from workbench.packing import pack
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 DOMAINS = ["float", "int", "symmetric"]

@@ -12,10 +12,10 @@ import torch
 import workbench.native as native
 import workbench.native.builder as building
 from tests.oracles import random_weight
+from workbench.layout import Layout
 from workbench.native import native_kernels, native_note
 from workbench.native.builder import CannotBuild, build
 from workbench.packed import pack_weight
-from workbench.packing import Layout
 
 COMPILER = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")

@@ -1,8 +1,5 @@
 """Layouts: golden vectors, the op itself in each CPU build, slow loops from the formulas, and round trips."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from workbench.errors import KernelError
-from workbench.packing import CPU_VARIANTS, Layout, pack, pack_nibbles, padded_shape, required_layout, unpack
+from workbench.layout import CPU_VARIANTS, Layout
+from workbench.packing import pack, pack_nibbles, unpack
 
 GOLDEN = load_file(Path(__file__).parent / "data" / "tinygemm_layouts.safetensors")
 GPU_LAYOUTS = [Layout(kind, tiles) for kind in ("cuda", "rocm") for tiles in (2, 4, 8)]
@@ -133,45 +131,6 @@ def test_codes_need_not_be_contiguous(layout):
     assert torch.equal(pack(codes, layout), pack(codes.contiguous(), layout))
 
 
-OP_CHECK = """
-import torch
-from workbench.packing import pack, required_layout
-layout = required_layout("cpu")
-for n in (16, 48, 64, 80, 112, 128, 336):
-    for k in (2, 32, 258):
-        codes = torch.randint(0, 16, (n, k), dtype=torch.uint8)
-        theirs = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.int(), 1)
-        ours = pack(codes, layout)
-        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, (n, k, theirs.shape)
-        assert torch.equal(ours, theirs), (n, k)
-print(layout)
-"""
-
-
-@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
-def test_the_cpu_op_of_each_build_makes_the_same_bytes(capability):
-    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    done = subprocess.run(
-        [sys.executable, "-c", OP_CHECK], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    found = done.stdout.strip()
-    assert found in {str(layout) for layout in CPU_LAYOUTS}
-    best = str(required_layout("cpu"))
-    if best in ("cpu/avx512", f"cpu/{capability}"):  # a machine without AVX-512 falls back to what it has
-        assert found == f"cpu/{capability}"
-
-
-@pytest.mark.parametrize("layout", GPU_LAYOUTS + CPU_LAYOUTS, ids=str)
-@pytest.mark.parametrize("group_size", [32, 64, 128, 256])
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (16, 128), (17, 129), (700, 300), (4096, 11008)])
-def test_padded_shape_is_the_least_that_fits(layout, group_size, n, k):
-    rows, columns = padded_shape(n, k, group_size, layout)
-    assert rows % layout.n_multiple == 0 and 0 <= rows - n < layout.n_multiple
-    assert columns % group_size == 0 and columns % layout.k_multiple == 0
-    assert not any(c % group_size == 0 and c % layout.k_multiple == 0 for c in range(k, columns))
-
-
 @pytest.mark.parametrize("layout", [Layout("cuda", 8), Layout("rocm", 2), Layout("cpu", variant="avx512")], ids=str)
 def test_what_does_not_fit_is_refused(layout):
     n, k = layout.n_multiple, layout.k_multiple
@@ -202,32 +161,6 @@ def test_a_code_beyond_four_bits_is_named_wherever_it_stands(monkeypatch, layout
         codes[row, column] = 255
         with pytest.raises(KernelError, match=rf"\[{row}, {column}\] is 255"):
             pack(codes, layout)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("cuda",), ("cuda", 3), ("cpu",), ("cpu", 8, "avx512"), ("cpu", None, "sse"), ("xpu", 8), ("cuda", 8, "avx2")],
-)
-def test_layouts_that_no_kernel_reads_are_refused(arguments):
-    with pytest.raises(KernelError, match="no layout of an int4 kernel"):
-        Layout(*arguments)
-
-
-def test_an_unknown_device_is_named_with_the_known_ones():
-    with pytest.raises(KernelError, match=r"'mps'.*cpu, cuda"):
-        required_layout("mps")
-
-
-def test_the_layout_of_this_process_multiplies_right():
-    """The probe's answer, judged by the op: the product with packed codes equals the product with dense weights."""
-    codes = random_codes(80, 64)
-    scales = torch.ones(2, 80, 2, dtype=torch.bfloat16)
-    scales[..., 1] = 0
-    x = torch.randn(3, 64, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(1))
-    layout = required_layout("cpu")
-    result = torch.ops.aten._weight_int4pack_mm_for_cpu(x, pack(codes, layout), 32, scales)
-    expected = x.double() @ (codes.double() - 8).t()
-    assert torch.allclose(result.double(), expected, rtol=0.01, atol=0.3)
 
 
 @pytest.mark.parametrize("variant", CPU_VARIANTS)

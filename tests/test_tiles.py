@@ -6,7 +6,8 @@ import torch
 from tests.oracles import oracle_weight, random_weight
 from workbench import tiles
 from workbench.errors import KernelError
-from workbench.packing import Layout, pack
+from workbench.layout import Layout
+from workbench.packing import pack
 from workbench.tiles import check_rows, check_weight, dequantize_plain
 
 LAYOUTS = [Layout(kind, inner) for kind in ("cuda", "rocm") for inner in (2, 4, 8)]

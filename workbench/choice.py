@@ -10,10 +10,10 @@ import torch
 
 import workbench
 from workbench.cuda_paths import has_fused_path, tiles_note
+from workbench.layout import Layout
 from workbench.machine import device_capability, device_name
 from workbench.native import native_kernels, native_note
 from workbench.packed import INT4_OPS, PackedWeight, has_kernel, readable_layout
-from workbench.packing import Layout
 from workbench.paths import PATHS, PathName, PathTable, choose_path, load_table
 
 FLOATS = {

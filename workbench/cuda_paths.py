@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workbench.packing import Layout
+from workbench.layout import Layout
 from workbench.tiles import check_rows, check_weight, dequantize_plain, misfit
 from workbench.triton.kernels import OUT_DTYPES, dequantize_rows, triton_available, triton_note
 

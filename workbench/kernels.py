@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from workbench.errors import KernelError
+from workbench.layout import Layout
 from workbench.packed import PackedWeight
-from workbench.packing import Layout
 from workbench.paths import PathName
 from workbench.products import check_activation, gradient, product
 

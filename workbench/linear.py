@@ -14,9 +14,9 @@ from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, Tenso
 from workbench.dequantize import dequantized
 from workbench.errors import CheckpointError, KernelError, WeightError, WorkbenchError
 from workbench.kernels import int4_linear
+from workbench.layout import Layout
 from workbench.options import SolverName, SolverOptions
 from workbench.packed import PackedWeight, kernel_layout, pack_weight, padding_note
-from workbench.packing import Layout
 from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
 from workbench.solvers import solve
 

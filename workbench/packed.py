@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from workbench.affine import QuantizedWeight, all_finite, group_count, unpack_nibbles
 from workbench.config import GROUP_SIZES
+from workbench.device_layout import required_layout
 from workbench.errors import KernelError
-from workbench.packing import Layout, pack, pack_nibbles, padded_shape, required_layout, unpack
+from workbench.layout import Layout, padded_shape
+from workbench.packing import pack, pack_nibbles, unpack
 from workbench.paths import PathName
 from workbench.portable import PortableWeight
 

@@ -6,115 +6,24 @@ CUDA, I = inner_k_tiles: int32 [N/8, K/(16 I), 32 lanes, I/2 words] with
     n = 8 tile + lane//4,  k = 16 I ktile + 32 word + 8 r + 2 (lane%4) + p   in nibble 4p + r    (r 0..3, p 0..1)
 ROCm: the same shape over flat [N/16, K/(16 I), 64 lanes, I/2 words] with
     n = 16 tile + lane%16, k = 16 I ktile + 32 word + 16 a + 4 (lane//16) + 2 b + p   in nibble 4p + 2a + b
-CPU: blocks of rows, then k, then bytes; a byte pairs two rows of the block (see `_CPU_BLOCKS`).
+CPU: blocks of rows, then k, then bytes; a byte pairs two rows of the block (see `Layout.cpu_block`).
 
 Source of the formulas: aten/src/ATen/native/cuda/int4mm.cu and native/cpu/int4mm_kernel.cpp of PyTorch.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from workbench.config import INNER_K_TILES
-from workbench.errors import EnvironmentProblem, KernelError
+from workbench.errors import KernelError
+from workbench.layout import Layout
 from workbench.workers import in_order
 
-Kind = Literal["cuda", "rocm", "cpu"]
-CpuVariant = Literal["avx512", "avx2", "default", "neon"]
-CPU_VARIANTS: tuple[CpuVariant, ...] = ("avx512", "avx2", "default", "neon")
-
-# Rows in a block, and whether a full block's byte j pairs row j with row j + block/2 ("halves") or 2j with 2j+1.
-_CPU_BLOCKS: dict[CpuVariant, tuple[int, bool]] = {
-    "avx512": (64, True),
-    "avx2": (32, True),
-    "default": (32, False),
-    "neon": (16, False),
-}
-_CPU_N_MULTIPLE = 16
-_PROBE_ROWS = 64
 _THREAD_CODES = 1 << 19  # codes that a thread takes at a time
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One device layout.
-
-    Attributes:
-        kind: "cuda", "rocm" or "cpu".
-        inner_k_tiles: 2, 4 or 8 for "cuda" and "rocm"; None for "cpu".
-        variant: Instruction set of the CPU build: "avx512", "avx2", "default" or "neon"; None otherwise.
-
-    Raises:
-        KernelError: for a layout that no kernel reads.
-    """
-
-    kind: Kind
-    inner_k_tiles: int | None = None
-    variant: CpuVariant | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind == "cpu":
-            good = self.variant in CPU_VARIANTS and self.inner_k_tiles is None
-        else:
-            good = self.kind in ("cuda", "rocm") and self.inner_k_tiles in INNER_K_TILES and self.variant is None
-        if not good:
-            raise KernelError(
-                f"{self!r} is no layout of an int4 kernel.",
-                allowed="cuda or rocm with inner_k_tiles 2, 4 or 8; cpu with variant avx512, avx2, default or neon",
-            )
-
-    def __str__(self) -> str:
-        """Name the layout in a few words."""
-        return f"cpu/{self.variant}" if self.kind == "cpu" else f"{self.kind}/inner_k_tiles={self.inner_k_tiles}"
-
-    @classmethod
-    def parse(cls, text: str) -> Layout:
-        """Return the layout that `str` named."""
-        kind, _, rest = text.partition("/")
-        if kind == "cpu":
-            return cls("cpu", variant=rest)  # type: ignore[arg-type]
-        return cls(kind, int(rest.removeprefix("inner_k_tiles=")))  # type: ignore[arg-type]
-
-    @property
-    def n_multiple(self) -> int:
-        """What N must be a multiple of."""
-        return 8 if self.kind == "cuda" else 16
-
-    @property
-    def k_multiple(self) -> int:
-        """What K must be a multiple of."""
-        return 2 if self.inner_k_tiles is None else 16 * self.inner_k_tiles
-
-    @property
-    def cpu_block(self) -> tuple[int, bool]:
-        """Rows in a block of a CPU layout, and whether byte j pairs row j with row j + block/2, not 2j with 2j+1."""
-        assert self.variant is not None
-        return _CPU_BLOCKS[self.variant]
-
-    @property
-    def packed_dtype(self) -> torch.dtype:
-        """Dtype of the packed tensor."""
-        return torch.uint8 if self.kind == "cpu" else torch.int32
-
-    def packed_shape(self, n: int, k: int) -> tuple[int, ...]:
-        """Shape of the packed tensor of codes [n, k]."""
-        if self.inner_k_tiles is None:
-            return (n, k // 2)
-        return (n // 8, k // (16 * self.inner_k_tiles), 32, self.inner_k_tiles // 2)
-
-
-def padded_shape(n: int, k: int, group_size: int, layout: Layout) -> tuple[int, int]:
-    """Return the least [N, K] that holds [n, k] in whole groups and whole tiles of `layout`."""
-    k_multiple = math.lcm(group_size, layout.k_multiple)
-    return -(-n // layout.n_multiple) * layout.n_multiple, -(-k // k_multiple) * k_multiple
 
 
 def pack(codes: Tensor, layout: Layout) -> Tensor:
@@ -193,52 +102,6 @@ def unpack(packed: Tensor, layout: Layout, n: int, k: int) -> Tensor:
     if layout.kind == "cuda":
         return _unpack_cuda(packed, layout, n, k)
     return _unpack_rocm(packed, layout, n, k) if layout.kind == "rocm" else _unpack_cpu(packed, layout, n, k)
-
-
-def required_layout(device: torch.device | str, inner_k_tiles: int = 8) -> Layout:
-    """Return the layout that the int4 op of `device` reads in this process.
-
-    Raises:
-        KernelError: for a device without an int4 op in PyTorch that the workbench knows.
-    """
-    device = torch.device(device)
-    if device.type == "cuda":
-        return Layout("cuda" if torch.version.hip is None else "rocm", inner_k_tiles)
-    if device.type == "cpu":
-        return _cpu_layout()
-    raise KernelError(
-        f"There is no packed int4 layout for the device {str(device)!r}.",
-        allowed="cpu, cuda (ROCm included)",
-        mend="weights on other devices are dequantized at every call",
-    )
-
-
-@functools.cache
-def _cpu_layout() -> Layout:
-    """Find the layout of this process's CPU op by packing known blocks and looking.
-
-    64 rows of 2 columns tell all four apart, by block size and pairing; each row's number goes in as two nibbles.
-    """
-    probe = torch.arange(_PROBE_ROWS, dtype=torch.int32)
-    low, high = (probe % 16)[:, None].expand(-1, 2), (probe // 16)[:, None].expand(-1, 2)
-    try:
-        seen = [torch.ops.aten._convert_weight_to_int4pack_for_cpu(part.contiguous(), 1) for part in (low, high)]
-    except (AttributeError, RuntimeError, NotImplementedError) as error:
-        raise EnvironmentProblem(
-            f"This PyTorch ({torch.__version__}) has no int4 packing op for the CPU ({error}).",
-            allowed="torch 2.11 or newer",
-            mend="pip install --upgrade torch",
-        ) from None
-    for variant in CPU_VARIANTS:
-        layout = Layout("cpu", variant=variant)
-        made = [pack(part.to(torch.uint8).contiguous(), layout) for part in (low, high)]
-        if all(torch.equal(ours.view(-1), theirs.view(-1)) for ours, theirs in zip(made, seen, strict=True)):
-            return layout
-    raise EnvironmentProblem(
-        f"PyTorch {torch.__version__} packs int4 weights for the CPU in a layout that is not known.",
-        allowed=", ".join(CPU_VARIANTS),
-        mend="report it with the CPU's name, and run the weights dequantized until then",
-    )
 
 
 # --- CUDA and ROCm --------------------------------------------------------------------------------------------------

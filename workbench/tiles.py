@@ -8,7 +8,8 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.config import GROUP_SIZES
 from workbench.errors import KernelError
-from workbench.packing import Layout, unpack
+from workbench.layout import Layout
+from workbench.packing import unpack
 
 _TILE_ROWS = 8  # rows to an index of the packed tensor, on ROCm too
 _WEIGHTS_AT_A_TIME = 2**22  # 16 MB in float32

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import workbench as wb
-from workbench.packing import required_layout
+from workbench.device_layout import required_layout
 
 PROMPT, NEW_TOKENS = "The module provides", 24
 LOAD = f"""
 import hashlib, json, sys
 import torch, transformers
 import workbench.hf
-from workbench.packing import required_layout
+from workbench.device_layout import required_layout
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
 tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
 ids = tokenizer({PROMPT!r}, return_tensors="pt").input_ids

@@ -13,8 +13,9 @@ import torch
 from tests.oracles import random_weight
 from workbench.choice import available_paths
 from workbench.kernels import int4_linear
+from workbench.layout import Layout
 from workbench.packed import PackedWeight, pack_weight
-from workbench.packing import Layout, pack
+from workbench.packing import pack
 
 N, K, GROUP = 64, 256, 64
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.oracles import random_weight
+from workbench.layout import Layout
 from workbench.packed import pack_weight
-from workbench.packing import Layout, pack, unpack
+from workbench.packing import pack, unpack
 
 INNER_K_TILES = [2, 4, 8]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from tests.oracles import random_weight
+from workbench.layout import Layout
 from workbench.packed import pack_weight
-from workbench.packing import Layout, unpack
+from workbench.packing import unpack
 from workbench.tiles import dequantize_plain
 from workbench.triton.blocks import LARGE, SMALL, Blocks
 from workbench.triton.kernels import dequantize_rows, fused_linear, triton_available, triton_note

@@ -21,7 +21,8 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from tests.oracles import random_weight
 from workbench.errors import KernelError
-from workbench.packing import Layout, pack
+from workbench.layout import Layout
+from workbench.packing import pack
 from workbench.tiles import dequantize_plain
 from workbench.triton import kernels as triton_kernels
 from workbench.triton import launch as triton_launch

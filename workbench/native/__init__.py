@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.layout import CPU_VARIANTS, CpuVariant, Layout
 from workbench.native.builder import CannotBuild, build
-from workbench.packing import CPU_VARIANTS, CpuVariant, Layout, pack
+from workbench.packing import pack
 
 VARIABLE = "WORKBENCH_NATIVE"
 CHUNK = 256  # columns of K that a thread dequantizes at a time, for a block of 64 rows: 32 kB of its cache

@@ -21,7 +21,8 @@ from workbench.affine import MID_POINT, QuantizedWeight, group_count
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
-from workbench.packing import Layout, pack, unpack
+from workbench.layout import Layout
+from workbench.packing import pack, unpack
 from workbench.sizes import size
 from workbench.targets.folder import FolderTarget
 from workbench.targets.target import LoadLines, Misfit

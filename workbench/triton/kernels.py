@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from workbench.errors import KernelError
-from workbench.packing import Layout, pack
+from workbench.layout import Layout
+from workbench.packing import pack
 from workbench.tiles import check_rows, check_weight, dequantize_plain, misfit
 from workbench.triton.blocks import Blocks, choose_blocks
 from workbench.triton.launch import launch_dequantize, launch_fused
