@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,9 +71,38 @@ def test_what_is_rounded_is_said_and_nothing_else_is(shape, domain, group_size, 
     error = max_error(weight, stored)
     exact = dtype == torch.bfloat16 and domain != "int"
     assert (TORCHAO.rounds(said) == "") == exact and (error == 0) == exact
+    step = float(weight.scale.float().abs().max())
+    if domain != "float":
+        assert error <= step / (37 if dtype == torch.bfloat16 else 17) and ("1/" in TORCHAO.rounds(said)) == (not exact)
     if dtype == torch.bfloat16:
         assert error <= 2**-8 * float(weight.zero_in_weight_units().abs().max())  # half of bfloat16's last bit
     assert sum(t.numel() * t.element_size() for t in tensors.values()) == TORCHAO.size_bytes(said)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 1 / 37), (torch.float32, 15 / 256)])
+def test_the_most_that_rounding_does_to_the_int_domain(dtype, most):
+    """Every significand of a bfloat16 scale, and as many of float32 beside it, with every zero point and code."""
+    scale = (torch.arange(128, 256) / 128).to(dtype)
+    if dtype == torch.float32:
+        near = torch.tensor([0.49999 / 128, -0.49999 / 128])
+        scale = torch.cat((scale, (scale.unsqueeze(1) + near).flatten()))
+    worst = 0.0
+    for zero_point in range(16):
+        zero = ((8 - zero_point) * scale).bfloat16().double()
+        for code in range(16):
+            stored = (code - 8) * scale.bfloat16().double() + zero
+            away = (stored - (code - zero_point) * scale.double()).abs() / scale.double()
+            assert dtype == torch.float32 or zero_point not in (0, 4, 6, 7, 8, 9, 10, 12) or float(away.max()) == 0
+            worst = max(worst, float(away.max()))
+    assert 0.98 * most <= worst <= most + 1e-12
+
+
+def test_a_mixed_recipe_says_in_how_many_layers():
+    forms = {f"a.{domain}": ModuleFormat(8, 64, 32, domain, "bfloat16") for domain in ("float", "int", "symmetric")}
+    said = replace(outline(random_weight(8, 64, 32)), int4=forms, kinds=dict.fromkeys(forms, "linear"))
+    assert TORCHAO.rounds(said) == "zero points of 1 layers of 3 to bfloat16 (by at most 1/37 of a scale)"
+    wide = replace(said, int4=forms | {"a.float": replace(forms["a.float"], scale_dtype="float32")})
+    assert TORCHAO.rounds(wide) == "scales and zero points of 2 layers of 3 to bfloat16"
 
 
 @pytest.mark.parametrize("kind", ["experts", "conv1d", "stack"])
