@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -17,7 +18,14 @@ from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, CheckpointError, ConfigError
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
-from workbench.targets.run import RECORD_FILE, ExportReport, accept_export_changes, iter_export_to, verify_export
+from workbench.targets.run import (
+    RECORD_FILE,
+    ExportReport,
+    TargetTable,
+    accept_export_changes,
+    iter_export_to,
+    verify_export,
+)
 
 CONFIG = wb.Int4WeightOnlyConfig(group_size=32, zero_point_domain=wb.ZeroPointDomain.INT)
 
@@ -196,7 +204,16 @@ def test_a_link_is_not_accepted(edited):
 
 def test_the_table_is_text_and_html(model):
     table = wb.export_targets(model)
-    assert "compressed-tensors" in str(table) and "<table>" in table._repr_html_()
+    assert "compressed-tensors" in str(table)
+    page = table._repr_html_()
+    root = ElementTree.fromstring(page)  # every tag is closed, every character escaped
+    assert [one.text for one in root.findall(".//tbody/tr/th")] == list(table.fits)
+    assert {one.get("scope") for one in root.findall(".//thead//th")} == {"col"}
+    assert [one.text for one in root.findall(".//tbody/tr/td[2]")] == [fit.state for fit in table.fits.values()]
+    assert "script" not in page and "http" not in page and root.find("ul") is not None
+    odd = TargetTable("<b>&", {"native": table.fits["native"]})
+    assert ElementTree.fromstring(odd._repr_html_()).find("div/b").text == "Export targets of <b>&"
+    assert ElementTree.fromstring(odd._repr_html_()).find("ul") is None
     assert wb.export_targets(make("qwen2"), CONFIG).fits["awq"].state == table.fits["awq"].state
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 from workbench.checkpoint.atomic import new_directory
@@ -22,6 +23,9 @@ from workbench.targets.record import accept_export_changes as accept_export_chan
 from workbench.targets.record import verify_export as verify_export
 from workbench.targets.record import write_record
 from workbench.targets.target import Fit, LoadLines, Target, Written
+
+_HEADERS = ("Format", "Loaded by", "Fit", "Size", "What rounds, or what to change")
+_CELL = "text-align:left;vertical-align:top"
 
 
 @dataclass(frozen=True)
@@ -101,19 +105,20 @@ class TargetTable:
         return "\n".join([f"export targets of {self.model}", *lines])
 
     def _repr_html_(self) -> str:
-        """The table for a notebook."""
-        from html import escape
-
-        body = "".join(
-            "<tr>" + "".join(f"<td style='text-align:left'>{escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.rows()
-        )
-        names = ("Format", "Loaded by", "Fit", "Size", "What rounds, or what to change")
-        header = "".join(f"<th scope='col' style='text-align:left'>{name}</th>" for name in names)
+        """The table for a notebook: HTML that runs no script, in the page's own colours."""
         said = [f"{name}: {fit.mend}" for name, fit in self.fits.items() if fit.mend]
         said += [f"{name}: {note}" for name, fit in self.fits.items() for note in fit.notes]
         below = "".join(f"<li>{escape(line)}</li>" for line in said)
-        return f"<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table><ul>{below}</ul>"
+        head = "".join(f'<th scope="col" style="{_CELL}">{name}</th>' for name in _HEADERS)
+        body = "".join(
+            f'<tr><th scope="row" style="{_CELL}">{escape(name)}</th>'
+            + "".join(f'<td style="{_CELL}">{escape(cell)}</td>' for cell in cells)
+            + "</tr>"
+            for name, *cells in self.rows()
+        )
+        table = f'<table style="border-collapse:collapse"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        title = f"<div><b>Export targets of {escape(self.model)}</b></div>"
+        return f'<div class="wb-targets">{title}{table}{f"<ul>{below}</ul>" if said else ""}</div>'
 
 
 def fits_of(outline: Outline, companions: Companions | None = None) -> TargetTable:

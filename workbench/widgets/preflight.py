@@ -92,6 +92,10 @@ class PreflightTable(ipywidgets.VBox):
         """Name the model and the coverage without serialising a widget."""
         return f"PreflightTable({self.session.source.name!r}, {self.coverage.verdict()})"
 
+    def _repr_html_(self) -> str:
+        """The coverage as a plain table, for pages where no widget runs."""
+        return self.coverage._repr_html_()
+
     def close(self) -> None:
         """Close every channel to the page."""
         self._forget()
