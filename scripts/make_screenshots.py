@@ -20,7 +20,7 @@ WALK = """
 app.session.configure(solver="refined", group_size=64)
 app.session.select(["model.layers.0.mlp.down_proj"])
 app.session.sweep_errors().wait()
-app.session.measure_speed(batch_sizes=(1, 4, 16, 64, 256, 1024)).wait()
+app.session.speed.measure(batch_sizes=(1, 4, 16, 64, 256, 1024)).wait()
 app.session.export("exports/demo-int4").wait()
 app.session.quality.measure()
 app.wait()

@@ -129,7 +129,7 @@ def test_a_zoom_brings_every_cell_with_its_exact_value(lab: NotebookPage) -> Non
     code = f"""
 from workbench.measure.group_errors import group_errors
 held = large.session._cache.get("0", large.session.resolved())
-print(float(group_errors(held.weight, held.quantized)[{row}, {group}]), large.wait(), *large.session.group)
+print(float(group_errors(held.weight, held.quantized)[{row}, {group}]), large.wait(), *large.session.microscope.group)
 """
     exact, _, *place = lab.run_code(code).split()
     assert float(value) == pytest.approx(float(exact), rel=1e-5)

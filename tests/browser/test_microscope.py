@@ -37,7 +37,7 @@ def click_cell(lab: NotebookPage, row: int, group: int) -> None:
 
 
 def place(lab: NotebookPage) -> str:
-    return lab.run_code("app.wait(); print(*app.session.group)")
+    return lab.run_code("app.wait(); print(*app.session.microscope.group)")
 
 
 def variant(view: Locator, name: str) -> Locator:
@@ -46,7 +46,7 @@ def variant(view: Locator, name: str) -> Locator:
 
 def test_the_first_paint_shows_the_worst_group_and_every_variant(lab: NotebookPage, view: Locator) -> None:
     expect(view.locator(".wb-badge").first).to_have_text("worst group of the layer by RMS error")
-    count = lab.run_code("print(len(app.session.looked.microscope.solved))")
+    count = lab.run_code("print(len(app.session.microscope.latest.microscope.solved))")
     expect(view.locator("tr[data-variant]")).to_have_count(int(count))
     expect(variant(view, "float · rtn")).to_contain_text("in use")
     expect(variant(view, "float · rtn").locator(".wb-level")).to_have_count(16)
@@ -117,7 +117,7 @@ def test_pointing_at_a_variant_shows_where_its_weights_go(lab: NotebookPage, vie
 
 def test_the_levels_drawn_are_those_of_the_record(lab: NotebookPage, view: Locator) -> None:
     code = """
-variant = next(v for v in app.session.looked.microscope.solved if (v.domain, v.solver) == ("int", "rtn"))
+variant = next(v for v in app.session.microscope.latest.microscope.solved if (v.domain, v.solver) == ("int", "rtn"))
 print(*(variant.codes.count(code) for code in range(16)))
 """
     counts = lab.run_code(code).split()

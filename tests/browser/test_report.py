@@ -23,7 +23,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path, times in (("int4", (0.5, 2.0)), ("dense", (1.0, 1.9))):
         for batch, ms in zip((1, 256), times, strict=True):
             point = SpeedPoint("cpu", "a CPU", path, "bfloat16", 256, 256, 64, batch, ms, ms, ms, 9, 1.0, 1.0)
-            session.speed.append(point)
+            session.speed.points.append(point)
     target = session.verdict.target()
     assert target is not None
     session.verdict._known[target] = DecodeSpeed("cpu", "a CPU", "bfloat16", 768, 256, 64, 1.0, 2.0, 9)

@@ -58,12 +58,12 @@ def test_the_verdict_is_measured_on_the_device(session, device):
 
 def test_speed_is_measured_on_every_device_present(session, device):
     session.select([GATE])
-    session.measure_speed(batch_sizes=(1, 16), budget_s=0.01)
+    session.speed.measure(batch_sizes=(1, 16), budget_s=0.01)
     assert session.wait(TIMEOUT_S)
     devices = {"cpu", device}
-    assert {point.device for point in session.speed} == devices
-    assert set(session.rooflines) == devices
-    assert all(point.time_ms > 0 for point in session.speed)
+    assert {point.device for point in session.speed.points} == devices
+    assert set(session.speed.rooflines) == devices
+    assert all(point.time_ms > 0 for point in session.speed.points)
 
 
 def test_quality_is_measured_where_the_model_is(session):

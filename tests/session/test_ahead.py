@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from tests.session.test_session import TIMEOUT_S, Heard, toy
+from tests.session.stand_ins import TIMEOUT_S, Heard, toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.recipe.recipe import Choice
 from workbench.session import Session, open_session

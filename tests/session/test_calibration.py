@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import workbench as wb
-from tests.session.test_session import Heard, Toy, assert_same_checkpoint, waited
+from tests.session.stand_ins import Heard, Toy, assert_same_checkpoint, waited
 from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError, ModelError
@@ -241,7 +241,7 @@ def test_a_setting_of_the_solver_reaches_the_view(session):
 
 def test_the_microscope_is_given_the_inputs(session):
     heard = Heard(session)
-    session.look_at(3, 1)
+    session.microscope.look_at(3, 1)
     assert session.wait(TIMEOUT_S)
     found = heard.of("group")[-1].microscope
     assert {variant.solver for variant in found.solved} == {"rtn", "hqq", "refined", "calibrated"}

@@ -86,7 +86,7 @@ KINDS: dict[str, tuple[str, str, Callable[[Session, Any], Any]]] = {
     "quality, solving": ("solve", "rtn", lambda s, _: s.quality.measure()),
     "quality, windows": ("forward", "rtn", lambda s, _: s.quality.measure()),
     "prompt": ("forward", "rtn", lambda s, _: s.quality.prompt.ask("The function returns", 60)),
-    "speed": ("timed", "hqq", lambda s, _: s.measure_speed(batch_sizes=(1, 4))),
+    "speed": ("timed", "hqq", lambda s, _: s.speed.measure(batch_sizes=(1, 4))),
     "verdict": ("timed", "hqq", lambda s, _: (s.verdict._known.clear(), s.verdict.follow())[-1]),
     "export": ("read", "hqq", lambda s, folder: s.export(folder / "out")),
     "export, calibrated": ("forward", "calibrated", lambda s, folder: s.export(folder / "out")),

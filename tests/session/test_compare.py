@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.session.test_session import GATE, TIMEOUT_S, Heard, toy
+from tests.session.stand_ins import GATE, TIMEOUT_S, Heard, toy
 from workbench.hf.skeleton import open_source
 from workbench.measure.difference import pair_of_maps
 from workbench.measure.errors import error_summary

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import tiny_models
-from tests.session.test_session import GATE, TIMEOUT_S, Heard, toy
+from tests.session.stand_ins import GATE, TIMEOUT_S, Heard, toy
 from workbench.hf.skeleton import open_source
 from workbench.measure.errors import error_summary, histogram
 from workbench.session import Session, open_session
@@ -110,6 +110,6 @@ def test_each_kind_of_layer_of_a_live_model_is_shown_whole(family, layer):
     session.configure(group_size=32)
     details = settled(session)
     assert heard.of("problem") == []
-    assert [details.name, session.looked.microscope.name, session.compare.latest.name] == [layer] * 3
+    assert [details.name, session.microscope.latest.microscope.name, session.compare.latest.name] == [layer] * 3
     weight = session.source.weight(layer).contiguous()
     assert session.errors[layer].summary == error_summary(weight, solve(weight, session.resolved()).weight)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import workbench as wb
-from tests.session.test_session import TIMEOUT_S, Heard
+from tests.session.stand_ins import TIMEOUT_S, Heard
 from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.errors import CheckpointError, ConfigError
 from workbench.session import open_session

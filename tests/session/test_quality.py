@@ -12,7 +12,7 @@ from torch import nn
 
 import workbench as wb
 import workbench.views.int4_layers as int4_layers
-from tests.session.test_session import Heard
+from tests.session.stand_ins import Heard
 from tests.tiny_models import make
 from workbench.demo import demo_calibration_text, demo_eval_text
 from workbench.errors import ConfigError, ModelError

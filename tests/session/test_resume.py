@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import workbench as wb
-from tests.session.test_session import Toy
+from tests.session.stand_ins import Toy
 from tests.tiny_models import make
 from workbench.demo import demo_eval_text
 from workbench.errors import Cancelled

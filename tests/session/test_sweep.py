@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.session.test_session import Toy
+from tests.session.stand_ins import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, WeightError

@@ -37,8 +37,13 @@ def test_errors_speed_and_an_export_are_said_once_there(session):
     session.refresh().wait(60)
     assert session_facts(session)["Relative error"].startswith(f"1 of 42 layers solved, the largest {session.current}")
     assert session_facts(session)["Layer on show"].startswith(session.current)
-    session.speed = [point("int4", 1, 1.0), point("dense", 1, 3.0), point("int4", 64, 2.0), point("dense", 64, 1.0)]
-    session.speed += [point("int4", 256, 2.0), point("int4", 1, 0.1, form="compiled"), point("op", 1, 0.5)]
+    session.speed.points = [
+        point("int4", 1, 1.0),
+        point("dense", 1, 3.0),
+        point("int4", 64, 2.0),
+        point("dense", 64, 1.0),
+    ]
+    session.speed.points += [point("int4", 256, 2.0), point("int4", 1, 0.1, form="compiled"), point("op", 1, 0.5)]
     assert (
         session_facts(session)["Speed"] == "batch 1: 3.00× dense bfloat16 (1 ms); batch 64: 0.50× dense bfloat16 (2 ms)"
     )
@@ -48,9 +53,9 @@ def test_errors_speed_and_an_export_are_said_once_there(session):
 
 
 def test_speed_of_one_batch_is_said_once_and_without_dense_not_at_all(session):
-    session.speed = [point("int4", 1, 1.0)]
+    session.speed.points = [point("int4", 1, 1.0)]
     assert "Speed" not in session_facts(session)
-    session.speed.append(point("dense", 1, 2.0))
+    session.speed.points.append(point("dense", 1, 2.0))
     assert session_facts(session)["Speed"] == "batch 1: 2.00× dense bfloat16 (1 ms)"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.session.test_session import TIMEOUT_S, Heard, toy
+from tests.session.stand_ins import TIMEOUT_S, Heard, toy
 from workbench.errors import ConfigError
 from workbench.measure.error_map import METRICS, map_values
 from workbench.session import Session

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.session.test_session import Toy
+from tests.session.stand_ins import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.measure.error_map import METRICS

@@ -311,7 +311,7 @@ def test_measuring_is_stopped_from_its_own_panel(app: Workbench) -> None:
 def test_a_second_device_brings_a_control_to_choose_it(app: Workbench) -> None:
     cpu = SpeedPoint("cpu", "a CPU", "int4", "bfloat16", 96, 64, 32, 1, 1.0, 0.9, 1.2, 7, 3.0, 2.0, chosen_path="op")
     points = [cpu, replace(cpu, path="dense", time_ms=2.0)]
-    app.session.speed = [*points, *(replace(one, device="cuda", device_name="a GPU") for one in points)]
+    app.session.speed.points = [*points, *(replace(one, device="cuda", device_name="a GPU") for one in points)]
     app.speed.on_event(Event("speed", cpu))
     assert [field["id"] for field in app.speed.form.fields] == ["view", "device", "dtype", "compiled"]
     assert "a CPU (cpu)" in app.speed.chart.chart.subtitle

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.session.test_session import GATE, TIMEOUT_S
+from tests.session.stand_ins import GATE, TIMEOUT_S
 from workbench.errors import ConfigError
 from workbench.session import open_session
 from workbench.widgets.compare_map import CompareMap
@@ -67,19 +67,19 @@ def test_a_click_opens_the_group_in_the_microscope_and_the_mark_follows(panel: C
     pick = {"type": "pick", "row": 7, "col": 3, "seq": panel.map.payload.seq}
     panel.map._handle_custom_msg(pick, [])
     assert panel.session.wait(TIMEOUT_S)
-    assert panel.session.group == (7, 1), "group 3 of 64 weights lies in group 1 of 128"
+    assert panel.session.microscope.group == (7, 1), "group 3 of 64 weights lies in group 1 of 128"
     assert panel.map.marked == (7, 2), "where the microscope's group begins"
-    panel.session.look_at(9, 0)
+    panel.session.microscope.look_at(9, 0)
     assert panel.session.wait(TIMEOUT_S)
     assert panel.map.marked == (9, 0)
 
 
 def test_a_late_click_opens_nothing(panel: ComparePanel) -> None:
     pinned(panel, group_size=128)
-    before = panel.session.group
+    before = panel.session.microscope.group
     panel.map._handle_custom_msg({"type": "pick", "row": 7, "col": 3, "seq": -1}, [])
     assert panel.session.wait(TIMEOUT_S)
-    assert panel.session.group == before
+    assert panel.session.microscope.group == before
 
 
 def test_another_layer_takes_the_old_maps_away_before_its_own_come(panel: ComparePanel) -> None:
@@ -99,7 +99,7 @@ def test_weights_are_compared_column_by_column(panel: ComparePanel) -> None:
     assert shown is not None and (shown.group_size, shown.col_name, shown.a.total_cols) == (None, "input feature", 256)
     panel.map._handle_custom_msg({"type": "pick", "row": 3, "col": 200, "seq": shown.seq}, [])
     assert panel.session.wait(TIMEOUT_S)
-    assert panel.session.group == (3, 1) and panel.map.marked == (3, 128)
+    assert panel.session.microscope.group == (3, 1) and panel.map.marked == (3, 128)
 
 
 def test_stale_or_unlike_maps_are_not_shown(panel: ComparePanel) -> None:

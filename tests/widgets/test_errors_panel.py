@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.session.test_session import TIMEOUT_S
+from tests.session.stand_ins import TIMEOUT_S
 from workbench.errors import ConfigError
 from workbench.jobs import Job
 from workbench.records.layers import LayerRecord
@@ -109,7 +109,7 @@ def test_only_a_failure_of_the_view_itself_takes_the_pictures_away(session: Sess
     for panel in panels:
         panel.on_event(Event("job", other, other))
     assert shown(panels) == [True] * 5
-    own = session.previews.submit(failed("Errors of plain"))
+    own = session.views.lane.submit(failed("Errors of plain"))
     for panel in panels:
         panel.on_event(Event("job", own, own))
     assert shown(panels) == [False] * 5

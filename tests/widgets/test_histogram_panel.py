@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.session.test_session import EMBEDDING, GATE, TIMEOUT_S, Toy
+from tests.session.stand_ins import EMBEDDING, GATE, TIMEOUT_S, Toy
 from workbench.session import Session, open_session
 from workbench.widgets.component import log_error
 from workbench.widgets.histogram_panel import HistogramPanel

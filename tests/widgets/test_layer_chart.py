@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.session.test_session import EMBEDDING, GATE, TIMEOUT_S, UP
+from tests.session.stand_ins import EMBEDDING, GATE, TIMEOUT_S, UP
 from workbench.errors import ConfigError
 from workbench.session import open_session
 from workbench.widgets.component import log_error

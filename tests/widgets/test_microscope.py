@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.session.test_session import Toy
+from tests.session.stand_ins import Toy
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.hf.loading import demo_model
@@ -136,44 +136,44 @@ def click(app: Workbench, row: int, group: int) -> None:
 
 def test_it_opens_on_the_worst_group_which_the_heatmap_marks(app: Workbench) -> None:
     view = app.microscope.view
-    assert view.microscope is not None and view.microscope == app.session.looked.microscope
+    assert view.microscope is not None and view.microscope == app.session.microscope.latest.microscope
     assert view.microscope.name == LAYER
     assert view._payload["chosen"] == "worst group of the layer by RMS error"
-    assert app.errors.heatmap.selected == app.session.group
+    assert app.errors.heatmap.selected == app.session.microscope.group
     assert not view.busy
 
 
 def test_a_click_on_a_cell_opens_its_group(app: Workbench) -> None:
     click(app, 9, 3)
-    assert app.session.group == (9, 3)
+    assert app.session.microscope.group == (9, 3)
     assert (app.microscope.view.microscope.row, app.microscope.view.microscope.group) == (9, 3)
     click(app, 0, 0)
-    assert app.session.group == (0, 0)
+    assert app.session.microscope.group == (0, 0)
 
 
 def test_arrows_and_fields_move_the_mark(app: Workbench) -> None:
     app.microscope.view._handle_custom_msg({"type": "look", "row": 5, "group": 1, "turn": 1}, [])
     assert app.wait(30)
-    assert app.session.group == app.errors.heatmap.selected == (5, 1)
+    assert app.session.microscope.group == app.errors.heatmap.selected == (5, 1)
     app.microscope.view._handle_custom_msg({"type": "worst"}, [])
     assert app.wait(30)
     assert app.microscope.view._payload["chosen"].startswith("worst group of the layer")
-    assert app.errors.heatmap.selected == app.session.group != (5, 1)
+    assert app.errors.heatmap.selected == app.session.microscope.group != (5, 1)
 
 
 def test_a_place_that_there_is_not_is_said_under_the_view(app: Workbench) -> None:
-    before = app.session.group
+    before = app.session.microscope.group
     app.microscope.view._handle_custom_msg({"type": "look", "row": 9999, "group": 0, "turn": 1}, [])
     assert "The layer has no row 9999" in app.status.problems[0]["text"]
-    assert app.session.group == before
+    assert app.session.microscope.group == before
 
 
 def test_columns_of_the_weights_themselves_open_their_group(app: Workbench) -> None:
     app.errors.form.change("metric", "original")
     assert app.wait(30)
-    assert app.errors.heatmap.selected == (app.session.group[0], 64 * app.session.group[1])
+    assert app.errors.heatmap.selected == (app.session.microscope.group[0], 64 * app.session.microscope.group[1])
     click(app, 12, 130)
-    assert app.session.group == (12, 2)
+    assert app.session.microscope.group == (12, 2)
 
 
 def test_settings_and_layers_are_followed(app: Workbench) -> None:

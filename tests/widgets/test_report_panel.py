@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.session.test_session import Toy
+from tests.session.stand_ins import Toy
 from workbench.session import Session, open_session
 from workbench.widgets.report_panel import ReportPanel
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.session.test_session import Toy
+from tests.session.stand_ins import Toy
 from workbench.widgets.app import Workbench
 
 pytestmark = pytest.mark.usefixtures("wire")

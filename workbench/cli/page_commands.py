@@ -38,7 +38,7 @@ def report(arguments: argparse.Namespace) -> None:
     session.wait()  # for the first view, and the speed that is measured behind it
     with ProgressLine() as shown, stopping() as cancel:
         if arguments.speed:
-            finish(session.measure_speed(), shown, cancel)
+            finish(session.speed.measure(), shown, cancel)
         finish(session.report(arguments.out), shown, cancel)
     written = session.reporting.latest
     assert written is not None, "a report that was not written is an error"

@@ -91,3 +91,20 @@ class Listeners:
         if event.kind != "problem":
             for fault in faults:
                 self.tell(Event("problem", fault, event.job))
+
+    def emit(self, kind: EventKind, data: Any, job: Job | None = None) -> None:
+        """Tell what happened, and the job that it comes from."""
+        self.tell(Event(kind, data, job))
+
+    def on_job(self, job: Job) -> None:
+        """Tell that a job changed, and what went wrong in it."""
+        self.emit("job", job, job)
+        if job.error is not None:
+            self.emit("problem", job.error, job)
+
+    def on_long_job(self, job: Job) -> None:
+        """Tell that a job changed, unless it is too short to be shown, and what went wrong in it."""
+        if not job.quiet:
+            self.emit("job", job, job)
+        if job.error is not None:
+            self.emit("problem", job.error, job)

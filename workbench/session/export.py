@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.events import Event, EventKind
+from workbench.session.layers import SessionLayers
 from workbench.session.quality import SessionQuality
 from workbench.session.quality_state import QualityState
 from workbench.sources import Source
@@ -40,10 +41,7 @@ class Exported(Protocol):
     calibration: SessionCalibration
     quality: SessionQuality
     work: Lane
-
-    def change_layers(self, changes: Sequence[tuple[Sequence[str], dict[str, Any]]]) -> None:
-        """Change settings of layers, all in one step that can be undone."""
-        ...
+    layers: SessionLayers
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event."""
@@ -130,7 +128,7 @@ class SessionExport:
         changes: dict[str, tuple[list[str], dict[str, Any]]] = {}
         for name, settings in fit.change.items():
             changes.setdefault(repr(sorted(settings.items())), ([], settings))[0].append(name)
-        self._owner.change_layers(list(changes.values()))
+        self._owner.layers.change(list(changes.values()))
 
     def start(
         self, directory: Path | str, *, target: str = NATIVE, overwrite: bool = False, verify: bool = True

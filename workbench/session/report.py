@@ -17,19 +17,19 @@ from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import WeightError
 from workbench.jobs import Job, Lane
 from workbench.machine import present_devices
-from workbench.measure.roofline import Roofline
 from workbench.measure.timing import environment
 from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
-from workbench.records.speed import SpeedPoint
 from workbench.report.contents import Contents, versions
 from workbench.report.page import report_html
 from workbench.report.write import check_target, write_whole
 from workbench.session.calibration import DEMO_ORIGIN, SessionCalibration
 from workbench.session.events import EventKind
+from workbench.session.exact import SessionErrors
 from workbench.session.improve import SessionImprove
 from workbench.session.quality import SessionQuality
 from workbench.session.script import DEFAULT_DIRECTORY, python_of
+from workbench.session.speed import SessionSpeed
 from workbench.session.sweep import Sweep
 from workbench.session.verdict import SessionVerdict
 from workbench.sources import Source
@@ -46,10 +46,8 @@ class Reported(Protocol):
     device: str
     recipe: Recipe
     coverage: Coverage
-    errors: dict[str, LayerView]
-    speed: list[SpeedPoint]
-    speed_notes: list[str]
-    rooflines: dict[str, Roofline]
+    exact: SessionErrors
+    speed: SessionSpeed
     calibration: SessionCalibration
     quality: SessionQuality
     verdict: SessionVerdict
@@ -112,7 +110,7 @@ class SessionReport:
 
         def steps(cancel: threading.Event) -> Iterator[Any]:
             owner = self._owner
-            if any(name not in owner.errors for name in owner.coverage.configs):
+            if any(name not in owner.exact.views for name in owner.coverage.configs):
                 yield from self._sweep().run(cancel)
             contents = self.contents()
             write_whole(target, report_html(contents))
@@ -131,13 +129,13 @@ class SessionReport:
             recipe=owner.recipe,
             python=python_of(owner.source, owner.recipe, DEFAULT_DIRECTORY, self._calibration()),
             verdict=owner.verdict.line(),
-            errors=owner.errors,
+            errors=owner.exact.views,
             machine=machine_of(owner.device),
             made=time.strftime("%Y-%m-%d %H:%M %z"),
             decode=owner.verdict.speed,
-            speed=owner.speed,
-            rooflines=owner.rooflines,
-            speed_notes=owner.speed_notes,
+            speed=owner.speed.points,
+            rooflines=owner.speed.rooflines,
+            speed_notes=owner.speed.notes,
             quality=None if measured is None else measured.comparison,
             quality_text=owner.quality.state.origin,
             improvement=improving.latest if improving.applied else None,

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from workbench.config import ResolvedConfig
+from workbench.errors import ConfigError, ModelError
 from workbench.jobs import Job, Lane
+from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.layers import is_int4
 from workbench.measure.error_map import Metric
 from workbench.recipe.recipe import Choice
 from workbench.records.layers import CoverageRow
 from workbench.session.events import Event, EventKind
-from workbench.sources import Source
+from workbench.sources import ModelSource, Source
 from workbench.views.cache import Inputs, ViewCache
 
 
@@ -51,12 +54,14 @@ class Means:
         cache: Solved layers of before.
         in_turn: Takes each step of work while nothing is timed.
         emit: Tells an event.
+        on_job: Tells that a job changed.
         inputs: Returns what is known of a layer's inputs, or None.
     """
 
     cache: ViewCache
     in_turn: Callable[[Iterator[Any], threading.Event], Iterator[Any]]
     emit: Callable[[EventKind, Any, Job | None], None]
+    on_job: Callable[[Job], None]
     inputs: Callable[[str], Inputs | None]
 
 
@@ -102,3 +107,29 @@ class Room:
     def _changed(self, job: Job) -> None:
         if job.error is not None:
             self.means.emit("problem", job.error, job)
+
+
+def linear_row(seen: Seen, lack: str) -> CoverageRow:
+    """Return the row of the layer on show; where it is not linear, say what it lacks.
+
+    Raises:
+        ConfigError: when no layer is on show, or one that is not linear.
+    """
+    row = seen.row(seen.current) if seen.current else None
+    if row is None or row.kind not in QUANTIZABLE_KINDS:
+        what = "No layer is on show" if row is None else f"{row.name} is no linear layer ({row.kind})"
+        raise ConfigError(f"{what}: {lack}.", mend="select a linear layer in the table")
+    return row
+
+
+def check_readable(source: Source, name: str) -> None:
+    """Refuse a layer of which there is nothing to show.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    if isinstance(source, ModelSource) and is_int4(source.model, name):
+        raise ModelError(f"{name} is int4 already.", mend="open the workbench on the original model")
+    why_not = source.missing(name)
+    if why_not:
+        raise ModelError(f"{name} cannot be shown: {why_not}.")

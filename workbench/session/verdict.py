@@ -20,6 +20,7 @@ from workbench.machine import present_devices
 from workbench.measure.decode import DecodeSpeed, iter_decode
 from workbench.measure.roofline import DTYPES
 from workbench.session.events import Event, EventKind
+from workbench.session.exact import SessionErrors
 from workbench.session.improve import SessionImprove
 from workbench.sizes import size
 from workbench.sources import Source
@@ -35,7 +36,7 @@ class Judged(Protocol):
     device: str
     current: str
     coverage: Coverage
-    errors: dict[str, LayerView]
+    exact: SessionErrors
     improving: SessionImprove
     work: Lane
 
@@ -108,7 +109,7 @@ class SessionVerdict:
 
         What Improve found on the outputs of all layers says more, and is said while its recipe holds.
         """
-        errors, names = self._seen.errors, list(self._seen.coverage.configs)
+        errors, names = self._seen.exact.views, list(self._seen.coverage.configs)
         found = self._seen.improving.latest
         if found is not None and self._seen.improving.applied and found.objective == OUTPUT_ERROR:
             return f"{OUTPUT_ERROR} {_percent(found.error_after)} over all layers in int4"

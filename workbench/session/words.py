@@ -11,6 +11,8 @@ from workbench.exporting import ExportResult
 from workbench.recipe.history import recipe_said
 from workbench.recipe.recipe import Recipe
 from workbench.records.speed import SpeedPoint
+from workbench.session.exact import SessionErrors
+from workbench.session.speed import SessionSpeed
 from workbench.sizes import size
 from workbench.sources import Source
 from workbench.views.views import LayerView
@@ -25,9 +27,9 @@ class Told(Protocol):
     device: str
     recipe: Recipe
     coverage: Coverage
-    errors: dict[str, LayerView]
+    exact: SessionErrors
     current: str
-    speed: list[SpeedPoint]
+    speed: SessionSpeed
 
     @property
     def exported(self) -> ExportResult | None:
@@ -37,7 +39,7 @@ class Told(Protocol):
 
 def session_facts(session: Told) -> dict[str, str]:
     """Return what a session knows: what it is → a line in words; what was not measured is left out."""
-    coverage, errors = session.coverage, session.errors
+    coverage, errors = session.coverage, session.exact.views
     facts = {
         "Model": f"{session.source.name}, to run on {session.device}",
         "Size": f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}",
@@ -50,7 +52,7 @@ def session_facts(session: Told) -> dict[str, str]:
         facts["Relative error"] = said
     if (shown := errors.get(session.current)) is not None:
         facts["Layer on show"] = f"{_error(shown)}, SQNR {shown.summary.sqnr_db:.1f} dB"
-    if said := _speed(session.speed):
+    if said := _speed(session.speed.points):
         facts["Speed"] = said
     if (done := session.exported) is not None:
         checked = ", checked" if done.verified else ""

@@ -72,8 +72,8 @@ class ComparePanel(Panel):
         if self.map.show(payload_of(found, number, self.session.row(found.name).stack_rows)):
             self._comparison = found
             self.numbers.show(facts_of(found), verdict=verdict_of(found), notes=notes_of(found))
-            if self.session.looked is not None:
-                self._mark(self.session.looked)
+            if self.session.microscope.latest is not None:
+                self._mark(self.session.microscope.latest)
 
     def _mark(self, view: GroupView) -> None:
         """Mark the cell of the group under the microscope."""
@@ -90,7 +90,7 @@ class ComparePanel(Panel):
             return
         size = 1 if found.metric in _WEIGHTS else found.maps.group_size
         own = found.b.config.group_size
-        self.session.look_at_worst(rows, (columns[0] * size // own, -(-columns[1] * size // own)))
+        self.session.microscope.look_at_worst(rows, (columns[0] * size // own, -(-columns[1] * size // own)))
 
     def _on_command(self, command: str) -> str:
         if command == "pin":

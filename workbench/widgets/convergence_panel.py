@@ -38,7 +38,7 @@ class ConvergencePanel(Panel):
                 self.chart.show(Chart(title=_TITLE, empty="The layer cannot be solved."))
 
     def _show_busy(self) -> None:
-        job = self.session.previews.current
+        job = self.session.views.lane.current
         self.chart.busy = job is not None and not job.finished
 
     def _show(self, view: LayerView, seq: int) -> None:

@@ -96,7 +96,7 @@ class ErrorsPanel(Panel):
                 self._clear(str(failed.error))
 
     def _show_busy(self) -> None:
-        job = self.session.previews.current  # its last event comes while it still holds the lane
+        job = self.session.views.lane.current  # its last event comes while it still holds the lane
         self.heatmap.busy = job is not None and not job.finished
 
     def _clear(self, message: str) -> None:
@@ -133,7 +133,7 @@ class ErrorsPanel(Panel):
         """Put the worst group of a clicked cell under the microscope."""
         view = self._view
         if view is not None and self._marking != threading.get_ident():
-            self.session.look_at_worst(*block_of(view, cell))
+            self.session.microscope.look_at_worst(*block_of(view, cell))
 
     def _zoomed(self, request: ZoomRequest) -> None:
         view = self._view

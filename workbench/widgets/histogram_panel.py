@@ -40,7 +40,7 @@ class HistogramPanel(Panel):
         return latest is None or latest.name != self.session.current
 
     def _show_busy(self) -> None:
-        job = self.session.previews.current  # its last event comes while it still holds the lane
+        job = self.session.views.lane.current  # its last event comes while it still holds the lane
         self.weights.busy = self.errors.busy = job is not None and not job.finished
 
     def _clear(self, text: str) -> None:

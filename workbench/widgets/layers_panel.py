@@ -98,7 +98,7 @@ def columns_with_groups(coverage: Coverage) -> dict[str, list[Any]]:
 
 def make_choice(session: Session, choice: LayerChoice) -> str:
     """Do what was chosen in the layer table; say what came of it."""
-    return session.choose(choice.names, choice.decision, group_size=choice.group_size, glob=choice.glob)
+    return session.layers.choose(choice.names, choice.decision, group_size=choice.group_size, glob=choice.glob)
 
 
 def facts_of(coverage: Coverage) -> list[Fact]:

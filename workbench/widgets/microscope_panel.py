@@ -21,8 +21,8 @@ class MicroscopePanel(Panel):
         self.view.on_look(self._look)
         self.view.on_worst(self._worst)
         self.view.clear(self._empty())
-        if session.looked is not None:
-            self._show(session.looked, 0)
+        if session.microscope.latest is not None:
+            self._show(session.microscope.latest, 0)
 
     def on_event(self, event: Event) -> None:
         """Show a group; newer ones win."""
@@ -30,7 +30,7 @@ class MicroscopePanel(Panel):
             self._show(event.data, event.job.number if event.job else 0)
         elif event.kind == "selection" and (self._empty() == _NOT_LINEAR or self.view.microscope is None):
             self.view.clear(self._empty())
-        elif (failed := self.failed_view(event) or failed_job(event, "look", self.session.looks)) is not None:
+        elif (failed := self.failed_view(event) or failed_job(event, "look", self.session.microscope.lane)) is not None:
             self.view.clear(str(failed.error))
         if event.kind in ("coverage", "selection", "job", "look"):
             self._show_busy()
@@ -39,7 +39,7 @@ class MicroscopePanel(Panel):
         return _WAITING if self.shows_layer() else _NOT_LINEAR
 
     def _show_busy(self) -> None:
-        jobs = (self.session.previews.current, self.session.looks.current)
+        jobs = (self.session.views.lane.current, self.session.microscope.lane.current)
         self.view.busy = any(job is not None and not job.finished for job in jobs)
 
     def _show(self, view: GroupView, number: int) -> None:
@@ -53,7 +53,7 @@ class MicroscopePanel(Panel):
         )
 
     def _look(self, row: int, group: int) -> None:
-        self.session.look_at(row, group)
+        self.session.microscope.look_at(row, group)
 
     def _worst(self) -> None:
-        self.session.look_at_worst()
+        self.session.microscope.look_at_worst()

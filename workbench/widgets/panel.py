@@ -68,7 +68,7 @@ class Panel(ipywidgets.VBox):
 
     def failed_view(self, event: Event) -> Job | None:
         """Return the job that was to bring the view of the layer on show, where an event tells that it failed."""
-        return failed_job(event, "job", self.session.previews)
+        return failed_job(event, "job", self.session.views.lane)
 
     def shows_layer(self) -> bool:
         """Whether what is on show is a linear layer, of which there is a view to come."""

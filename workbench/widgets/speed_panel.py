@@ -78,7 +78,7 @@ class SpeedPanel(Panel):
                 self._job.cancel()
             return "stopping at the next call"
         values = self.form.values
-        self.session.measure_speed(
+        self.session.speed.measure(
             batch_sizes=BATCH_SIZES, dtypes=[values["dtype"]], compiled=values["compiled"], budget_s=_BUDGET_S
         )
         return ""
@@ -86,20 +86,20 @@ class SpeedPanel(Panel):
     def _show(self) -> None:
         device = self._choose_device()
         dtype, view = str(self.form.values["dtype"]), cast(View, self.form.values["view"])
-        points = [p for p in self.session.speed if p.device == device and p.dtype == dtype]
+        points = [p for p in self.session.speed.points if p.device == device and p.dtype == dtype]
         empty = "Press Measure speed: int4, its paths and dense are timed on this machine."
-        if self.session.speed and not points:
+        if self.session.speed.points and not points:
             empty = f"{dtype} is not measured yet: press Measure speed."
         self.chart.show(speed_chart(points, view, dtype=dtype, x_ticks=BATCH_SIZES, empty=empty))
         self.verdict.show(
             self._facts(points, device, dtype),
             verdict=said(points, dtype) if points else "Not measured yet.",
-            notes=self.session.speed_notes if points else [],
+            notes=self.session.speed.notes if points else [],
         )
 
     def _choose_device(self) -> str:
         """Return the device on show; a control to change it is there once two were measured."""
-        devices = list(dict.fromkeys(point.device for point in self.session.speed)) or ["cpu"]
+        devices = list(dict.fromkeys(point.device for point in self.session.speed.points)) or ["cpu"]
         device = str(self.form.values.get("device", devices[0]))
         if len(devices) > 1 and "device" not in self.form.values:
             choice = Field("device", "Device", "segments", tuple((name, name) for name in devices))
@@ -108,7 +108,7 @@ class SpeedPanel(Panel):
 
     def _facts(self, points: list[SpeedPoint], device: str, dtype: str) -> list[Fact]:
         ratios = speedups(points, dtype)
-        roof = self.session.rooflines.get(device)
+        roof = self.session.speed.rooflines.get(device)
         facts = []
         for batch in sorted({min(ratios), max(ratios)}) if ratios else []:
             ours = next(point for point in points if point.batch == batch and point.name == "int4")

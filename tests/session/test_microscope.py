@@ -8,31 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from tests.session.test_session import EMBEDDING, GATE, TIMEOUT_S, UP, Heard, Toy, toy, waited
+from tests.session.stand_ins import EMBEDDING, GATE, TIMEOUT_S, UP, Heard, Toy, toy, waited
 from workbench.errors import ConfigError
-from workbench.hf.skeleton import open_source
 from workbench.measure.group_errors import group_errors
 from workbench.measure.microscope import microscope
 from workbench.session import Session, open_session
 from workbench.solvers import solve
 
 
-@pytest.fixture(scope="module")
-def demo_source():
-    return open_source("demo")
-
-
-@pytest.fixture
-def demo(demo_source):
-    session = open_session(demo_source)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
-
-
 def settled(session):
     assert session.wait(TIMEOUT_S)
-    return session.looked
+    return session.microscope.latest
 
 
 def worst(weight, config, metric="rmse"):
@@ -46,8 +32,8 @@ def test_the_first_view_brings_the_worst_group(demo, demo_source):
     demo.refresh()
     view = settled(demo)
     weight, config = demo_source.weight(demo.current), demo.resolved()
-    assert demo.group == worst(weight, config)
-    assert view.microscope == microscope(weight, *demo.group, config, name=demo.current)
+    assert demo.microscope.group == worst(weight, config)
+    assert view.microscope == microscope(weight, *demo.microscope.group, config, name=demo.current)
     assert view.chosen == "worst group of the layer by RMS error"
     assert heard.of("group") == [view]
     assert heard.threads_of("group") == {"workbench-microscope"}
@@ -57,50 +43,50 @@ def test_the_first_view_brings_the_worst_group(demo, demo_source):
 def test_a_group_is_looked_at_and_stays_on_show(demo, demo_source):
     demo.refresh()
     settled(demo)
-    waited(demo.look_at(7, 2))
+    waited(demo.microscope.look_at(7, 2))
     view = settled(demo)
-    assert demo.group == (view.microscope.row, view.microscope.group) == (7, 2)
+    assert demo.microscope.group == (view.microscope.row, view.microscope.group) == (7, 2)
     assert view.chosen == ""
     demo.show(metric="scale")
     assert settled(demo).microscope == view.microscope
 
 
 def test_another_layer_brings_its_own_worst_group(demo, demo_source):
-    demo.look_at(7, 2)
+    demo.microscope.look_at(7, 2)
     demo.select([GATE])
-    assert demo.looked is None or demo.looked.microscope.name == GATE
+    assert demo.microscope.latest is None or demo.microscope.latest.microscope.name == GATE
     view = settled(demo)
     assert view.microscope.name == GATE
-    assert demo.group == worst(demo_source.weight(GATE), demo.resolved())
+    assert demo.microscope.group == worst(demo_source.weight(GATE), demo.resolved())
 
 
 def test_the_metric_on_show_says_what_is_worst(demo, demo_source):
     demo.show(metric="relative")
     settled(demo)
-    waited(demo.look_at_worst())
-    assert demo.group == worst(demo_source.weight(demo.current), demo.resolved(), "relative")
+    waited(demo.microscope.look_at_worst())
+    assert demo.microscope.group == worst(demo_source.weight(demo.current), demo.resolved(), "relative")
     assert settled(demo).chosen == "worst group of the layer by relative error"
 
 
 def test_the_worst_of_a_block_of_rows_and_groups(demo):
-    waited(demo.look_at_worst(rows=(8, 16), groups=(1, 3)))
-    row, group = demo.group
+    waited(demo.microscope.look_at_worst(rows=(8, 16), groups=(1, 3)))
+    row, group = demo.microscope.group
     assert 8 <= row < 16 and 1 <= group < 3
     assert settled(demo).chosen == "worst of 16 groups by RMS error"
 
 
 def test_new_settings_show_the_same_weights(demo):
-    waited(demo.look_at(7, 3))
+    waited(demo.microscope.look_at(7, 3))
     demo.configure(group_size=32)
-    assert demo.group == (7, 6)
+    assert demo.microscope.group == (7, 6)
     view = settled(demo)
     assert (view.config.group_size, view.microscope.first_column) == (32, 192)
     demo.configure(group_size=128)
     view = settled(demo)
-    assert (demo.group, view.microscope.first_column, len(view.microscope.weights)) == ((7, 1), 128, 128)
+    assert (demo.microscope.group, view.microscope.first_column, len(view.microscope.weights)) == ((7, 1), 128, 128)
     demo.configure(solver="hqq")
     view = settled(demo)
-    assert demo.group == (7, 1)
+    assert demo.microscope.group == (7, 1)
     assert view.microscope.variants[view.microscope.current].solver == "hqq"
     assert demo.undo() and demo.undo()
     assert settled(demo).microscope.first_column == 128
@@ -111,22 +97,22 @@ def test_no_place_that_there_is_not(demo):
     before = settled(demo)
     for row, group in ((10_000, 0), (0, 99), (-1, 0)):
         with pytest.raises(ConfigError, match="The layer has no"):
-            demo.look_at(row, group)
+            demo.microscope.look_at(row, group)
     with pytest.raises(ConfigError, match="The layer has no row"):
-        demo.look_at_worst(rows=(5, 5))
-    assert (demo.looked, demo.group) == (before, (before.microscope.row, before.microscope.group))
+        demo.microscope.look_at_worst(rows=(5, 5))
+    assert (demo.microscope.latest, demo.microscope.group) == (before, (before.microscope.row, before.microscope.group))
 
 
 def test_what_is_not_linear_has_no_groups(demo):
     demo.select([EMBEDDING])
     settled(demo)
-    assert (demo.group, demo.looked) == (None, None)
-    for look in (lambda: demo.look_at(0, 0), demo.look_at_worst):
+    assert (demo.microscope.group, demo.microscope.latest) == (None, None)
+    for look in (lambda: demo.microscope.look_at(0, 0), demo.microscope.look_at_worst):
         with pytest.raises(ConfigError, match="no linear layer"):
             look()
     empty = open_session(nn.Sequential(nn.LayerNorm(8)))
     with pytest.raises(ConfigError, match="No layer is on show"):
-        empty.look_at(0, 0)
+        empty.microscope.look_at(0, 0)
 
 
 def test_the_newest_wish_wins_and_nothing_stale_follows_it():
@@ -134,27 +120,27 @@ def test_the_newest_wish_wins_and_nothing_stale_follows_it():
     session = Session(source)
     heard = Heard(session)
     source.gate.clear()
-    session.look_at(0, 0)
+    session.microscope.look_at(0, 0)
     assert source.reading.wait(TIMEOUT_S)
     for group in (1, 2, 3):
-        session.look_at(5, group)
+        session.microscope.look_at(5, group)
     source.gate.set()
     assert session.wait(TIMEOUT_S)
     assert [(view.microscope.row, view.microscope.group) for view in heard.of("group")] == [(5, 3)]
-    assert session.group == (5, 3)
+    assert session.microscope.group == (5, 3)
 
 
 def test_a_refresh_takes_the_turn_of_a_look_and_brings_it_back():
     source = toy("a")
     session = Session(source)
     source.gate.clear()
-    job = session.look_at(3, 1)
+    job = session.microscope.look_at(3, 1)
     assert source.reading.wait(TIMEOUT_S)
     session.configure(group_size=32)
     source.gate.set()
     assert waited(job).state == "cancelled"
     view = settled(session)
-    assert (view.config.group_size, session.group) == (32, (3, 2))
+    assert (view.config.group_size, session.microscope.group) == (32, (3, 2))
 
 
 @pytest.mark.parametrize("count", range(4))
@@ -162,10 +148,10 @@ def test_a_wish_during_a_preview_outlives_it_and_drops_nothing(count):
     session = Session(toy("a"))
     heard = Heard(session)
     session.refresh()
-    session.look_at(2, 0)
+    session.microscope.look_at(2, 0)
     assert session.wait(TIMEOUT_S)
     assert [view.exact for view in heard.of("view")] == [True]
-    assert session.group == (2, 0)
+    assert session.microscope.group == (2, 0)
 
 
 def test_the_worst_of_a_block_wished_for_during_a_preview_is_found_after_it():
@@ -174,12 +160,12 @@ def test_the_worst_of_a_block_wished_for_during_a_preview_is_found_after_it():
     source.gate.clear()
     session.refresh()
     assert source.reading.wait(TIMEOUT_S)
-    session.look_at_worst(rows=(4, 8), groups=(1, 2))
+    session.microscope.look_at_worst(rows=(4, 8), groups=(1, 2))
     session.configure(group_size=32)
     source.gate.set()
     view = settled(session)
     assert view.chosen == "worst of 8 groups by RMS error", "4 rows of what were 64 weights"
-    assert 4 <= session.group[0] < 8 and session.group[1] in (2, 3)
+    assert 4 <= session.microscope.group[0] < 8 and session.microscope.group[1] in (2, 3)
 
 
 def test_a_nan_in_the_layer_is_a_problem_and_no_group_is_shown():
@@ -189,7 +175,7 @@ def test_a_nan_in_the_layer_is_a_problem_and_no_group_is_shown():
     heard = Heard(session)
     session.refresh()
     assert settled(session) is None
-    assert waited(session.look_at(2, 1)).state == "failed"
+    assert waited(session.microscope.look_at(2, 1)).state == "failed"
     assert "a[2, 70] is nan" in str(heard.of("problem")[-1])
     session.select(["b"])
     assert settled(session).microscope.name == "b"
@@ -212,7 +198,7 @@ def test_cancel_stops_it():
     source = toy("a")
     session = Session(source)
     source.gate.clear()
-    job = session.look_at(0, 0)
+    job = session.microscope.look_at(0, 0)
     assert source.reading.wait(TIMEOUT_S)
     session.cancel()
     source.gate.set()
@@ -225,11 +211,11 @@ def test_a_listener_may_look_at_a_group_from_any_thread(demo):
     def follow(event):
         if event.kind == "group" and not done.is_set():
             done.set()
-            demo.look_at(1, 1)
+            demo.microscope.look_at(1, 1)
 
     demo.listen(follow)
     demo.refresh()
     assert done.wait(TIMEOUT_S)
     assert settled(demo) is not None
-    assert demo.group == (1, 1)
+    assert demo.microscope.group == (1, 1)
     assert UP in demo.coverage.configs

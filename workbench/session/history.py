@@ -1,0 +1,63 @@
+"""The recipe that holds, taken as a whole, and the way back to those before it and forth again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from workbench.coverage.coverage import Coverage
+from workbench.errors import ConfigError
+from workbench.recipe.history import RecipeHistory
+from workbench.recipe.recipe import Recipe
+
+
+class SessionHistory:
+    """Takes recipes; each is held against the model first, so that one that fails changes nothing.
+
+    Args:
+        recipes: The recipes so far.
+        preflight: Says what becomes of every weight under a recipe, or refuses it.
+        take: Puts a recipe and its coverage in force.
+    """
+
+    def __init__(
+        self,
+        recipes: RecipeHistory,
+        preflight: Callable[[Recipe], Coverage],
+        take: Callable[[Recipe, Coverage], None],
+    ) -> None:
+        self._recipes, self._preflight, self._take = recipes, preflight, take
+
+    def add(self, recipe: Recipe) -> None:
+        """Take a recipe after the one that holds.
+
+        Raises:
+            PatternError: for a pattern that matches nothing; the recipe stays as it was.
+        """
+        coverage = self._preflight(recipe)
+        self._recipes.add(recipe)
+        self._take(recipe, coverage)
+
+    def undo(self) -> bool:
+        """Go back to the recipe before the last change; False when there is none."""
+        return self._recipes.can_undo and self.go_to(self._recipes.place - 1)
+
+    def redo(self) -> bool:
+        """Take back the last undo; False when there is none."""
+        return self._recipes.can_redo and self.go_to(self._recipes.place + 1)
+
+    def go_to(self, place: int) -> bool:
+        """Take the recipe at a place of the history, 0 for the first; False when it holds already.
+
+        Raises:
+            ConfigError: when there is no such place.
+        """
+        count = len(self._recipes.recipes)
+        if not 0 <= place < count:
+            raise ConfigError(f"There is no recipe {place} in the history.", allowed=f"0 to {count - 1}")
+        if place == self._recipes.place:
+            return False
+        recipe = self._recipes.recipes[place]
+        coverage = self._preflight(recipe)
+        self._recipes.place = place
+        self._take(recipe, coverage)
+        return True
