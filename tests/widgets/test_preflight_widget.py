@@ -62,7 +62,7 @@ def test_it_shows_what_preflight_says(opened, wire, model) -> None:
     assert widget.table.tree and widget.table.columns["name"] == [row.name for row in coverage.rows]
     assert set(widget.table.columns["group_size"]) == {32, None}
     assert coverage.verdict() in repr(widget)
-    assert widget._repr_html_() == coverage._repr_html_()  # for pages where no widget runs
+    assert widget._repr_html_() == widget.coverage._repr_html_()  # for pages where no widget runs
     assert set(coverage.notes) <= set(widget.verdict.notes)
 
 
