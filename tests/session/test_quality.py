@@ -379,6 +379,28 @@ def test_a_model_without_a_tokenizer_says_so(pair):
     assert [type(problem) for problem in heard.of("problem")] == [ConfigError]
 
 
+def test_what_follows_a_change_and_fails_as_before_is_shown_and_not_told_again(pair):
+    session = open_session(pair[0])
+    session.quality.set_text(TEXT)
+    heard = Heard(session)
+    session.quality.measure()
+    session.quality.prompt.ask(PROMPT)
+    assert session.wait(TIMEOUT_S)
+    told = heard.of("problem")
+    assert [str(problem) for problem in told] == [str(session.quality.state.problem)] * 2
+    session.configure(group_size=32)
+    assert session.wait(TIMEOUT_S)
+    assert heard.of("problem") == told and "tokenizer" in str(session.quality.state.problem)
+    session.quality.measure()  # asked for: told
+    assert session.wait(TIMEOUT_S)
+    assert len(heard.of("problem")) == 3
+    session.calibration.tokenizer = pair[1]
+    session.configure(group_size=64)
+    assert session.wait(TIMEOUT_S)
+    assert session.quality.state.problem is None and session.quality.state.measured is not None
+    assert session.quality.prompt.answers is not None and session.quality.prompt.answers.done
+
+
 # --- the text ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from workbench.jobs import Job, Lane
 from workbench.records.progress import Progress
 from workbench.session.model_pair import ModelPair
 from workbench.session.quality_prompt import Answers, check_prompt, iter_prompt, prompt_ids
+from workbench.session.quality_run import Failures
 from workbench.session.quality_state import recipe_label
 
 PROMPT_LABEL = "Prompt on both models"
@@ -46,7 +47,7 @@ class SessionPrompt:
     ) -> None:
         self._pair, self._coverage, self._tokenizer, self._behind = pair, coverage, tokenizer, behind
         self._on_answers, self._on_job = on_answers, on_job
-        self.lane = Lane("prompt", latest_wins=True)
+        self.lane, self._failures = Lane("prompt", latest_wins=True), Failures()
         self.answers: Answers | None = None
         self._asked: tuple[str, int] | None = None
         self._answering: object = None  # what the running answers are for
@@ -87,7 +88,8 @@ class SessionPrompt:
         coverage, key = self._coverage(), self._drop()
 
         def steps(cancel: threading.Event) -> Iterator[Progress | Answers]:
-            return self._behind(self._steps(prompt, tokens, coverage, cancel), cancel)
+            found = self._behind(self._steps(prompt, tokens, coverage, cancel), cancel)
+            return self._failures.watched(found, quiet=quiet, known=lambda error: None)
 
         return self.lane.submit(Job(PROMPT_LABEL, steps, partial(self._on_item, key), self._on_job, quiet=quiet))
 

@@ -20,7 +20,7 @@ from workbench.session.calibration import InTurn, SessionCalibration
 from workbench.session.model_pair import ModelPair
 from workbench.session.prompt import SessionPrompt
 from workbench.session.quality_prompt import Answers
-from workbench.session.quality_run import iter_measured
+from workbench.session.quality_run import Failures, iter_measured
 from workbench.session.quality_state import Measured, Plan, QualityState, Results, recipe_label
 from workbench.session.quality_text import WINDOWS, QualityText, windows_of
 from workbench.sources import FolderSource, Source
@@ -70,7 +70,7 @@ class SessionQuality:
         self._calibration, self._coverage, self._in_turn, self._views = calibration, coverage, in_turn, views
         self._on_state, self._on_job = on_state, on_job
         self.lane = Lane("quality", latest_wins=True)
-        self._pair, self._results = ModelPair(calibration, cache), Results()
+        self._pair, self._results, self._failures = ModelPair(calibration, cache), Results(), Failures()
         self._changing = threading.Lock()  # held while text, plan, results and state change together
         self._keyed: tuple[Coverage | None, Hashable] = (None, None)  # a coverage, and what it is known by
         self._plan: Plan | None = None  # what the running measurement is of
@@ -217,7 +217,8 @@ class SessionQuality:
             self._plan = plan
 
         def steps(cancel: threading.Event) -> Iterator[Progress | tuple[Progress, Measured]]:
-            return self._behind(self._measuring(plan, text, state, coverage, cancel), cancel)
+            found = self._behind(self._measuring(plan, text, state, coverage, cancel), cancel)
+            return self._failures.watched(found, quiet=quiet, known=partial(self._on_failed, plan))
 
         changed = partial(self._on_measuring, plan)
         take = partial(self._on_measured, plan)
@@ -251,12 +252,16 @@ class SessionQuality:
         self._on_job(job)
 
     def _on_measuring(self, plan: Plan, job: Job) -> None:
-        if isinstance(job.error, WorkbenchError):
+        if job.error is not None:
+            self._on_failed(plan, job.error)
+        self._on_job(job)
+
+    def _on_failed(self, plan: Plan, error: BaseException) -> None:
+        if isinstance(error, WorkbenchError):
             with self._changing:
                 if plan is self._plan:
-                    self.state = replace(self.state, problem=job.error)
+                    self.state = replace(self.state, problem=error)
             self._on_state(self.state)
-        self._on_job(job)
 
 
 def _device_note(source: Source, device: str) -> str:

@@ -1,15 +1,17 @@
-"""A measurement in steps: a few windows at a time, each time with what is known by then."""
+"""A measurement in steps: a few windows at a time, each time with what is known by then; and tries that fail alike."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from workbench.errors import Cancelled
 from workbench.jobs import progress_since
 from workbench.measure.causal import run_side_by_side
 from workbench.measure.paired import Comparison, WindowPair
@@ -19,6 +21,37 @@ from workbench.session.quality_state import Measured, Plan
 from workbench.session.quality_text import Windows
 
 _INT4 = "the int4 model"
+T = TypeVar("T")
+
+
+class Failures:
+    """Remembers why the newest try failed, so that one which follows a change and fails alike is not told again."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def watched(self, steps: Iterator[T], *, quiet: bool, known: Callable[[Exception], None]) -> Iterator[T]:
+        """Yield what `steps` yields.
+
+        Args:
+            steps: The work.
+            quiet: Whether it follows a change of the person's, who did not ask for it.
+            known: Called with a failure that is not told again.
+
+        Raises:
+            Cancelled: where quiet work fails as the try before it did.
+        """
+        try:
+            yield from steps
+        except Cancelled:
+            raise
+        except Exception as error:
+            before, self._last = self._last, str(error)
+            if not quiet or before != self._last:
+                raise
+            known(error)
+            raise Cancelled("It failed as before.") from error
+        self._last = ""
 
 
 def iter_measured(
