@@ -54,7 +54,7 @@ session.twin session.model_pair session.quality_text session.quality_prompt sess
 session.quality_run session.prompt session.quality
 session.improve session.verdict session.export session.report session.session session.opening session
 figures widgets
-cli.launch cli.progress cli.settings
+cli.notebooks cli.launch cli.progress cli.settings
 cli.quantize_commands cli.measure_commands cli.page_commands cli.export_commands cli.inspect_commands cli.main cli
 __main__
 """.split()

@@ -13,12 +13,14 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import workbench.cli.launch as launch
+import workbench.cli.notebooks as notebooks
 from tests.tiny_models import saved
 from workbench.checkpoint.writer import MAX_SHARD_BYTES
 from workbench.cli.launch import (
@@ -29,9 +31,9 @@ from workbench.cli.launch import (
     free_port,
     is_remote,
     lab_command,
-    prepare_notebooks,
 )
 from workbench.cli.main import main
+from workbench.cli.notebooks import prepare_notebooks
 from workbench.demo import demo_path, notebooks_path
 from workbench.errors import EnvironmentProblem
 
@@ -243,6 +245,21 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         prepare_notebooks(tmp_path / "file" / "books")
 
 
+def test_a_notebook_is_copied_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(notebooks.shutil, "copyfile", full)
+        with pytest.raises(EnvironmentProblem, match=r"cannot be copied to '.*': No space left on device\."):
+            prepare_notebooks(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert (prepare_notebooks(tmp_path) / FIRST_NOTEBOOK).read_bytes() == (
+        notebooks_path() / FIRST_NOTEBOOK
+    ).read_bytes()
+
+
 # --- how it ends ----------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +268,26 @@ def test_the_servers_own_failure_is_said(monkeypatch, tmp_path, capsys):
     Server(monkeypatch, code=3)
     assert main(["lab"]) == 2
     assert "JupyterLab ended with code 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "given"), [(-signal.SIGINT, 0), (0xC000013A, 0), (3, 3)])
+def test_a_server_that_ctrl_c_ended_while_it_started_has_not_failed(code, given, monkeypatch):
+    class Starting:
+        answers = iter([KeyboardInterrupt(), code])
+
+        def wait(self):
+            answer = next(self.answers)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda *_, **__: Starting())
+    assert launch.run_server([], {}) == given
+
+
+def test_a_server_that_was_killed_has_failed(monkeypatch):
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda: -signal.SIGTERM))
+    assert launch.run_server([], {}) == -signal.SIGTERM
 
 
 def answering(out, process):

@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import workbench.checkpoint.writer as writer
+import workbench.records.record as record
 from tests.tiny_models import hushed, make, saved
 from workbench.cli.main import main
 from workbench.config import Int4WeightOnlyConfig
@@ -659,15 +660,30 @@ def test_generating_nothing(arguments, match, fails, checkpoint):
     assert "prompt is blank" in fails("generate", checkpoint, " ")
 
 
+def test_no_command_lists_the_commands(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("usage: workbench") and "open the workbench in JupyterLab" in said.err
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["quantise"], ["quantize"], ["quantize", "demo", "--group-size", "many"], ["bench", "--batch-sizes", "1,x"]],
+    [["quantise"], ["quantize"], ["quantize", "demo", "--group-size", "many"], ["bench", "--batch-sizes", "1,x"]],
 )
 def test_argparse_says_the_rest(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
     assert "usage: workbench" in capsys.readouterr().err
+
+
+def test_a_measurement_that_cannot_be_kept_names_its_file(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "write_json", full)
+    assert main([*map(str, BENCH), "--batch-sizes", "1", "--paths", "dense", "--json", str(tmp_path / "b.json")]) == 2
+    assert "b.json' was not written: No space left on device." in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- bad input: the place to write to -------------------------------------------------------------------------------

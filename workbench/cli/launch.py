@@ -6,7 +6,6 @@ import errno
 import importlib.util
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.checkpoint.writer import MAX_SHARD_BYTES
-from workbench.demo import demo_path, notebooks_path
+from workbench.cli.notebooks import prepare_notebooks
+from workbench.demo import demo_path
 from workbench.errors import EnvironmentProblem
 from workbench.safetensors_folder import SafetensorsFolder
 from workbench.sizes import size
@@ -30,6 +30,7 @@ _NEEDED = ("jupyterlab", "ipykernel", "ipywidgets", "anywidget", "plotly")
 _READ_BYTES_PER_S = 5e8  # headers and one layer at a time; a whole pass reads every byte once
 _LARGEST_COPIES = 8  # the largest layer in its own dtype, float32 and the solver's working copies; and one shard
 _BASE_BYTES = 900e6  # a kernel with torch and transformers imported
+_STOPPED = (-signal.SIGINT, -signal.SIGTERM, 0xC000013A)  # what a process ended by Ctrl-C returns; the last: Windows
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def run_server(command: list[str], environment: dict[str, str]) -> int:
     """Run JupyterLab until it ends, and return its exit code.
 
     Ctrl-C reaches the server too, which asks whether to stop: it is waited for. A second Ctrl-C stops it, as does
-    ending this process.
+    ending this process. A server that a Ctrl-C ended before it could ask has not failed: 0.
     """
     process = subprocess.Popen(command, env=environment)
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -132,7 +133,8 @@ def run_server(command: list[str], environment: dict[str, str]) -> int:
     try:
         while True:
             try:
-                return process.wait()
+                code = process.wait()
+                return 0 if asked and code in _STOPPED else code
             except KeyboardInterrupt:
                 if asked:
                     process.terminate()
@@ -153,31 +155,6 @@ def check_notebook_packages() -> None:
             f"The notebook needs {', '.join(missing)}, which this Python does not have.",
             mend='pip install "int4-workbench[notebook]"',
         )
-
-
-def prepare_notebooks(folder: Path) -> Path:
-    """Copy the shipped notebooks into `folder`; a notebook that a person changed is kept, and said.
-
-    Returns:
-        The folder.
-
-    Raises:
-        EnvironmentProblem: when the folder cannot be written.
-    """
-    shipped = notebooks_path()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for notebook in sorted(shipped.glob("*.ipynb")):
-            copy = folder / notebook.name
-            if not copy.exists():
-                shutil.copyfile(notebook, copy)
-            elif copy.read_bytes() != notebook.read_bytes():
-                print(f"kept your {copy} (delete it to get the shipped one)", flush=True)
-    except OSError as error:
-        raise EnvironmentProblem(
-            f"The notebooks cannot be copied to {str(folder)!r}: {error}.", mend="name a folder with --notebook-dir"
-        ) from None
-    return folder
 
 
 def lab_command(notebooks: Path, port: int, *, browser: bool) -> list[str]:

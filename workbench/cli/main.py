@@ -25,8 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a pipe on Windows may not know every sign that we print
             stream.reconfigure(errors="replace")
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], None] | None = arguments.command
+    if command is None:
+        parser.print_help(sys.stderr)
+        return USAGE_ERROR
     try:
         command(arguments)
         sys.stdout.flush()
@@ -52,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="workbench", description="Int4 weight-only quantization: choose, see, measure, export."
     )
     parser.add_argument("--version", action="version", version=f"int4-workbench {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(command=None)
+    subparsers = parser.add_subparsers(metavar="COMMAND")
 
     def add(command: Callable[[argparse.Namespace], None], help_line: str) -> argparse.ArgumentParser:
         one = subparsers.add_parser(command.__name__.rstrip("_"), help=help_line, description=command.__doc__)
@@ -87,7 +92,9 @@ def _lab_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("model", nargs="?", help="a model folder or hub name (default: the embedded demo model)")
     one.add_argument("--port", type=int, default=8888, help="port of the server (default 8888, or the next free one)")
     one.add_argument("--no-browser", action="store_true", help="do not open a browser")
-    one.add_argument("--notebook-dir", type=Path, help="where the notebooks are copied to (default: a folder here)")
+    one.add_argument(
+        "--notebook-dir", type=Path, metavar="DIR", help="the notebooks' copies (default: ./int4-workbench-notebooks)"
+    )
 
 
 def _quantize_arguments(one: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.cli.progress import ProgressLine, stopping
 from workbench.cli.settings import group_size_of
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, EnvironmentProblem
 
 if TYPE_CHECKING:
     from workbench.paths import MeasuredPath
@@ -39,9 +40,11 @@ def bench(arguments: argparse.Namespace) -> None:
     report = SpeedReport(tuple(points), environment(made.device), made.roofline, tuple(made.notes))
     print(report)
     if arguments.json:
-        write_json(arguments.json, report.to_json())
+        with _told(arguments.json):
+            write_json(arguments.json, report.to_json())
     if arguments.csv:
-        arguments.csv.write_text(report.to_csv(), encoding="utf-8")
+        with _told(arguments.csv):
+            arguments.csv.write_text(report.to_csv(), encoding="utf-8")
 
 
 def throughput(arguments: argparse.Namespace) -> None:
@@ -69,7 +72,8 @@ def throughput(arguments: argparse.Namespace) -> None:
     assert step.report is not None, "every model had all its turns"
     print(step.report)
     if arguments.json:
-        write_json(arguments.json, step.report.to_json())
+        with _told(arguments.json):
+            write_json(arguments.json, step.report.to_json())
 
 
 def tune(arguments: argparse.Namespace) -> None:
@@ -107,6 +111,21 @@ def _measured(
                 seen.add(step)
                 shown.show(progress_since(start, len(seen), steps, label(point)))
     return found
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Name the file that could not be written: the system's own error of a full disk does not.
+
+    Raises:
+        EnvironmentProblem: with the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{str(path)!r} was not written: {error.strerror}.", mend="free some disk space, or name another folder"
+        ) from None
 
 
 def _check_writable(*paths: Path | None) -> None:
