@@ -8,25 +8,23 @@ output head and the embeddings are counted apart. The bytes are those of the pub
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import nn
 
 import workbench as wb
 from tests.more_architectures import ALL
 from tests.multiplied import multiplied
+from tests.readme_table import print_or_write
 from workbench.coverage.coverage import Coverage
 from workbench.coverage.preflight import preflight_source
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 
-README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- architectures -->\n", "<!-- /architectures -->\n"
 COLUMNS = 4
 
@@ -118,14 +116,7 @@ def table() -> str:
 
 def main() -> None:
     """Print the table, or write it into the README."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
-    if not parser.parse_args().write:
-        print(table(), end="")
-        return
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    README.write_text(f"{before}{START}{table()}{END}{rest.split(END)[1]}", encoding="utf-8")
+    print_or_write(table, START, END, __doc__ or "")
 
 
 if __name__ == "__main__":

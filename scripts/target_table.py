@@ -5,14 +5,11 @@ python -m scripts.target_table --write
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
+from tests.readme_table import print_or_write
 from tests.targets.cells import merged
 from workbench.config import DOMAINS
 from workbench.targets import TARGETS
 
-README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- targets -->\n", "<!-- /targets -->\n"
 
 
@@ -27,14 +24,7 @@ def table() -> str:
 
 def main() -> None:
     """Print the table, or write it into the README."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
-    if not parser.parse_args().write:
-        print(table(), end="")
-        return
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    README.write_text(f"{before}{START}{table()}{END}{rest.split(END)[1]}", encoding="utf-8")
+    print_or_write(table, START, END, __doc__ or "")
 
 
 if __name__ == "__main__":

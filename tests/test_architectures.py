@@ -12,9 +12,11 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 import workbench as wb
-from scripts.architecture_table import END, README, START, numberless, share, table, watched
+from scripts.architecture_table import END, START, numberless, share, table, watched
 from tests.architectures import MATRIX
 from tests.more_architectures import ALL
+from tests.readme_table import README
+from tests.readme_table import shown as shown_in_readme
 from tests.routing import picks
 from tests.tiny_models import hushed
 from workbench.checkpoint.save import iter_write_quantized
@@ -190,7 +192,7 @@ def shares(text):
 
 
 def test_the_readme_shows_the_table():
-    shown, made = README.read_text(encoding="utf-8").split(START)[1].split(END)[0], table()
+    shown, made = shown_in_readme(START, END), table()
     pins = (README.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
     if f"transformers=={transformers.__version__}" in pins:
         assert shown == made

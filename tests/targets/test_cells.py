@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.target_table import END, README, START, table
+from scripts.target_table import END, START, table
+from tests.readme_table import shown
 from tests.targets.cells import GROUPS, cell
 from tests.tiny_models import hushed
 from workbench.config import DOMAINS
@@ -28,4 +29,4 @@ def test_what_is_written_is_what_was_said(target, domain, group_size):
 def test_the_readme_has_the_table():
     with hushed():
         wanted = table()
-    assert README.read_text(encoding="utf-8").split(START)[1].split(END)[0] == wanted
+    assert shown(START, END) == wanted
