@@ -21,6 +21,7 @@ from workbench.targets.int_family import (
     ignored,
     settings_of,
     stored_scale,
+    word_weight,
     words_bytes,
     zero_codes,
 )
@@ -64,11 +65,8 @@ class Awq(IntTarget):
 
     def decode(self, name: str, tensors: Mapping[str, Tensor], form: ModuleFormat) -> QuantizedWeight:
         """Return the weight that the format's loader sees."""
-        n, k = form.shape
-        scale = tensors[f"{name}.scales"].t().float()
-        codes = unpack_int32(tensors[f"{name}.qweight"], n, ORDER).t().contiguous()
-        zero = unpack_int32(tensors[f"{name}.qzeros"], n, ORDER).t().contiguous()
-        return QuantizedWeight(codes, scale, zero, k // scale.shape[1], "int")
+        codes = unpack_int32(tensors[f"{name}.qweight"], form.shape[0], ORDER).t().contiguous()
+        return word_weight(name, tensors, codes, ORDER)
 
     def configured(self, outline: Outline) -> dict[str, Any]:
         """Return config.json."""

@@ -28,6 +28,7 @@ from workbench.targets.int_family import (
     ignored,
     settings_of,
     stored_scale,
+    word_weight,
     words_bytes,
     zero_codes,
 )
@@ -73,11 +74,8 @@ class Gptq(IntTarget):
 
     def decode(self, name: str, tensors: Mapping[str, Tensor], form: ModuleFormat) -> QuantizedWeight:
         """Return the weight that the format's loader sees."""
-        n, k = form.shape
-        scale = tensors[f"{name}.scales"].t().float()
-        codes = unpack_int32(tensors[f"{name}.qweight"].t(), k)
-        zero = unpack_int32(tensors[f"{name}.qzeros"], n).t().contiguous()
-        return QuantizedWeight(codes, scale, zero, k // scale.shape[1], "int")
+        codes = unpack_int32(tensors[f"{name}.qweight"].t(), form.shape[1])
+        return word_weight(name, tensors, codes)
 
     def configured(self, outline: Outline) -> dict[str, Any]:
         """Return config.json."""

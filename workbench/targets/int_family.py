@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from workbench.config import Domain
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
 from workbench.targets.group_sizes import FUSED, GROUP_SIZES
-from workbench.targets.int32_codes import PER_WORD
+from workbench.targets.int32_codes import IN_ORDER, PER_WORD, unpack_int32
 from workbench.targets.stored_names import layer_pieces, piece_form, stored_outline
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
 
@@ -145,6 +146,23 @@ def _parted(outline: Outline) -> list[str]:
             if own in together and any(f"{parent}.{other}" in dense for other in together):
                 found.setdefault((parent, together), name)
     return list(found.values())
+
+
+def word_weight(
+    name: str, tensors: Mapping[str, Tensor], codes: Tensor, order: Sequence[int] = IN_ORDER
+) -> QuantizedWeight:
+    """Return the weight that loaders of GPTQ and AWQ see.
+
+    Args:
+        name: The layer's name.
+        tensors: Full name → tensor: `qzeros` int32 [groups, N/8], `scales` float [groups, N].
+        codes: uint8 [N, K].
+        order: How eight neighbours stand in a word.
+    """
+    n, k = codes.shape
+    scale = tensors[f"{name}.scales"].t().float()
+    zero = unpack_int32(tensors[f"{name}.qzeros"], n, order).t().contiguous()
+    return QuantizedWeight(codes, scale, zero, k // scale.shape[1], "int")
 
 
 def words_bytes(form: ModuleFormat) -> int:
