@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 
@@ -13,7 +14,7 @@ from torch import nn
 import workbench as wb
 from tests.calibrated_models import VOCABULARY, Letters, hand_made, inputs_of
 from tests.tiny_models import logits, make, saved
-from workbench.calibration import Calibration, as_calibration, iter_layer_moments, layer_moments
+from workbench.calibration import Calibration, MomentRun, as_calibration, layer_moments
 from workbench.checkpoint.save import iter_write_quantized
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, ConfigError, ModelError
@@ -21,6 +22,7 @@ from workbench.hf.loading import load_checkpoint, load_model
 from workbench.hf.skeleton import open_source
 from workbench.options import CalibratedOptions
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
+from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments
 from workbench.solving import iter_quantize
 from workbench.sources import ModelSource
@@ -188,12 +190,80 @@ def test_dropout_is_off_and_flags_come_back():
 
 def test_cancelled_no_hook_is_left():
     model, cancel = make("llama_odd"), threading.Event()
-    steps = iter_layer_moments(model, linears(model), Calibration(ids_of()), cancel=cancel)
+    steps = MomentRun(model, linears(model), Calibration(ids_of())).steps(cancel)
     next(steps)
     cancel.set()
     with pytest.raises(Cancelled):
         next(steps)
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+class StopsAt(threading.Event):
+    """An event that is found set the `place`-th time somebody looks at it."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place, self.looks = place, 0
+
+    def is_set(self):
+        self.looks += 1
+        return self.looks >= self.place
+
+
+def looks_of(model, names, calibration):
+    never = StopsAt(10**9)
+    list(MomentRun(model, names, calibration).steps(never))
+    return never.looks
+
+
+@pytest.mark.parametrize("name", ["qwen2", "mixture", "repeated"])
+def test_stopped_anywhere_a_run_goes_on_to_the_same_bits(name, monkeypatch):
+    monkeypatch.setattr("workbench.solvers.panels.LEAST_PANEL", 16)
+    model = make(name) if name == "qwen2" else hand_made(name)
+    names, calibration = linears(model), Calibration(ids_of())
+    whole, looks = layer_moments(model, names, calibration), looks_of(model, names, calibration)
+    for place in range(2, looks, looks // 7):
+        run = MomentRun(model, names, calibration)
+        with pytest.raises(Cancelled):
+            list(run.steps(StopsAt(place)))
+        rest = StopsAt(10**9)
+        assert list(run.steps(rest))[-1] == run.share == 1 and rest.looks <= looks
+        found = run.moments()
+        assert all(torch.equal(found[layer].total, whole[layer].total) for layer in names), place
+        assert all(found[layer].tokens == whole[layer].tokens for layer in names)
+
+
+def test_stopped_again_and_again_a_run_comes_to_its_end(monkeypatch):
+    monkeypatch.setattr("workbench.solvers.panels.LEAST_PANEL", 16)
+    model, calibration, passes = make("qwen2"), Calibration(ids_of()), []
+    handle = model.register_forward_pre_hook(lambda *_: passes.append(1))
+    run, shares = MomentRun(model, linears(model), calibration), []
+    while run.share < 1:
+        shares.append(run.share)
+        with contextlib.suppress(Cancelled):
+            list(run.steps(StopsAt(100)))
+    handle.remove()
+    whole = layer_moments(model, linears(model), calibration)
+    assert all(torch.equal(found.total, whole[name].total) for name, found in run.moments().items())
+    assert len(set(shares)) < len(shares) == len(passes) - 4  # a probe and four batches, and one more for each stop
+
+
+@pytest.mark.parametrize("how", ["as it is", "in order"])
+def test_a_pass_stops_at_the_next_layer_whichever_layers_are_watched(how):
+    model, cancel, after = make("qwen2"), threading.Event(), []
+    layers = [model.get_submodule(name) for name in linears(model)]
+    handles = [layer.register_forward_hook(lambda *_: after.append(1) if cancel.is_set() else None) for layer in layers]
+    handles.append(layers[0].register_forward_hook(lambda *_: cancel.set()))
+    last = ["model.layers.1.mlp.down_proj"]
+    with pytest.raises(Cancelled):
+        if how == "as it is":
+            layer_moments(model, last, Calibration(ids_of()), cancel=cancel)
+        else:
+            solve = lambda name, moments: pytest.fail("the pass went on")  # noqa: E731
+            list(iter_sequential(model, last, {last[0]: True}, Calibration(ids_of()), solve, cancel=cancel))
+    assert after == []
+    for handle in handles:
+        handle.remove()
 
 
 def test_another_thread_adds_nothing():
@@ -276,7 +346,7 @@ def test_families_are_calibrated_and_the_report_says_how(name):
             continue
         assert layer.solver == "calibrated" and layer.objective == "mean squared output error"
         assert layer.error <= layer.rtn_error
-    assert {weight.solved_by for weight in int4_state(model).values()} == {"calibrated/1"}
+    assert {weight.solved_by for weight in int4_state(model).values()} == {"calibrated/2"}
     assert torch.isfinite(logits(model)).all()
 
 
@@ -389,10 +459,10 @@ def test_a_checkpoint_says_what_solved_each_layer(tmp_path):
     recipe = Recipe(Choice(G32, "calibrated", options=FAST), (Rule("v_proj", Choice(G32, "refined")),))
     wb.quantize_(model, recipe, calibration=ids_of())
     forms = {name: weight.solved_by for name, weight in int4_state(model).items()}
-    assert set(forms.values()) == {"calibrated/1", "refined/1"}
+    assert set(forms.values()) == {"calibrated/2", "refined/1"}
     written = json.loads((wb.save_checkpoint(model, tmp_path / "one") / "config.json").read_text())
     settings = json.dumps(written["quantization_config"])
-    assert "calibrated/1" in settings and "refined/1" in settings
+    assert "calibrated/2" in settings and "refined/1" in settings
     loaded, _ = wb.load_checkpoint(tmp_path / "one")
     assert_same_bits(loaded, model)
     again, _ = wb.load_checkpoint(wb.save_checkpoint(loaded, tmp_path / "two"))

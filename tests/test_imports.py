@@ -25,7 +25,7 @@ packed native dequantize choice products kernels linear stand_in kinds experts o
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
 recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
 recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
-calibration sequential
+forward input_tap calibration sequential
 solving quantization_report checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest

@@ -1,26 +1,22 @@
-"""Calibration text, and the second moments of what the layers of a model see of it.
-
-A forward pass runs on the caller's thread; hooks act on that thread alone, so that others may use the model meanwhile.
-"""
+"""Calibration text, and the second moments of what the layers of a model see of it."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.errors import ConfigError
+from workbench.forward import evaluating, look, looking, run_model
+from workbench.input_tap import InputTap, in_features
 from workbench.layers import get_layer, model_device
 from workbench.solvers import InputMoments
-
-_Key = TypeVar("_Key")
 
 SEQUENCE_LENGTH = 512
 MAX_SEQUENCES = 128
@@ -167,13 +163,13 @@ def layer_moments(
     cancel: threading.Event | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, InputMoments]:
-    """Collect the second moments of the inputs of some layers, with the model as it is (`iter_layer_moments`, run).
+    """Collect the second moments of the inputs of some layers, with the model as it is (`MomentRun`, to its end).
 
     Args:
         model: A model that takes token ids.
         names: Module paths of linear layers.
         calibration: The text.
-        cancel: Set it to stop between sequences.
+        cancel: Set it to stop before the next layer, or panel of a layer's moments.
         progress: Called with the share of sequences done, 0 to 1.
 
     Raises:
@@ -181,236 +177,67 @@ def layer_moments(
         ModelError: when the model cannot be run on token ids.
         Cancelled: when `cancel` was set.
     """
-    steps = iter_layer_moments(model, names, calibration, cancel=cancel)
-    while True:
-        try:
-            share = next(steps)
-        except StopIteration as end:
-            moments: dict[str, InputMoments] = end.value
-            return moments
+    run = MomentRun(model, names, calibration)
+    for share in run.steps(cancel):
         if progress is not None:
             progress(share)
+    return run.moments()
 
 
-def iter_layer_moments(
-    model: nn.Module, names: Sequence[str], calibration: Calibration, *, cancel: threading.Event | None = None
-) -> Generator[float, None, dict[str, InputMoments]]:
-    """Collect the second moments of the inputs of some layers, with the model as it is, and return them at the end.
+class MomentRun:
+    """The second moments of what some layers see of a text, batch by batch; one that was stopped can go on.
 
-    Layers with the same input share theirs. A layer that the text does not reach has moments of 0 tokens.
+    Layers with the same input share theirs. A layer that the text does not reach has moments of 0 tokens. A batch that
+    was stopped half-way is run again, and what it gave the moments before counts once: the same bits come out.
 
     Args:
-        model: A model that takes token ids.
+        model: A model that takes token ids; as it is now, until the last step.
         names: Module paths of linear layers.
         calibration: The text.
-        cancel: Set it to stop before the next of these layers.
-
-    Yields:
-        The share of sequences done, 0 to 1.
 
     Raises:
         ConfigError: when memory cannot hold the moments.
-        ModelError: when the model cannot be run on token ids.
-        Cancelled: when `cancel` was set.
-    """
-    layers = {name: get_layer(model, name) for name in names}
-    widths = {name: in_features(layer) for name, layer in layers.items()}
-    calibration.hold_limit(max(widths.values(), default=1))
-    batches = list(calibration.batches(model_device(model)))
-    with evaluating(model):
-        tap = InputTap(layers, cancel)
-        with tap.probing():
-            run_model(model, batches[0][:1])
-        with tap.collecting():
-            for done, batch in enumerate(batches, start=1):
-                look(cancel)
-                tap.run(lambda batch=batch: run_model(model, batch))  # type: ignore[misc]
-                yield done / len(batches)
-    return tap.moments()
-
-
-class Reached(Exception):
-    """Raised by a hook to end a forward pass of which all that matters has been seen."""
-
-
-class InputTap:
-    """Hooks that see the inputs of some layers: first which of them share one, then the moments.
-
-    Attributes:
-        calls: Names of the layers in the order of their first calls, after `probing`.
-        leader: Name → the layer whose moments it shares (itself when it does not), after `probing`.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], cancel: threading.Event | None = None) -> None:
-        """Watch `layers`, by name; once `cancel` is set, a forward pass ends at the next of them."""
-        self.layers, self._cancel = layers, cancel
-        self.calls: list[str] = []
-        self.leader = {name: name for name in layers}
-        self._moments: dict[str, InputMoments] = {}
-        self._seen: dict[str, list[Tensor]] = {}
-        self._wanted: frozenset[str] = frozenset(layers)
-        self._repeated: frozenset[str] = frozenset()
-        self._last = ""
+    def __init__(self, model: nn.Module, names: Sequence[str], calibration: Calibration) -> None:
+        layers = {name: get_layer(model, name) for name in names}
+        calibration.hold_limit(max(map(in_features, layers.values()), default=1))
+        self._model, self._tap = model, InputTap(layers)
+        self._batches = list(calibration.batches(model_device(model)))
+        self._probed, self._done = False, 0
 
-    @contextmanager
-    def probing(self) -> Iterator[None]:
-        """Within, note the order of the calls and which layers get the very same tensor."""
-        self._seen = {name: [] for name in self.layers}
-        with self._hooks(self._note):
-            yield
-        self.calls = [name for name in self.calls if self._seen[name]]
-        self._repeated = frozenset(name for name in self.calls if len(self._seen[name]) > 1)
-        for place, name in enumerate(self.calls):
-            for other in self.calls[:place]:
-                if self.leader[other] == other and _same(self._seen[other], self._seen[name]):
-                    self.leader[name] = other
-                    break
-        self._seen = {}
+    @property
+    def share(self) -> float:
+        """The share of sequences that are added whole, 0 to 1."""
+        return self._done / len(self._batches)
 
-    @contextmanager
-    def collecting(self, names: Iterable[str] | None = None) -> Iterator[None]:
-        """Within, add up the moments of some layers (all of them by default)."""
-        wanted = list(self.layers if names is None else names)
-        self._wanted = frozenset(wanted)
-        called = [name for name in self.calls if name in self._wanted]
-        never = [name for name in wanted if name not in set(called)]  # in the probe: an expert may be reached later
-        to_the_end = never or not called or self._repeated & self._wanted
-        self._last = "" if to_the_end else called[-1]
-        self._moments = {}
-        for name in wanted:
-            layer = self.layers[name]
-            if self.leader[name] == name or self.leader[name] not in self._wanted:
-                self.leader[name] = name
-                self._moments[name] = InputMoments.empty(in_features(layer), model_device(layer))
-        with self._hooks(self._add):
-            yield
+    def steps(self, cancel: threading.Event | None = None) -> Iterator[float]:
+        """Yield the share of sequences done, 0 to 1, after each batch that is left.
 
-    def run(self, forward: Callable[[], Any]) -> None:
-        """Run a forward pass as far as the last layer that is wanted."""
-        self._seen = {name: [] for name in self._wanted}
-        try:
-            forward()
-        except Reached:
-            pass
-        finally:
-            self._seen = {}
+        Args:
+            cancel: Set it to stop before the next layer, or panel of a layer's moments.
+
+        Raises:
+            ModelError: when the model cannot be run on token ids.
+            Cancelled: when `cancel` was set.
+        """
+        stop = partial(look, cancel)
+        with evaluating(self._model), looking(self._model, stop):
+            if not self._probed:
+                with self._tap.probing():
+                    run_model(self._model, self._batches[0][:1])
+                self._tap.begin()
+                self._probed = True
+            with self._tap.collecting(stop):
+                for batch in self._batches[self._done :]:
+                    stop()
+                    self._tap.run(partial(run_model, self._model, batch))
+                    self._done += 1
+                    yield self.share
 
     def moments(self) -> dict[str, InputMoments]:
-        """Return the moments that were collected, by layer; the same object for layers that share an input."""
-        return {name: self._moments[self.leader[name]] for name in self._wanted}
-
-    def _note(self, name: str, inputs: Tensor) -> None:
-        if not self._seen[name]:
-            self.calls.append(name)
-        self._seen[name].append(inputs)
-
-    def _add(self, name: str, inputs: Tensor) -> None:
-        if name not in self._wanted:
-            return
-        leader = self.leader[name]
-        self._seen[name].append(inputs)
-        if leader == name:
-            self._moments[name].add(inputs)
-        elif not _same(self._seen[leader][: len(self._seen[name])], self._seen[name]):
-            raise ModelError(
-                f"{name} shared its input with {leader} on the first sequence, and does not on another.",
-                mend="solve one of the two with 'refined' by a rule of the recipe",
-            )
-        if name == self._last:
-            raise Reached
-
-    def _hooks(self, see: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
-        def look_and_see(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            look(self._cancel)
-            see(name, args[0] if args else kwargs["input"])
-
-        return hooked(self.layers.items(), look_and_see)
-
-
-@contextmanager
-def hooked(
-    modules: Iterable[tuple[_Key, nn.Module]], see: Callable[[_Key, tuple[Any, ...], dict[str, Any]], None]
-) -> Iterator[None]:
-    """Within, call `see` with a key and the arguments before each of some modules runs on this thread.
-
-    Args:
-        modules: Each with a key that it is known by.
-        see: May raise, which ends the forward pass.
-    """
-    owner = threading.get_ident()
-
-    def hook(key: _Key) -> Callable[..., None]:
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == owner:
-                see(key, args, kwargs)
-
-        return before
-
-    handles = [module.register_forward_pre_hook(hook(key), with_kwargs=True) for key, module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def run_model(model: nn.Module, ids: Tensor) -> None:
-    """Run a transformers model on token ids, int64 [B, T].
-
-    Raises:
-        ModelError: when it cannot take them, with the mend.
-    """
-    takes = inspect.signature(model.forward).parameters
-    config = getattr(model, "config", None)
-    more: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
-    if getattr(config, "is_encoder_decoder", False):
-        more["decoder_input_ids"] = ids
-    longest = getattr(config, "max_position_embeddings", None)
-    if isinstance(longest, int) and 0 < longest < ids.shape[1]:
-        raise ConfigError(
-            f"Calibration sequences of {ids.shape[1]} tokens.",
-            allowed=f"at most {longest}, which the model's positions reach",
-            mend=f"use Calibration.from_text(text, tokenizer, sequence_length={longest})",
-        )
-    try:
-        with torch.no_grad():
-            model(input_ids=ids, **more)
-    except (Reached, Cancelled, ConfigError, ModelError):
-        raise
-    except Exception as error:  # an image or speech model raises whatever it likes; the person needs the reason
-        raise ModelError(
-            f"{type(model).__name__} cannot be run on calibration text: {error}",
-            allowed="models that take token ids",
-            mend="use solver='refined', which looks at the weights alone",
-        ) from error
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, the model is in evaluation mode: no dropout."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def look(cancel: threading.Event | None) -> None:
-    """Stop where `cancel` is set.
-
-    Raises:
-        Cancelled: when it is.
-    """
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("Calibrating was cancelled.", mend="start it again; nothing was changed")
-
-
-def in_features(layer: nn.Module) -> int:
-    """Return K of a linear layer."""
-    return int(layer.in_features)  # type: ignore[arg-type]
+        """Return the moments by layer, after the last step; the same object for layers that share an input."""
+        return self._tap.moments()
 
 
 def free_bytes() -> int | None:
@@ -437,7 +264,3 @@ def _cut(ids: Tensor, length: int, most: int) -> tuple[Tensor, tuple[str, ...]]:
     if len(ids) > used * length:
         notes.append(f"{used * length} of the text's {len(ids)} tokens are used: {used} sequences of {length}")
     return ids[: used * length].view(used, length), tuple(notes)
-
-
-def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
-    return len(one) == len(other) and all(a is b for a, b in zip(one, other, strict=True))

@@ -12,7 +12,7 @@ SolverName = Literal["rtn", "hqq", "refined", "calibrated"]
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 
 # The one form of each solver whose results are stored; the number grows whenever its codes would come out otherwise.
-FORMS: dict[SolverName, str] = {"rtn": "rtn/1", "hqq": "hqq/2", "refined": "refined/1", "calibrated": "calibrated/1"}
+FORMS: dict[SolverName, str] = {"rtn": "rtn/1", "hqq": "hqq/2", "refined": "refined/1", "calibrated": "calibrated/2"}
 
 
 class _Checked:

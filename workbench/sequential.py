@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workbench.affine import QuantizedWeight
-from workbench.calibration import Calibration, InputTap, Reached, evaluating, hooked, in_features, look, run_model
+from workbench.calibration import Calibration
+from workbench.forward import Reached, evaluating, hooked, look, looking, run_model
+from workbench.input_tap import InputTap, in_features
 from workbench.layers import get_layer, model_device
 from workbench.offload import offloaded_values
 from workbench.solvers import InputMoments
@@ -65,7 +68,7 @@ def iter_sequential(
         calibration: The text.
         solve: Called with a name and the moments of its input (None where they are not wanted); returns the weight
             that the layers after it are to see.
-        cancel: Set it to stop between sequences.
+        cancel: Set it to stop before the next layer, or panel of a layer's moments.
 
     Raises:
         ConfigError: when memory cannot hold the moments.
@@ -77,7 +80,7 @@ def iter_sequential(
     calibration.hold_limit(max((in_features(layers[name]) for name in wanted), default=1))
     batches = list(calibration.batches(model_device(model)))
     work = _Work(model, layers, wanted, calibration, batches, solve, cancel)
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), looking(model, partial(look, cancel)), torch.no_grad():
         yield from work.run()
 
 
@@ -97,7 +100,7 @@ class _Work:
         self.stand_ins = _StandIns(layers)
 
     def run(self) -> Iterator[str]:
-        tap = InputTap(self.layers, self.cancel)
+        tap = InputTap(self.layers)
         chains = _find_chains(self.model, self.layers)
         with tap.probing(), _watching(chains) as seen:
             run_model(self.model, self.batches[0][:1])
@@ -180,7 +183,8 @@ class _Work:
         wanted = [name for name in part if name in self.wanted]
         if not wanted:
             return {}
-        with tap.collecting(wanted):
+        tap.begin(wanted)
+        with tap.collecting(partial(look, self.cancel)):
             for batch in range(len(self.batches)):
                 look(self.cancel)
                 tap.run(lambda batch=batch: forward(batch))  # type: ignore[misc]

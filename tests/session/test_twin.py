@@ -10,8 +10,8 @@ from torch import nn
 
 import workbench as wb
 from tests.tiny_models import QUANTIZABLE, hushed, logits, make, saved
-from workbench.calibration import hooked
 from workbench.errors import ModelError
+from workbench.forward import hooked
 from workbench.hf.loading import load_model
 from workbench.measure.causal import check_causal
 from workbench.measure.remembered import LogitsStore, Remembered

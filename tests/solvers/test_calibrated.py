@@ -212,7 +212,7 @@ def test_the_trace_is_the_error_on_the_way(domain, sweeps):
         exact = row_errors(weight, found.dequantize(), statistics.total).mean() / statistics.tokens
         assert value == pytest.approx(float(exact), rel=1e-3)
     assert 0 < result.trace.improved_groups <= result.trace.groups == 70 * 3
-    assert result.solver == "calibrated" and result.weight.solved_by == "calibrated/1"
+    assert result.solver == "calibrated" and result.weight.solved_by == "calibrated/2"
 
 
 def test_ordinary_moments_need_no_note():

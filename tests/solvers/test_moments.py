@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.errors import WeightError
+from workbench.errors import Cancelled, WeightError
 from workbench.solvers import InputMoments
 
 
@@ -26,6 +26,30 @@ def test_pieces_add_up_to_the_sum_over_tokens(dtype):
     assert moments.tokens == 120 and moments.total.dtype == torch.float32
     torch.testing.assert_close(moments.total.double(), outer_sum(inputs), rtol=1e-5, atol=1e-3)
     assert torch.equal(moments.total, moments.total.t())
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 10])
+def test_tokens_whose_adding_was_stopped_are_added_once_when_they_come_again(stop_at, monkeypatch):
+    monkeypatch.setattr("workbench.solvers.panels.LEAST_PANEL", 8)  # four panels: ten tiles
+    first, second = torch.randn(2, 30, 33, generator=torch.Generator().manual_seed(3))
+    looks = 0
+
+    def look():
+        nonlocal looks
+        looks += 1
+        if looks == stop_at:
+            raise Cancelled("Stop.")
+
+    stopped, whole = InputMoments.empty(33), InputMoments.empty(33)
+    stopped.add(first)
+    with pytest.raises(Cancelled):
+        stopped.add(second, look)
+    assert stopped.tokens == 30
+    stopped.add(second, look)
+    assert stopped.tokens == 60 and looks == 11  # ten tiles, and the look that stopped
+    for inputs in (first, second):
+        whole.add(inputs)
+    assert torch.equal(stopped.total, whole.total)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

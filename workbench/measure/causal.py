@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from workbench.calibration import hooked
 from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.forward import hooked
 from workbench.layers import model_device
 from workbench.measure.divergence import check_finite
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workbench.calibration import evaluating
 from workbench.errors import ConfigError, ModelError
+from workbench.forward import evaluating
 from workbench.measure.causal import check_model, run_side_by_side, window_logits
 from workbench.measure.divergence import TokenSums, token_sums
 from workbench.measure.intervals import mean_interval

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from workbench.calibration import evaluating
 from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.forward import evaluating
 from workbench.layers import model_device
 from workbench.measure.causal import check_model, vocabulary_size
 from workbench.measure.throughput_report import ModelThroughput, ThroughputReport

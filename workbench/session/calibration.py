@@ -39,6 +39,7 @@ class SessionCalibration:
         in_turn: Takes each step of work while nothing is timed.
         on_state: Called after each change of `state`, on any thread.
         on_job: Called after each change of the lane's job, on its thread.
+        again: Asks anew for the view that the inputs were collected for, after a cancel; None for no such way.
         max_bytes: Most bytes of moments that are held.
 
     Attributes:
@@ -55,10 +56,11 @@ class SessionCalibration:
         in_turn: InTurn,
         on_state: Callable[[CalibrationState], None],
         on_job: Callable[[Job], None],
+        again: Callable[[], Job | None] | None = None,
         max_bytes: int = HELD_BYTES,
     ) -> None:
         self.source, self.tokenizer = source, tokenizer
-        self._in_turn, self._on_state, self._on_job = in_turn, on_state, on_job
+        self._in_turn, self._on_state, self._on_job, self._again = in_turn, on_state, on_job, again
         self.lane = Lane("calibration", latest_wins=True)
         self._tokenizing = threading.Lock()
         self._changing = threading.Lock()  # held while text and state change together
@@ -171,7 +173,7 @@ class SessionCalibration:
         """
         inputs = self.inputs(name)
         if inputs is None:
-            job = self.request(name, wanted)
+            job = self.request(name, wanted, self._again)
             yield from found(WAITING)
             while not job.wait(_POLL_S):
                 if cancel.is_set():
@@ -179,13 +181,17 @@ class SessionCalibration:
             inputs = self.inputs(name) or STOPPED
         yield from found(inputs)
 
-    def load(self) -> Iterator[Progress]:
+    def load(self, cancel: threading.Event | None = None) -> Iterator[Progress]:
         """Load the model that the text is run through, where it is not in memory; says so, with its size.
 
+        Args:
+            cancel: Set it to stop before the next tensor is read.
+
         Raises:
+            Cancelled: when `cancel` was set.
             ModelError: when there is no model that can run it.
         """
-        return self._inputs.load()
+        return self._inputs.load(cancel)
 
     @property
     def model(self) -> Any:
@@ -223,10 +229,17 @@ class SessionCalibration:
             return None
         return text_file(self.text, self.state.path, Path(directory).expanduser().parent, self.stamp)
 
-    def request(self, name: str, wanted: Sequence[str]) -> Job:
-        """Collect the inputs of a layer on the lane, with those of as many of `wanted` as fit; or join what runs."""
+    def request(self, name: str, wanted: Sequence[str], again: Callable[[], Any] | None = None) -> Job:
+        """Collect the inputs of a layer on the lane, with those of as many of `wanted` as fit; or join what runs.
+
+        Args:
+            name: Module path.
+            wanted: Layers whose inputs will be asked for too.
+            again: Begins anew what they are for, after a cancel; None where who asks has a Resume of its own.
+        """
         running = self.lane.current
         if running is not None and name in self._covers and running.state != "cancelling":
+            running.again = running.again and again
             return running
         names = self._inputs.together(name, wanted)
 
@@ -236,7 +249,7 @@ class SessionCalibration:
                 iter(()) if calibration is None else self._in_turn(self._collected(names, calibration, cancel), cancel)
             )
 
-        return self._submit(collect, names)
+        return self._submit(collect, names, again)
 
     def _collected(self, names: Sequence[str], calibration: Calibration, cancel: threading.Event) -> Iterator[Progress]:
         stamp = self.stamp
@@ -257,8 +270,13 @@ class SessionCalibration:
             self._tell(stamp, None, error, problem=error)
             return None
 
-    def _submit(self, work: Callable[[threading.Event], Iterator[Progress]], names: Sequence[str]) -> Job:
-        job = Job(JOB_LABEL, work, self._on_progress, self._on_job, quiet=not names)
+    def _submit(
+        self,
+        work: Callable[[threading.Event], Iterator[Progress]],
+        names: Sequence[str],
+        again: Callable[[], Any] | None = None,
+    ) -> Job:
+        job = Job(JOB_LABEL, work, self._on_progress, self._on_job, quiet=not names, again=again)
         self._covers = frozenset(names)
         return self.lane.submit(job)
 

@@ -149,7 +149,7 @@ class SessionExport:
             text, model, solved = None, None, SolvedLayers(self._cache)
             if calibrated:
                 text = owner.calibration.prepared()
-                yield from owner.calibration.load()
+                yield from owner.calibration.load(cancel)
                 model = owner.calibration.model
             yield from iter_export(
                 owner.source,

@@ -54,7 +54,7 @@ class ModelPair:
             ConfigError: when a layer is to be calibrated and its text cannot be used.
             WeightError: when a weight holds NaN or infinity.
         """
-        yield from self._calibration.load()
+        yield from self._calibration.load(cancel)
         if cancel.is_set():
             raise Cancelled("Cancelled after the model was loaded.")
         dense, stamp = twin_of(self._calibration.model), self.weights

@@ -104,7 +104,7 @@ class Sweep:
         """Solve layers as an export does, as far as weights are finite; return why those left have no inputs."""
         for name in coverage.configs:
             self._check(name)
-        for loading in self.calibration.load():
+        for loading in self.calibration.load(cancel):
             yield loading, None
         text, inputs = self.calibration.prepared(), replace(UPSTREAM, stamp=stamp)
         steps = iter_ordered_views(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from workbench.solvers.data_free import solve_data_free
 from workbench.solvers.feedback import RowBlock
 from workbench.solvers.geometry import Geometry, GroupFactor, geometry
 from workbench.solvers.moments import InputMoments
+from workbench.solvers.panels import Look, product
 from workbench.solvers.result import SolveResult
 from workbench.solvers.row_blocks import iter_row_blocks, look
 
@@ -59,7 +61,7 @@ def solve_calibrated(
         config: Everything resolved.
         statistics: Moments that have no `problem`.
         name: What the weight is called in errors.
-        cancel: Set it to stop between groups.
+        cancel: Set it to stop between panels of columns, and between groups.
         progress: Called with the share of rows done, 0 to 1, after each block.
 
     Raises:
@@ -68,15 +70,17 @@ def solve_calibrated(
     """
     options = config.options if isinstance(config.options, CalibratedOptions) else CalibratedOptions()
     nearest = solve_data_free(weight, replace(config, solver="rtn", options=None), name=name, cancel=cancel).weight
-    space = geometry(statistics.total.to(weight.device), config.group_size, options.damping, options.activation_order)
-    factors = [space.group_factor(span) for span in space.spans] if options.sweeps else []
+    stop = partial(look, cancel, name)
+    total = statistics.total.to(weight.device)
+    space = geometry(total, config.group_size, options.damping, options.activation_order, stop)
+    factors = [space.group_factor(span, stop) for span in space.spans] if options.sweeps else []
     n = weight.shape[0]
     size = max(_LEAST_ROWS, min(_ROWS.get(weight.device.type, 512), -(-n // 2)))
 
     def solve_rows(start: int) -> tuple[list[float], int]:
         rows = slice(start, start + size)
         block = weight.detach()[rows].float()
-        return _solve_block(block, nearest.part(rows), space, factors, config, options, lambda: look(cancel, name))
+        return _solve_block(block, nearest.part(rows), space, factors, config, options, stop)
 
     sums, kept = [0.0] * (2 + options.sweeps), 0
     for errors, back in iter_row_blocks(solve_rows, n, size, weight.device, name, cancel, progress):
@@ -96,7 +100,7 @@ def _solve_block(
     factors: list[GroupFactor],
     config: ResolvedConfig,
     options: CalibratedOptions,
-    look: Callable[[], None],
+    look: Look,
 ) -> tuple[list[float], int]:
     """Solve some rows and put the result over round-to-nearest's where it is better.
 
@@ -107,13 +111,13 @@ def _solve_block(
         factors: Of each group.
         config: Everything resolved.
         options: The solver's settings.
-        look: Called before each group; raises to stop.
+        look: Called before each group and each panel of columns; raises to stop.
 
     Returns:
         Sums over the rows of the scaled output error: round-to-nearest, after the feedback, after each sweep; and
         how many rows keep round-to-nearest.
     """
-    judge = _Judge(weights, nearest, space)
+    judge = _Judge(weights, nearest, space, look)
     target = torch.where(judge.tame[:, None], weights, 0.0)[:, space.order]
     block = RowBlock(target, space, config, options.candidates)
     rest = target.clone()
@@ -122,7 +126,7 @@ def _solve_block(
         block.first_group(rest, span)
     del rest
     difference = target - block.values()
-    errors, gradient = _row_errors(difference, space)
+    errors, gradient = _row_errors(difference, space, look)
     sums = [judge.sum(), judge.sum(difference, errors)]
     for _ in range(options.sweeps):
         gradient.addcmul_(difference, space.extra)
@@ -133,16 +137,16 @@ def _solve_block(
             gradient.addmm_(change, space.moments[here], alpha=-1)
             gradient[:, here].addcmul_(change, space.extra[here], value=-1)
         difference = target - block.values()
-        errors, gradient = _row_errors(difference, space)
+        errors, gradient = _row_errors(difference, space, look)
         sums.append(judge.sum(difference, errors))
     better = judge.better(difference, errors)
     _put(nearest, block, space, better)
     return sums, int((~better).sum())
 
 
-def _row_errors(difference: Tensor, space: Geometry) -> tuple[Tensor, Tensor]:
+def _row_errors(difference: Tensor, space: Geometry, look: Look) -> tuple[Tensor, Tensor]:
     """Return (w - w_r) H (w - w_r)^T of each row, [n], and (w - w_r) H, [n, K]."""
-    gradient = difference @ space.moments
+    gradient = product(difference, space.moments, look)
     return (gradient * difference).sum(1), gradient
 
 
@@ -156,14 +160,14 @@ class _Judge:
         tame: bool [n], rows whose squared errors float32 can hold; the others keep round-to-nearest.
     """
 
-    def __init__(self, weights: Tensor, nearest: QuantizedWeight, space: Geometry) -> None:
+    def __init__(self, weights: Tensor, nearest: QuantizedWeight, space: Geometry, look: Look) -> None:
         largest = weights.abs().amax(1)
         self.tame = (largest < _LARGEST) & (largest > _SMALLEST)
         difference = (weights - nearest.dequantize())[:, space.order]
         wild = difference[~self.tame].double()
         self._kept = float(((wild @ space.moments.double()) * wild).sum()) if len(wild) else 0.0
         difference = torch.where(self.tame[:, None], difference, 0.0)
-        self._first = _row_errors(difference, space)[0]
+        self._first = _row_errors(difference, space, look)[0]
         self._size = float(space.moments.norm())
         self._place = 2 * (weights.shape[1] * self._size) ** 0.5 * _ROUNDING * largest
         self._least = self._first * (1 - _MARGIN) - self._uncertain(difference)

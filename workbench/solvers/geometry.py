@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import WeightError
+from workbench.solvers.panels import Look, cholesky_, go_on, lower_inverse
 
 _MOST_DAMPING = 1e6  # shares of the mean diagonal; far beyond, columns are independent of each other
 
@@ -72,18 +73,18 @@ class Geometry:
         """Return what an error of each column of a group costs, on average 1: float32 [1, L]."""
         return _column_costs(self.upper.diagonal()[span.start : span.stop])
 
-    def group_factor(self, span: Span) -> GroupFactor:
-        """Return the factors of one group's own moments."""
+    def group_factor(self, span: Span, look: Look = go_on) -> GroupFactor:
+        """Return the factors of one group's own moments; `look` is called before, and raises to stop."""
         here = slice(span.start, span.stop)
         own = self.moments[here, here].clone()
         own.diagonal().add_(self.extra[here])
-        upper = _inverse_upper(own)
+        upper = _inverse_upper(own, look)
         if upper is None:  # damped already: only rounding can bring this about
             upper = torch.diag(own.diagonal().rsqrt())
         return GroupFactor(own, upper, upper.t() @ upper, _column_costs(upper.diagonal()))
 
 
-def geometry(total: Tensor, group_size: int, damping: float, activation_order: bool) -> Geometry:
+def geometry(total: Tensor, group_size: int, damping: float, activation_order: bool, look: Look = go_on) -> Geometry:
     """Order, damp and factorize moments.
 
     Args:
@@ -91,6 +92,7 @@ def geometry(total: Tensor, group_size: int, damping: float, activation_order: b
         group_size: Columns of a group; the last one can be short.
         damping: First damping, as a share of the mean diagonal; it grows tenfold until the factorization succeeds.
         activation_order: Take groups, and columns in a group, of largest input first.
+        look: Called before each panel of columns; raises to stop.
 
     Raises:
         WeightError: when no damping makes them positive definite.
@@ -104,7 +106,7 @@ def geometry(total: Tensor, group_size: int, damping: float, activation_order: b
         damped = moments.clone()
         extra = torch.where(dead, damping + 1, damping)  # nothing depends on the dead: they keep their nearest codes
         damped.diagonal().add_(extra)
-        upper = _inverse_upper(damped)
+        upper = _inverse_upper(damped, look)
         if upper is not None:
             return Geometry(order, spans, moments, extra, upper, damping, scale, int(dead.sum()))
         damping *= 10
@@ -130,16 +132,16 @@ def _order(diagonal: Tensor, group_size: int, activation_order: bool) -> tuple[T
     return torch.cat(parts), tuple(spans)
 
 
-def _inverse_upper(matrix: Tensor) -> Tensor | None:
+def _inverse_upper(matrix: Tensor, look: Look = go_on) -> Tensor | None:
     """Return the upper triangular U with matrix^-1 = U^T U; None when the matrix is not positive definite.
 
     With P the reversal of all rows, P matrix P = L L^T gives U = P L^-1 P: one factorization, one triangular inverse.
     """
-    lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
-    if int(failed):
+    lower = cholesky_(matrix.flip(0, 1), look)
+    if lower is None:
         return None
-    identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    upper = torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
+    look()
+    upper = lower_inverse(lower, look).flip(0, 1)
     return upper if bool(torch.isfinite(upper).all()) else None
 
 

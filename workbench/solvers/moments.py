@@ -1,13 +1,17 @@
-"""Second moments of a layer's input: what the calibrated solver knows of the activations."""
+"""Second moments of a layer's input: what the calibrated solver knows of the activations.
+
+They are symmetric: tile by tile, the upper half is computed and the lower one copied from it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from workbench.errors import WeightError
+from workbench.solvers.panels import Look, go_on, tiles
 
 _ITEM = 4
 
@@ -23,6 +27,7 @@ class InputMoments:
 
     total: Tensor
     tokens: int = 0
+    _begun: int = field(default=0, repr=False)  # tiles to which the tokens under way are added already
 
     @classmethod
     def empty(cls, in_features: int, device: torch.device | str = "cpu") -> InputMoments:
@@ -35,14 +40,21 @@ class InputMoments:
         return in_features * in_features * _ITEM
 
     @torch.no_grad()
-    def add(self, inputs: Tensor) -> None:
-        """Add tokens.
+    def add(self, inputs: Tensor, look: Look = go_on) -> None:
+        """Add tokens; when `look` stops that, the same tokens must be added again, which goes on where it stopped.
 
         Args:
             inputs: Any float dtype [..., K].
+            look: Called before each tile of the sum; raises to stop.
         """
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(self.total.device, torch.float32)
-        self.total.addmm_(rows.t(), rows)
+        for down, across in tiles(len(self.total))[self._begun :]:
+            look()
+            self.total[down, across].addmm_(rows[:, down].t(), rows[:, across])
+            if down != across:
+                self.total[across, down] = self.total[down, across].t()
+            self._begun += 1
+        self._begun = 0
         self.tokens += len(rows)
 
     def problem(self, in_features: int, min_tokens: int) -> str:
