@@ -706,6 +706,14 @@ def test_places_that_cannot_be_written(fails, model, tmp_path, monkeypatch):
     assert (tmp_path / "full" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("command", [["quantize"], ["export", "--format", "gguf"]], ids=["quantize", "export"])
+def test_a_folder_that_is_there_is_refused_before_the_model_is_read(command, fails, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    error = fails(*command, tmp_path / "no such model", "--out", tmp_path / "full")
+    assert "exists and is not empty" in error and "--overwrite" in error
+
+
 def test_a_full_disk_is_said_before_the_work_and_while_writing(model, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))

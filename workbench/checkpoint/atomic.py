@@ -45,7 +45,7 @@ def new_directory(target: Path | str, *, overwrite: bool = False, need_bytes: in
         if not target.name:
             raise CheckpointError(f"{str(target)!r} cannot hold a checkpoint.", mend="name a new folder")
         _clean_leftovers(target)
-        _check_target(target, overwrite)
+        check_target(target, overwrite=overwrite)
         _check_space(target, need_bytes)
     temporary = target.parent / f".{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
     made: list[Path] = []
@@ -80,7 +80,13 @@ def _told_as_checkpoint_errors(target: Path) -> Iterator[None]:
         raise _cannot_write(target, error) from error
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that may not be made or replaced; commands ask before they read a model.
+
+    Raises:
+        CheckpointError: when it is a link or a file, or holds something and `overwrite` is not set.
+        OSError: when it cannot be looked into.
+    """
     if target.is_symlink():
         raise CheckpointError(f"{str(target)!r} is a symbolic link.", mend="name the folder itself")
     if target.exists() and not target.is_dir():

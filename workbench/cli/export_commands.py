@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def export(arguments: argparse.Namespace) -> None:
     """Write a model in a format that another engine loads; a dense one is quantized on the way, layer by layer."""
+    from workbench.checkpoint.atomic import check_target
     from workbench.checkpoint.solved_contents import SolvedContents
     from workbench.conversion import destination
     from workbench.quantization_report import layer_notes
@@ -29,6 +30,7 @@ def export(arguments: argparse.Namespace) -> None:
 
     if arguments.format != NATIVE:
         get_target(arguments.format)
+    check_target(arguments.out.expanduser(), overwrite=arguments.overwrite)
     place = destination(arguments.model, arguments.out, overwrite=arguments.overwrite)
     contents = _contents(arguments)
     origin = contents.origin

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def quantize(arguments: argparse.Namespace) -> None:
     """Quantize a model folder into a checkpoint, layer by layer."""
+    from workbench.checkpoint.atomic import check_target
     from workbench.checkpoint.save import iter_write_quantized
     from workbench.checkpoint.writer import size_on_disk
     from workbench.coverage.preflight import preflight_source
@@ -25,8 +26,10 @@ def quantize(arguments: argparse.Namespace) -> None:
     from workbench.quantization_report import layer_notes
     from workbench.sizes import size
 
-    if arguments.out is None and not arguments.dry_run:
-        raise ConfigError("No folder to write.", mend="name one with --out DIR, or look first with --dry-run")
+    if not arguments.dry_run:
+        if arguments.out is None:
+            raise ConfigError("No folder to write.", mend="name one with --out DIR, or look first with --dry-run")
+        check_target(arguments.out.expanduser(), overwrite=arguments.overwrite)
     recipe = recipe_of(arguments)
     source = open_source(arguments.model)
     coverage = preflight_source(source, recipe, min_coverage=arguments.min_coverage)
