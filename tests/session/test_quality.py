@@ -379,6 +379,31 @@ def test_a_model_without_a_tokenizer_says_so(pair):
     assert [type(problem) for problem in heard.of("problem")] == [ConfigError]
 
 
+def test_a_tokenizer_of_another_model_is_refused_in_words_by_text_and_prompt(pair):
+    session = open_session(make("llama_odd"), pair[1])
+    session.quality.set_text(TEXT)
+    heard = Heard(session)
+    session.quality.measure()
+    session.quality.prompt.ask(PROMPT)
+    assert session.wait(TIMEOUT_S)
+    told = [str(problem) for problem in heard.of("problem")]
+    assert len(told) == 2 and all("Allowed: 0 to 96" in one and "the model's own tokenizer" in one for one in told)
+
+
+def test_a_weight_that_is_nan_is_refused_in_words_by_text_and_prompt(pair):
+    model = make("qwen2")
+    model.model.layers[0].mlp.up_proj.weight.data[3, 5] = math.nan
+    session = open_session(model, lambda text, **_: {"input_ids": [5, 9, 11] * 9})
+    session.keep_dense()  # the layer cannot become int4 either
+    session.quality.set_text(TEXT)
+    heard = Heard(session)
+    session.quality.measure()
+    session.quality.prompt.ask(PROMPT)
+    assert session.wait(TIMEOUT_S)
+    told = [problem for problem in heard.of("problem") if isinstance(problem, ModelError)]
+    assert len(told) == 2 and all("the text hold nan" in str(one) for one in told)
+
+
 def test_what_follows_a_change_and_fails_as_before_is_shown_and_not_told_again(pair):
     session = open_session(pair[0])
     session.quality.set_text(TEXT)

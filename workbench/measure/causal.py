@@ -84,6 +84,20 @@ def check_model(model: nn.Module, name: str, ids: Tensor, window: int) -> None:
     most = getattr(config, "max_position_embeddings", None)
     if isinstance(most, int) and 0 < most < window:
         raise ConfigError(f"window={window} with {name}.", allowed=f"2 to {most} tokens, the model's positions")
+    check_tokens(model, name, ids)
+
+
+def check_tokens(model: nn.Module, name: str, ids: Tensor) -> None:
+    """Refuse tokens that a model does not know.
+
+    Args:
+        model: The model.
+        name: What it is called in errors.
+        ids: int64 [T], at least one.
+
+    Raises:
+        ConfigError: with what it knows.
+    """
     highest, lowest, size = int(ids.max()), int(ids.min()), vocabulary_size(model)
     if lowest < 0 or (size is not None and highest >= size):
         bad = lowest if lowest < 0 else highest
@@ -102,7 +116,7 @@ def check_causal(model: nn.Module, name: str) -> None:
         name: What it is called in errors.
 
     Raises:
-        ModelError: with what it does instead.
+        ModelError: with what it does instead, and for NaN or infinity in its logits.
     """
     device, size = model_device(model), vocabulary_size(model) or 3
     ids = torch.tensor([[0, 1], [0, min(2, size - 1)]], device=device)
@@ -115,6 +129,8 @@ def check_causal(model: nn.Module, name: str) -> None:
     first, other = found
     if not isinstance(first, Tensor) or not isinstance(other, Tensor) or first.ndim != 3 or first.shape[:2] != (1, 2):
         raise _no_logits(name, "gives no logits of the next token")
+    for logits in (first, other):
+        check_finite(logits[0], name, 0)
     if not torch.allclose(first[0, 0].float(), other[0, 0].float(), rtol=0.02, atol=0.02 * float(first.std())):
         raise _no_logits(name, "looks at the tokens to come: it does not predict the next one")
 

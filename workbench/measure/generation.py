@@ -114,7 +114,6 @@ class _Reader:
     def next(self) -> tuple[int, float]:
         """Return the most likely token and its probability, and read it."""
         logits = self._logits().float()
-        check_finite(logits[None], "the model", len(self._ids) - 1)
         token = int(logits.argmax())
         self._ids = torch.cat([self._ids, torch.tensor([token])])
         return token, float(logits.softmax(-1)[token])
@@ -137,4 +136,5 @@ class _Reader:
         output = self._model(input_ids=ids[None].to(self._device), **kept)
         self._past = getattr(output, "past_key_values", None) if kept["use_cache"] else self._past
         logits: Tensor = output.logits[0, -1]
+        check_finite(logits[None], "the model", len(self._ids) - 1)
         return logits

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import ConfigError
+from workbench.measure.causal import check_tokens
 from workbench.measure.generation import Answer, end_tokens, first_difference, iter_answers, room_for
 
 MAX_ANSWER = 512
@@ -94,9 +95,10 @@ def iter_prompt(
 
     Raises:
         Cancelled: when `cancel` was set.
-        ConfigError: when the prompt fills the model's context.
+        ConfigError: when the prompt fills the model's context, or holds a token that the model does not know.
         ModelError: for a model with NaN or infinity in its logits.
     """
+    check_tokens(models[0], "the model", ids)
     count = room_for(models[0], ids, wanted)
     notes = () if count == wanted else (f"{count} tokens at most: the model has no more positions",)
     steps = iter_answers(models, ids, count, end_tokens(models[0], tokenizer), cancel)
