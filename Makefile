@@ -5,6 +5,7 @@
 # make peers         set up .venv-peers with torchao 0.11, 0.12, 0.18 and hqq, then the tests against them
 # make test-oldest   set up .venv-oldest with transformers 5.17 and other oldest releases, then the tests that use them
 # make peers-gptqmodel set up .venv-gptqmodel with GPTQModel and the torch that it needs (3 GB), then its tests
+# make renderers     fetch the widget managers of VS Code and Colab (npm), then the tests that show the workbench in them
 # make demo-model    train the embedded demo model again; 40 minutes
 # make clean         remove what the builds and tests left; the environments (.venv, .venv-peers, …) stay
 #
@@ -24,7 +25,7 @@ OLDEST_TORCH ?=
 OLDEST_TESTS ?= $(filter-out tests/test_notebooks.py tests/test_benchmarks.py tests/test_bootstrap.py,\
 	$(wildcard tests/test_*.py)) $(addprefix tests/,checkpoint cli improve measure recipe session solvers triton views widgets)
 
-.PHONY: lab test lint soak peers peers-gptqmodel test-oldest demo-model clean set-up-lab set-up-test
+.PHONY: lab test lint soak peers peers-gptqmodel test-oldest renderers demo-model clean set-up-lab set-up-test
 
 lab: set-up-lab
 	@$(BIN)/workbench lab $(if $(MODEL),"$(MODEL)")
@@ -73,6 +74,14 @@ $(GPTQMODEL)/installed: pyproject.toml | set-up-lab
 	$(BIN)/python -m pip --python $(GPTQMODEL)/bin/python install --editable ".[gptqmodel]"
 	touch $@
 
+renderers: set-up-test tests/renderers/node_modules/installed
+	npm --prefix tests/renderers run build
+	$(BIN)/python -m pytest tests/renderers $(PYTEST_OPTIONS)
+
+tests/renderers/node_modules/installed: tests/renderers/package-lock.json
+	npm --prefix tests/renderers ci --ignore-scripts --no-audit --no-fund
+	touch $@
+
 demo-model: set-up-lab
 	$(BIN)/python scripts/train_demo_model.py
 	$(BIN)/python scripts/evaluate_demo_model.py
@@ -81,5 +90,5 @@ set-up-lab set-up-test: set-up-%:
 	@$(PYTHON) scripts/bootstrap.py $*
 
 clean:
-	rm -rf build dist exports .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks tests/screenshots
+	rm -rf build dist exports tests/renderers/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks tests/screenshots
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
