@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+import workbench as wb
 import workbench.session.verdict as session_verdict
 from tests.improve.test_improve import Toy
 from workbench.measure.decode import DecodeSpeed
@@ -128,6 +130,17 @@ def test_without_int4_layers_nothing_is_measured(measured):
     assert session.wait(30)
     assert session.verdict.line() == f"No weight becomes int4: {size(session.coverage.before_bytes)} stay as they are."
     assert session.verdict.target() is None and session.verdict.speed is None and measured == []
+
+
+def test_a_model_that_is_int4_already_is_said_to_be(measured):
+    model = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 64))
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=32))
+    session = open_session(model)
+    total = size(session.coverage.before_bytes)
+    assert (
+        session.verdict.line()
+        == f"2 layers are int4 already, {total}: open the model that it was made from to choose anew."
+    )
 
 
 def test_a_layer_that_is_exact_has_no_error():

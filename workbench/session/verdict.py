@@ -99,6 +99,10 @@ class SessionVerdict:
         """Say size, error and speed; what is not measured yet is said to be so."""
         coverage = self._seen.coverage
         if not coverage.configs:
+            done = sum(row.kind == "int4_linear" for row in coverage.rows)
+            if done:
+                layers = f"{done} layer{'s are' if done > 1 else ' is'} int4 already"
+                return f"{layers}, {size(coverage.before_bytes)}: open the model that it was made from to choose anew."
             return f"No weight becomes int4: {size(coverage.before_bytes)} stay as they are."
         ratio = coverage.before_bytes / max(1, coverage.after_bytes)
         smaller = f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}, {ratio:.2f}× smaller"
