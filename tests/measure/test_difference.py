@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.measure.test_errors import decoded, quantized, some_weight
+from tests.measure.test_error_map import decoded
+from tests.measure.weights import quantized, some_weight
 from workbench.measure.difference import pair_of_maps
 from workbench.measure.error_map import METRICS, map_values
 

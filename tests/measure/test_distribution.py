@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.measure.test_errors import DOMAINS, quantized, some_weight
+from tests.measure.weights import DOMAINS, quantized, some_weight
 from workbench.measure import distribution
 from workbench.measure.distribution import OutputError, iter_output_error, iter_spread
 from workbench.measure.errors import error_summary, histogram
