@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.checkpoint.files import read_json
+from workbench.checkpoint.native import check_version
 from workbench.checkpoint.writer import file_sha256
 from workbench.errors import CheckpointError
 from workbench.safetensors_folder import INDEX_FILE
@@ -54,12 +55,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     data = read_json(directory / MANIFEST_FILE)
     version = data.get("format_version")
-    if not isinstance(version, str) or version.split(".")[0] != MANIFEST_VERSION.split(".")[0]:
-        raise CheckpointError(
-            f"The manifest has format_version {version!r}.",
-            allowed=f"{MANIFEST_VERSION.split('.')[0]}.x",
-            mend="update int4-workbench",
-        )
+    check_version("manifest", version, MANIFEST_VERSION)
     told = data.pop(_OWN_HASH, None)
     if (told is not None or version != "1.0") and told != _own_hash(data):
         raise CheckpointError(

@@ -153,13 +153,7 @@ def parse(config: Mapping[str, Any]) -> dict[str, ModuleFormat]:
             allowed=repr(QUANT_METHOD),
             mend="name a folder that workbench quantize or wb.save_checkpoint made",
         )
-    version = config.get("format_version")
-    if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
-        raise CheckpointError(
-            f"The checkpoint has format_version {version!r}.",
-            allowed=f"{FORMAT_VERSION.split('.')[0]}.x",
-            mend="update int4-workbench",
-        )
+    check_version("checkpoint", config.get("format_version"), FORMAT_VERSION)
     if config.get("code_layout") != CODE_LAYOUT or config.get("bits") != 4:
         raise CheckpointError(
             f"The checkpoint has code_layout {config.get('code_layout')!r} with {config.get('bits')!r} bits.",
@@ -170,6 +164,24 @@ def parse(config: Mapping[str, Any]) -> dict[str, ModuleFormat]:
     if not isinstance(modules, Mapping):
         raise CheckpointError("The quantization_config lists no modules.", mend="the file is damaged")
     return {str(name): _module(str(name), {**config, **_as_mapping(name, own)}) for name, own in modules.items()}
+
+
+def check_version(file: str, found: object, ours: str) -> None:
+    """Refuse a file of another major version.
+
+    Args:
+        file: What it is.
+        found: The version that it says.
+        ours: The version that is written here.
+
+    Raises:
+        CheckpointError: when the first numbers differ, or the file says no version.
+    """
+    major = ours.split(".")[0]
+    if not isinstance(found, str) or found.split(".")[0] != major:
+        raise CheckpointError(
+            f"The {file} has format_version {found!r}.", allowed=f"{major}.x", mend="update int4-workbench"
+        )
 
 
 def _module(name: str, settings: Mapping[str, Any]) -> ModuleFormat:
