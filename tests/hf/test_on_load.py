@@ -37,7 +37,7 @@ def test_the_codes_are_those_of_quantizing_afterwards(saved, family, dtype):
     ours, theirs = found.state_dict(), expected.state_dict()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert set(found.hf_quantizer.coverage.configs) == set(report.coverage.configs)
+    assert found.hf_quantizer.coverage.rows == report.coverage.rows  # a tied head is counted once
 
 
 def test_it_is_saved_and_loaded_as_a_native_checkpoint(saved, tmp_path):

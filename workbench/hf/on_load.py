@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,23 @@ _log = logging.get_logger(__name__)
 
 
 class Coming(ModelSource):
-    """A model on the meta device whose values are about to be loaded."""
+    """A model on the meta device whose values are about to be loaded.
+
+    What transformers ties once all is loaded is known by name only: each still has a weight of its own here.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Read from `model`, which is not changed."""
+        super().__init__(model)
+        names = dict(getattr(model, "all_tied_weights_keys", None) or {})
+        owners = {tied.removesuffix(".weight"): owner.removesuffix(".weight") for tied, owner in names.items()}
+        listed = {record.name for record in self._records}
+        self._records = [
+            replace(record, size_bytes=0, tied_to=owners[record.name])
+            if record.tied_to is None and owners.get(record.name) in listed
+            else record
+            for record in self._records
+        ]
 
     def missing(self, name: str) -> str:
         """Nothing is missing: it comes."""
