@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 import torch
@@ -94,6 +95,12 @@ def saved(name: str, folder: Path, dtype: torch.dtype = torch.float32, **changes
         make(name, **changes).save_pretrained(folder / "wide")
         type(make(name, **changes)).from_pretrained(folder / "wide", dtype=dtype).save_pretrained(folder / name)
     return folder / name
+
+
+def edit_config(folder: Path, **changes) -> None:
+    """Change keys of a saved model's config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 def logits(model: nn.Module) -> torch.Tensor:

@@ -24,12 +24,6 @@ FP8 = {"deepseek_v3": saved_fp8, "qwen3_moe": saved_fp8}
 MADE = {**FP8, "gpt_oss": saved_mxfp4}
 
 
-@pytest.fixture(autouse=True)
-def _hushed():
-    with tiny_models.hushed():
-        yield
-
-
 def made(name, path, dtype=torch.bfloat16):
     return MADE[name](built(name, dtype), path / name)
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 import workbench as wb
-from tests import tiny_models
-from tests.tiny_models import make
+from tests.tiny_models import edit_config, make
 from workbench.checkpoint.save import save_checkpoint
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError
@@ -18,17 +15,6 @@ from workbench.hf.skeleton import open_source
 from workbench.session import open_session
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
-
-
-def edit_config(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with tiny_models.hushed():
-        yield
 
 
 def test_demo_is_a_name_and_a_folder_is_a_path(tmp_path):

@@ -9,18 +9,12 @@ from safetensors.torch import load_file, save_file
 import workbench as wb
 from tests.stored_models import built
 from tests.targets.exported import choice, write_named
-from tests.tiny_models import hushed, logits
+from tests.tiny_models import logits
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.errors import CheckpointError
 from workbench.recipe.recipe import Recipe, Rule
 from workbench.targets.awq import Awq
 from workbench.targets.compressed_tensors import CompressedTensors
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with hushed():
-        yield
 
 
 def quantized(family, *rules, domain="symmetric"):

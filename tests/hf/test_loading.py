@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import huggingface_hub
 import pytest
 import torch
 import transformers
 
 import workbench as wb
-from tests import tiny_models
-from tests.tiny_models import logits, make, saved
+from tests.tiny_models import edit_config, logits, make, saved
 from workbench.checkpoint.save import save_checkpoint
 from workbench.errors import CheckpointError, ModelError
 from workbench.hf.loading import load_checkpoint, load_model
@@ -19,17 +16,6 @@ from workbench.hf.quantizer import Int4WorkbenchConfig
 from workbench.hf.skeleton import open_source
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
-
-
-def edit_config(folder, **changes):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with tiny_models.hushed():
-        yield
 
 
 @pytest.mark.parametrize("load", [load_model, open_source, load_checkpoint, wb.preflight])

@@ -16,7 +16,7 @@ from torch import nn
 import workbench as wb
 import workbench.hf
 from tests.test_adapter import dense_twin, int4_names, learning, loss_of, trained
-from tests.tiny_models import hushed, logits, make
+from tests.tiny_models import logits, make
 from workbench.errors import ConfigError, ModelError
 from workbench.hf.lora import INITS, Int4LoraLinear, register
 
@@ -26,12 +26,6 @@ QV = ["q_proj", "v_proj"]
 
 # PEFT asks transformers by names that transformers renames.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with hushed():
-        yield
 
 
 def int4(family="qwen2", dtype=torch.float32):

@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from tests import tiny_models
 from workbench.hf.quiet import quiet
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with tiny_models.hushed():
-        yield
 
 
 def test_quiet_puts_everything_back():

@@ -9,17 +9,11 @@ from safetensors.torch import load_file
 import workbench as wb
 from tests.stored_models import OTHERWISE, built
 from tests.targets.exported import choice
-from tests.tiny_models import hushed, make
+from tests.tiny_models import make
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.hf.reverse_names import NamedContents, reverse_names
 from workbench.recipe.recipe import Recipe
 from workbench.targets.stored_names import StoredContents
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with hushed():
-        yield
 
 
 def quantized(name):

@@ -11,7 +11,6 @@ import transformers.core_model_loading as loading
 from safetensors.torch import load_file, save_file
 
 import workbench as wb
-from tests import tiny_models
 from tests.stored_models import OTHERWISE, built
 from workbench.errors import ModelError
 from workbench.hf.loading import load_model
@@ -23,12 +22,6 @@ from workbench.sources import ModelSource
 
 UP = "model.layers.0.mlp.experts.gate_up_proj"
 STORED = "model.layers.0.block_sparse_moe.experts.{}.w{}.weight"
-
-
-@pytest.fixture(autouse=True)
-def _hushed():
-    with tiny_models.hushed():
-        yield
 
 
 def saved(name, path):
