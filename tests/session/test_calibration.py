@@ -17,9 +17,10 @@ from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError, ModelError
 from workbench.measure.errors import error_summary
 from workbench.session import Session, open_session
-from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL, TYPED_ORIGIN
+from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL, TYPED_ORIGIN, SessionCalibration
 from workbench.solvers import solve
 from workbench.solving import iter_quantize
+from workbench.sources import ModelSource
 from workbench.views.cache import UPSTREAM
 
 TIMEOUT_S = 120
@@ -229,6 +230,31 @@ def test_cancel_stops_collecting_and_says_so(pair):
     session.refresh()
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[-1] == "inputs of the dense model"
+
+
+def test_inputs_that_a_view_waits_for_are_asked_for_again_by_it_and_those_of_other_work_by_that(pair):
+    begun, go_on, again = threading.Event(), threading.Event(), list
+    told = {"on_state": lambda _state: None, "on_job": lambda _job: None}
+    room = SessionCalibration(ModelSource(pair[0]), pair[1], in_turn=lambda steps, _: steps, again=again, **told)
+    room.set_text(TEXT)
+    assert room.lane.wait(TIMEOUT_S)
+
+    def hold(_module, _args):
+        begun.set()
+        assert go_on.wait(TIMEOUT_S)
+
+    handle = pair[0].register_forward_pre_hook(hold)
+    views = room.views(Q, [Q], lambda inputs: iter([inputs.badge]), threading.Event())
+    assert next(views) == "collecting inputs" and begun.wait(TIMEOUT_S)
+    job = room.lane.current
+    assert job.label == JOB_LABEL and job.again is again
+    assert room.request(Q, [Q]) is job and job.again is None, "who joined has a Resume of its own"
+    room.lane.cancel()
+    go_on.set()
+    assert list(views) == ["no inputs"] and job.state == "cancelled"
+    handle.remove()
+    views = room.views(Q, [Q], lambda inputs: iter([inputs.badge]), threading.Event())
+    assert list(views) == ["collecting inputs", "inputs of the dense model"]
 
 
 def test_a_setting_of_the_solver_reaches_the_view(session):

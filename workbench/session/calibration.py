@@ -80,6 +80,8 @@ class SessionCalibration:
             ConfigError: when a character of it is half a surrogate pair, which no file can hold.
         """
         check_text(text)
+        if (running := self.lane.current) is not None:
+            running.again = None  # what it goes on with is of the text before
         self.lane.cancel()
         self._put(text, origin if text else "", path)
         self._on_state(self.state)
