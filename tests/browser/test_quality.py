@@ -52,7 +52,7 @@ def test_one_click_gives_numbers_with_intervals(lab: NotebookPage, panel: Locato
     )
     expect(fact(panel, "Perplexity")).to_have_text(" → ".join(f"{float(number):.2f}" for number in found.split()))
     expect(panel.locator("[data-fact='Mean KL'] small")).to_contain_text(re.compile(r"0\.\d+ to 0\.\d+ nats a token"))
-    expect(panel.get_by_text("Each recipe that is measured stands here")).to_be_visible()
+    expect(panel.get_by_text("Change a setting and measure again")).to_be_visible()
 
 
 def test_a_click_elsewhere_in_the_app_updates_it(lab: NotebookPage, panel: Locator) -> None:

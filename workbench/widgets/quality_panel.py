@@ -51,6 +51,7 @@ _PROMPT = (
 _NAMES = ["original", "int4"]
 _COLUMNS = ["recipe", "mean KL(original ‖ int4), nats a token", "perplexity"]
 _NO_BARS = "Each recipe that is measured stands here, so that a change can be compared with what was before."
+_ONE_BAR = "Change a setting and measure again: both recipes then stand here, side by side."
 _FIRST_PROMPT = "The function returns"
 
 
@@ -122,6 +123,7 @@ class QualityPanel(Panel):
         self.form.set_values(window=state.window, follow=state.follow, **({"windows": windows} if shown else {}))
         self.numbers.show(facts_of(state), verdict=said(state), notes=notes_of(state))
         bars = bars_of(state)
+        self.bars.empty = _ONE_BAR if bars else _NO_BARS
         self.bars.show(bars if len(bars) > 1 else [])  # one alone is what the numbers say
 
     def _follow(self, job: Job) -> None:
