@@ -186,7 +186,7 @@ def _group_misfits(outline: Outline) -> list[Misfit]:
             _does_not_fit,
             _misfit_group,
             allowed="128, 64, 32, where it divides in_features",
-            mend=f"quantize these layers again with group_size={size}",
+            mend=f"quantize these layers again with group_size={size} (--group-size {size})",
             change={"group_size": size},
         )
     odd = {name: form for name, form in outline.int4.items() if not _best_group(form)}

@@ -211,7 +211,7 @@ def domain_misfits(layers: Mapping[str, ModuleFormat], domains: Iterable[str]) -
         lambda form: form.domain not in held,
         lambda form: f"zero_point_domain {form.domain}",
         allowed=" or ".join(held),
-        mend=f"quantize these layers again from the original weights with domain={held[0]!r}",
+        mend=f"quantize these layers again from the original weights with domain={held[0]!r} (--domain {held[0]})",
         change={"domain": held[0]},
     )
 
@@ -224,6 +224,6 @@ def group_misfits(layers: Mapping[str, ModuleFormat], sizes: Iterable[int]) -> l
         lambda form: form.group_size not in held,
         lambda form: f"group_size {form.group_size}",
         allowed=", ".join(map(str, held)),
-        mend=f"quantize these layers again with group_size={held[0]}",
+        mend=f"quantize these layers again with group_size={held[0]} (--group-size {held[0]})",
         change={"group_size": held[0]},
     )
