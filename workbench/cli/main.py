@@ -161,21 +161,25 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output-head", action="store_true", help="make the output head int4 too: faster decoding")
 
 
-def _bench_arguments(one: argparse.ArgumentParser) -> None:
+def _layer_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("-n", type=int, default=4096, help="out_features (default 4096)")
     one.add_argument("-k", type=int, default=4096, help="in_features (default 4096)")
     one.add_argument("--group-size", type=int, help="256, 128, 64 or 32 (default 64)")
     one.add_argument(
-        "--batch-sizes", type=_whole_numbers, metavar="LIST", help="for instance 1,4,16 (default 1,2,4 and on to 2048)"
-    )
-    one.add_argument(
         "--dtypes", type=_names, default=["bfloat16"], metavar="LIST", help="of bfloat16,float16,float32 (the first)"
+    )
+    one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+
+
+def _bench_arguments(one: argparse.ArgumentParser) -> None:
+    _layer_arguments(one)
+    one.add_argument(
+        "--batch-sizes", type=_whole_numbers, metavar="LIST", help="for instance 1,4,16 (default 1,2,4 and on to 2048)"
     )
     one.add_argument(
         "--paths", type=_names, metavar="LIST", help="of int4,op,fused,dequantize,dense (default: all there are here)"
     )
     one.add_argument("--compiled", action="store_true", help="measure int4 and dense compiled by torch.compile too")
-    one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     one.add_argument("--json", type=Path, metavar="FILE", help="write points, machine and roofline here")
     one.add_argument("--csv", type=Path, metavar="FILE", help="write the points here")
 
@@ -191,13 +195,7 @@ def _throughput_arguments(one: argparse.ArgumentParser) -> None:
 
 def _tune_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("model", nargs="?", help="an int4 checkpoint with the shapes to measure (default: one, below)")
-    one.add_argument("-n", type=int, default=4096, help="out_features (default 4096)")
-    one.add_argument("-k", type=int, default=4096, help="in_features (default 4096)")
-    one.add_argument("--group-size", type=int, help="256, 128, 64 or 32 (default 64)")
-    one.add_argument(
-        "--dtypes", type=_names, default=["bfloat16"], metavar="LIST", help="of bfloat16,float16,float32 (the first)"
-    )
-    one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    _layer_arguments(one)
 
 
 def _names(text: str) -> list[str]:
