@@ -96,7 +96,7 @@ def test_calibrated_shows_its_text_and_ends_in_a_calibrated_view(lab: NotebookPa
     expect(lab.page.locator(".wb-facts li", has_text="inputs of the dense model; an export takes")).to_be_visible()
     expect(convergence(lab).locator(".wb-title")).to_have_text("Convergence: calibrated")
     expect(convergence(lab).locator("text.wb-axis-name", has_text="mean squared output error")).to_be_visible()
-    expect(job(lab)).to_contain_text("Inputs for the calibrated solver")
+    expect(job(lab)).to_contain_text("Inputs of the layers")
     expect(job(lab)).to_have_attribute("data-state", "done")
     expect(calibration(lab).locator(".wb-hint")).to_have_text("the demo model's own text")
     expect(fact(lab, "Used")).to_contain_text(re.compile(r"[\d,]+ tokens"))

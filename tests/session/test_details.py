@@ -9,6 +9,8 @@ import torch
 
 from tests import tiny_models
 from tests.session.stand_ins import GATE, TIMEOUT_S, Heard, toy
+from workbench.demo import demo_calibration_text
+from workbench.errors import Cancelled, ConfigError
 from workbench.hf.skeleton import open_source
 from workbench.measure.errors import error_summary, histogram
 from workbench.session import Session, open_session
@@ -65,6 +67,58 @@ def test_the_output_error_comes_where_the_inputs_are_held(demo):
     demo.configure(solver="rtn")
     nearest = settled(demo)
     assert nearest.output.relative > found.output.relative, "the calibrated solver was made for this"
+
+
+def test_the_output_error_is_measured_where_it_is_asked_for_and_follows_from_then_on(demo):
+    demo.calibration.set_text(demo_calibration_text()[:20_000])
+    demo.refresh()
+    assert settled(demo).output is None and demo.calibration.inputs(demo.current) is None
+    demo.details.measure_output()
+    first = settled(demo)
+    assert first.name == demo.current and 0 < first.output.relative < 1 and "dense model" in first.inputs
+    demo.configure(group_size=32)
+    finer = settled(demo)
+    assert finer.config.group_size == 32 and 0 < finer.output.relative < first.output.relative
+    demo.select([GATE])
+    assert settled(demo).name == GATE and settled(demo).output is not None
+    demo.set_calibration_text(demo_calibration_text()[20_000:40_000])
+    assert settled(demo).output is not None
+    assert settled(demo).output.tokens == demo.calibration.inputs(GATE).moments.tokens
+
+
+def test_an_output_error_that_is_cancelled_is_not_begun_again_by_the_next_view(demo, monkeypatch):
+    demo.refresh()
+    settled(demo)
+    begun = threading.Event()
+
+    def stuck(names, calibration, stamp, cancel):
+        begun.set()
+        assert cancel.wait(TIMEOUT_S)
+        raise Cancelled("stopped")
+        yield
+
+    monkeypatch.setattr(demo.calibration, "_collected", lambda names, text, cancel: stuck(names, text, "", cancel))
+    demo.details.measure_output()
+    assert begun.wait(TIMEOUT_S)
+    demo.cancel()
+    assert settled(demo).output is None and not demo.details.wants_output
+    demo.configure(group_size=32)
+    assert settled(demo).output is None and not demo.calibration.lane.busy
+
+
+def test_an_output_error_without_a_text_or_a_layer_says_what_to_do():
+    session = open_session(tiny_models.make("mixtral"))
+    heard = Heard(session)
+    with pytest.raises(ConfigError, match="paste some pages"):
+        session.details.measure_output()
+    assert session.details.wants_output and heard.of("calibration"), "the place where a text is given is shown"
+    session.select(["model.layers.0.mlp.experts.down_proj"])
+    with pytest.raises(ConfigError, match="a stack of experts"):
+        session.details.measure_output()
+    session.select(["model.embed_tokens"])
+    with pytest.raises(ConfigError, match="no linear layer"):
+        session.details.measure_output()
+    assert session.wait(TIMEOUT_S)
 
 
 def test_what_a_change_overtakes_is_neither_kept_nor_told():

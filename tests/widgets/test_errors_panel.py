@@ -166,3 +166,16 @@ def test_what_is_no_error_has_no_other_units(panel: ErrorsPanel) -> None:
     assert panel.form.disabled == ["units"]
     choose(panel, "metric", "max")
     assert panel.form.disabled == []
+
+
+def test_the_output_error_is_offered_until_it_is_asked_for(panel: ErrorsPanel, session: Session) -> None:
+    def offered() -> bool:
+        return "wb-away" not in panel._more._dom_classes
+
+    assert offered()
+    for name, expected in (("words", False), ("stack", False), ("plain", True)):
+        session.select([name])
+        assert session.wait(TIMEOUT_S) and offered() is expected
+    with pytest.raises(ConfigError, match="no calibration text"):
+        panel._measure("output")
+    assert session.details.wants_output and not offered()

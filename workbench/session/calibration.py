@@ -23,7 +23,7 @@ from workbench.views.views import LayerView
 
 DEMO_ORIGIN = "the demo model's own text"
 TYPED_ORIGIN = "text given here"
-JOB_LABEL = "Inputs for the calibrated solver"
+JOB_LABEL = "Inputs of the layers"
 _POLL_S = 0.05
 _DENSE = "inputs of the dense model; an export takes those of the model as it is quantized so far"
 

@@ -34,7 +34,7 @@ FIELDS = (
 
 
 class CalibrationPanel(Panel):
-    """Shown while a layer uses the calibrated solver."""
+    """Shown while a layer uses the calibrated solver, and once the error of a layer's output was asked for."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.form = Form(FIELDS, {"text": "", "path": ""}, on_error=on_error, title="Calibration text", fold="open")
@@ -59,7 +59,7 @@ class CalibrationPanel(Panel):
 
     def _show(self) -> None:
         session = self.session
-        _show_if(self, bool(needs_calibration(session.coverage)))
+        _show_if(self, bool(needs_calibration(session.coverage)) or session.details.wants_output)
         state = session.calibration.state
         if session.calibration_text is not self._text:  # a text of megabytes is not compared
             self._text = session.calibration_text

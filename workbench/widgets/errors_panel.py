@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from workbench.kinds import EXPERTS, STACK
 from workbench.measure.error_map import LOW_IS_WORSE, Metric
 from workbench.measure.sampling import sampled_rows
 from workbench.session import METRICS, Event, Session
@@ -11,12 +12,13 @@ from workbench.session.details import LayerDetails
 from workbench.session.zoom import ZoomedBlock
 from workbench.views.groups import GroupView
 from workbench.views.views import LayerView
+from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.error_facts import described, facts_of, output_of
 from workbench.widgets.facts import Facts
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.heatmap import HeatBlock, HeatCell, Heatmap, HeatPayload, ZoomRequest
-from workbench.widgets.panel import NOT_LINEAR, Panel
+from workbench.widgets.panel import NOT_LINEAR, Panel, row
 
 _METRIC_NAMES = {
     "rmse": "RMS error",
@@ -49,6 +51,10 @@ FIELDS = (
     ),
 )
 
+_OUTPUT = Command(
+    "output", "Measure output error", "Run the calibration text through the model: how far is what the layer puts out?"
+)
+
 
 class ErrorsPanel(Panel):
     """Rows x groups of the current layer."""
@@ -57,7 +63,11 @@ class ErrorsPanel(Panel):
         self.heatmap = Heatmap(on_error=on_error, height=560)
         self.form = Form(FIELDS, self._values(session), on_error=on_error, inline=True)
         self.numbers = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.form, self.heatmap, self.numbers])
+        self.commands = Commands([_OUTPUT], on_error=on_error)
+        self._more = row(self.commands)  # a component's own classes stay as they were when it was drawn
+        super().__init__(session, on_error, [self.form, self.heatmap, self.numbers, self._more])
+        self.commands.on_command(self._measure)
+        self._show_more()
         self.form.on_change(self._changed)
         self.heatmap.on_select(self._picked)
         self.heatmap.on_zoom(self._zoomed)
@@ -86,7 +96,10 @@ class ErrorsPanel(Panel):
             self._show_details(event.data)
         elif event.kind == "zoom":
             self._show_block(event.data)
+        elif event.kind == "calibration":
+            self._show_more()
         elif event.kind in ("coverage", "selection"):
+            self._show_more()
             if not self.shows_layer():
                 self._clear(NOT_LINEAR)
             self._show_busy()
@@ -157,9 +170,22 @@ class ErrorsPanel(Panel):
 
     def _show_details(self, details: LayerDetails) -> None:
         """Add the error of the layer's output to the numbers."""
+        self._show_more()
         view = self._view
         if view is not None and view.exact and (view.name, view.config) == (details.name, details.config):
             self.numbers.show([*output_of(details), *facts_of(view)], notes=[described(view), *view.notes])
+
+    def _show_more(self) -> None:
+        """Offer to measure the error of the layer's output while nobody has asked for it and it is not known."""
+        details, name = self.session.details, self.session.current
+        known = details.latest is not None and details.latest.name == name and details.latest.output is not None
+        stacked = bool(name) and self.session.row(name).kind in (EXPERTS, STACK)
+        offered = self.shows_layer() and not (details.wants_output or known or stacked)
+        (self._more.remove_class if offered else self._more.add_class)("wb-away")
+
+    def _measure(self, _command: str) -> str:
+        self.session.details.measure_output()
+        return ""
 
     def _changed(self, field: str, value: Value) -> None:
         if field == "units":
