@@ -62,7 +62,7 @@ class SessionAhead(Room):
         def work(cancel: threading.Event) -> Iterator[str]:
             return self._solved(view, wanted, cancel)
 
-        self.lane.submit(Job(f"Neighbours of {view.name}", work, self.take, self._changed, quiet=True))
+        self.begin("Neighbours", view, work)
 
     def _solved(self, view: LayerView, wanted: list[ResolvedConfig], cancel: threading.Event) -> Iterator[str]:
         room = view.total_rows * view.in_features * 5 // 4  # codes, scales and zero points, and a little more

@@ -121,7 +121,7 @@ class SessionCompare(Room):
         def work(cancel: threading.Event) -> Iterator[LayerView | Comparison]:
             return self._compared(view, config, cancel)
 
-        self.submit(f"Comparison of {view.name}", work)
+        self.submit("Comparison", view, work)
 
     def _compared(
         self, view: LayerView, config: ResolvedConfig, cancel: threading.Event

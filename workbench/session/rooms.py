@@ -18,6 +18,7 @@ from workbench.records.layers import CoverageRow
 from workbench.session.events import Event, EventKind
 from workbench.sources import ModelSource, Source
 from workbench.views.cache import Inputs, ViewCache
+from workbench.views.views import LayerView
 
 
 class Seen(Protocol):
@@ -66,7 +67,7 @@ class Means:
 
 
 class Room:
-    """Work that follows the layer on show, on a lane of its own; whatever changes, what was begun is dropped.
+    """Work that follows the layer on show, on a lane of its own; what is of another or of other settings is dropped.
 
     Args:
         name: Of the lane.
@@ -77,19 +78,25 @@ class Room:
     def __init__(self, name: str, seen: Seen, means: Means) -> None:
         self.seen, self.means = seen, means
         self.lane = Lane(name, latest_wins=True)
+        self._of: tuple[str, ResolvedConfig] | None = None  # what the newest work is of
         seen.listen(self._hear)
 
     def holds(self, name: str, config: ResolvedConfig) -> bool:
         """Say whether this layer is on show under these settings."""
         return (name, config) == (self.seen.current, self.seen.resolved())
 
-    def submit(self, label: str, work: Callable[[threading.Event], Iterator[Any]]) -> Job:
-        """Run work on the lane, step by step while nothing is timed; each item goes to `take`."""
+    def submit(self, what: str, view: LayerView, work: Callable[[threading.Event], Iterator[Any]]) -> Job:
+        """Run work on a view's layer, step by step while nothing is timed; each item goes to `take`."""
 
         def steps(cancel: threading.Event) -> Iterator[Any]:
             return self.means.in_turn(work(cancel), cancel)
 
-        return self.lane.submit(Job(label, steps, self.take, self._changed, quiet=True))
+        return self.begin(what, view, steps)
+
+    def begin(self, what: str, view: LayerView, steps: Callable[[threading.Event], Iterator[Any]]) -> Job:
+        """Run work that waits for its turns itself."""
+        self._of = view.name, view.config
+        return self.lane.submit(Job(f"{what} of {view.name}", steps, self.take, self._changed, quiet=True))
 
     def take(self, job: Job, item: Any) -> None:
         """Keep and tell what the work found (worker's thread)."""
@@ -100,8 +107,8 @@ class Room:
         raise NotImplementedError
 
     def _hear(self, event: Event) -> None:
-        if event.kind in ("coverage", "selection"):
-            self.lane.cancel()
+        if event.kind in ("coverage", "selection") and not (self._of and self.holds(*self._of)):
+            self.lane.cancel()  # but not what follows a view that came before its recipe was told
         self.hear(event)
 
     def _changed(self, job: Job) -> None:

@@ -83,7 +83,7 @@ class SessionZoom(Room):
             if held is not None:
                 yield block_of(view, *held, rows, columns, turn)
 
-        return self.submit(f"A part of {view.name}", work)
+        return self.submit("A part", view, work)
 
     def hear(self, event: Event) -> None:
         """Drop what is of the view before."""
