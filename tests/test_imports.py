@@ -39,7 +39,7 @@ targets.int_family targets.int_target
 targets.compressed_tensors targets.gptq targets.awq
 targets.gguf_blocks targets.gguf_file
 targets.gguf_models targets.gguf_metadata targets.gguf_tensors targets.gguf_sentencepiece
-targets.gguf_spaced targets.gguf_pretokenizers
+targets.gguf_spaced targets.gguf_pretokenizers targets.gguf_transformers
 targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torchao targets targets.record targets.run
 foreign.gguf_reader foreign.settings foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign

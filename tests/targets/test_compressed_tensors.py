@@ -123,6 +123,17 @@ def test_an_int4_output_head_that_was_tied(tmp_path):
     assert any("vLLM does not" in note for note in TARGET.fit(outline(model)).notes)
 
 
+def test_an_encoder_and_decoder_of_several_group_sizes_loads_in_the_smallest(tmp_path):
+    rules = (Rule("wo", choice(32, "symmetric")),)
+    model = quantized("t5", Recipe(choice(64, "symmetric"), rules, output_head=True))
+    write(TARGET, model, tmp_path / "ct")
+    assert {form.group_size for form in TARGET.written(outline(model)).int4.values()} == {32}
+    assert "dequantize=True" in TARGET.load_lines(tmp_path, outline(model)).python
+    found = loaded(model, tmp_path / "ct").state_dict()
+    for name, weight in weights(model).items():
+        assert torch.equal(found[f"{name}.weight"].float(), weight.to(found[f"{name}.weight"].dtype).float()), name
+
+
 @pytest.mark.parametrize("domain", ["int", "symmetric"])
 def test_the_tensors_are_those_of_the_format(domain, tmp_path):
     model = quantized("llama_odd", Recipe(None, (Rule("q_proj", choice(64, domain)),)), hidden_size=96)

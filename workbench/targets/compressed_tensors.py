@@ -57,8 +57,12 @@ class CompressedTensors(IntTarget):
         return [*super().notes(outline), *said]
 
     def mixes_groups(self, outline: Outline) -> bool:
-        """Whether each layer has its own group size: without zero points, and with the paths that the model has."""
-        return not asymmetric(outline) and not has_experts(outline) and not outline.stored_names
+        """Whether each layer has its own group size: in a decoder without zero points, with the paths that it has.
+
+        transformers 5.23 cannot load a T5 as it is: it asks for the tied weight of an output head that is still packed.
+        """
+        decoder = str(next(iter(outline.config.get("architectures") or [""]))).endswith("ForCausalLM")
+        return decoder and not asymmetric(outline) and not has_experts(outline) and not outline.stored_names
 
     def _several_sizes(self, outline: Outline) -> bool:
         return self.mixes_groups(outline) and len(set(own_group_sizes(outline).values())) > 1

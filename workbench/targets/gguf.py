@@ -19,6 +19,7 @@ from workbench.targets.gguf_metadata import ROPE_TENSOR, model_metadata, rope_pr
 from workbench.targets.gguf_models import ARCHITECTURES, Architecture, settings_of
 from workbench.targets.gguf_tensors import Plan, dense_bytes, missing_tensors, plan_tensors
 from workbench.targets.gguf_tokenizer import COUNTERPARTS, tokenizer_metadata, tokenizer_misfits
+from workbench.targets.gguf_transformers import transformers_note
 from workbench.targets.target import Fit, LoadLines, Misfit, Written, misfits_by
 
 _ELSEWHERE = "export to another format"
@@ -149,9 +150,7 @@ def _notes(outline: Outline, architecture: Architecture, *, unseen: bool) -> lis
     notes = ["scales below 6.1e-5 lose digits in float16; max |Δw| says how much"]
     if unseen:
         notes.append(f"the tokenizer is looked at before the first layer; llama.cpp has {COUNTERPARTS}")
-    if note := window_note(outline.config, architecture):
-        notes.append(note)
-    return notes
+    return [*notes, *filter(None, (window_note(outline.config, architecture), transformers_note(outline.config)))]
 
 
 def _write_part(writer: GgufWriter, plan: Plan, part: Part) -> float:
