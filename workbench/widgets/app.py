@@ -59,7 +59,7 @@ class Workbench(ipywidgets.VBox):
         session: The state behind the view; everything that a click does is one of its methods.
         layers: The panel with the layer table.
         configure: The panel with the settings.
-        calibration: The panel with the calibration text, shown once a layer is calibrated or its output error is asked for.
+        calibration: The panel with the calibration text, shown once a layer is calibrated or its output error wanted.
         errors: The panel with the heatmap and its numbers.
         convergence: The panel with the solver's error by step.
         microscope: The panel with the levels of one group.
