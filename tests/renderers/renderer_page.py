@@ -24,7 +24,11 @@ POLICY = (
 # The variables of VS Code's themes that its widgets see (Dark Modern, Light Modern and Dark High Contrast).
 VSCODE_COLOURS = {
     "vscode-dark": {"editor-background": "#1f1f1f", "editor-foreground": "#cccccc", "input-background": "#313131"},
-    "vscode-light": {"editor-background": "#ffffff", "editor-foreground": "#3b3b3b", "input-background": "#ffffff"},
+    "vscode-light": {
+        "editor-background": "#ffffff",
+        "editor-foreground": "#3b3b3b",
+        "notebook-cellEditorBackground": "#f8f8f8",
+    },
     "vscode-high-contrast": {"editor-background": "#000000", "editor-foreground": "#ffffff"},
 }
 VSCODE_SHARED = {
@@ -32,21 +36,36 @@ VSCODE_SHARED = {
     "editor-font-family": "monospace",
     "focusBorder": "#0078d4",
 }
-# What the extension's style sheet makes of them for widgets, since 2025; before, the box of a widget was white.
-BRIDGE = """.cell-output-ipywidget-background { background: transparent !important;
-    color: var(--vscode-editor-foreground);
-    --jp-ui-font-family: var(--vscode-editor-font-family); --jp-code-font-family: var(--vscode-editor-font-family);
-    --jp-ui-font-color1: var(--vscode-editor-foreground); --jp-border-color1: var(--vscode-panel-border);
-    --jp-border-color2: var(--vscode-panel-border); --jp-brand-color1: var(--vscode-focusBorder); }
-.vscode-dark .cell-output-ipywidget-background { --jp-layout-color1: var(--vscode-input-background);
-    --jp-layout-color2: var(--vscode-input-background); }
-.vscode-light .cell-output-ipywidget-background { --jp-layout-color1: var(--vscode-editor-background);
-    --jp-layout-color2: var(--vscode-editor-background); }"""
-BEFORE_BRIDGE = ".cell-output-ipywidget-background { background: white !important; }"
-# The variables of Colab's frames; its widget manager adds the three of JupyterLab's that stand at the end.
-COLAB_COLOURS = {"light": ("#ffffff", "#f7f7f7", "#1f1f1f"), "dark": ("#383838", "#4d4d4d", "#d5d5d5")}
-COLAB_BRIDGE = """:root { --jp-widgets-color: var(--colab-primary-text-color);
-    --jp-layout-color2: var(--colab-secondary-surface-color); --jp-ui-font-color1: var(--colab-primary-text-color); }"""
+# JupyterLab's variables that the extension's style sheet sets from VS Code's around widgets (microsoft/vscode-jupyter,
+# jupyterlabThemeBridge.css); those of the layout only in a light or dark theme, not in one of high contrast.
+VSCODE_BRIDGE = {
+    "ui-font-family": "editor-font-family",
+    "code-font-family": "editor-font-family",
+    "ui-font-color1": "editor-foreground",
+    "border-color1": "panel-border",
+    "border-color2": "panel-border",
+    "brand-color1": "focusBorder",
+}
+VSCODE_LAYOUT = {"vscode-dark": "input-background", "vscode-light": "notebook-cellEditorBackground"}
+VSCODE_BOX = ".cell-output-ipywidget-background"
+WHITE_BOX = f"{VSCODE_BOX} {{ background: white !important; }}"  # in versions of the extension without the bridge
+# The variables of Colab's frames, and the ones of JupyterLab's that its widget manager sets from them
+# (googlecolab/colab-cdn-widget-manager, index.css).
+COLAB_COLOURS = {
+    "light": {"primary-surface": "#ffffff", "secondary-surface": "#f7f7f7", "primary-text": "#1f1f1f"},
+    "dark": {"primary-surface": "#383838", "secondary-surface": "#4d4d4d", "primary-text": "#d5d5d5"},
+}
+COLAB_BRIDGE = {"widgets-color": "primary-text", "layout-color2": "secondary-surface", "ui-font-color1": "primary-text"}
+
+
+def vscode_bridge() -> str:
+    """Return the style sheet around widgets in VS Code."""
+    named = "; ".join(f"--jp-{name}: var(--vscode-{source})" for name, source in VSCODE_BRIDGE.items())
+    rules = [f"{VSCODE_BOX} {{ {named} }}"]
+    for theme, source in VSCODE_LAYOUT.items():
+        layout = "; ".join(f"--jp-layout-color{place}: var(--vscode-{source})" for place in range(4))
+        rules.append(f".{theme} {VSCODE_BOX} {{ {layout} }}")
+    return " ".join(rules)
 
 
 def vscode_variables(theme: str) -> str:
@@ -59,7 +78,7 @@ def vscode_page(theme: str) -> str:
     """Return the page of a notebook's outputs in VS Code."""
     return f"""<!doctype html><html style="{vscode_variables(theme)}"><head><meta charset="utf-8">
         <meta http-equiv="Content-Security-Policy" content="{POLICY}">
-        <style>body {{ background: var(--vscode-editor-background); margin: 0 }} {BRIDGE}</style>
+        <style>body {{ background: var(--vscode-editor-background); margin: 0 }} {vscode_bridge()}</style>
         <script src="/renderers/node_modules/requirejs/require.js"></script>
         <script type="module" src="/renderers/build/vscode.js"></script></head>
         <body class="{theme}" data-vscode-theme-kind="{theme}"></body></html>"""
@@ -72,12 +91,13 @@ def colab_page() -> str:
 
 def colab_frame(theme: str) -> str:
     """Return the frame of an output in Colab."""
-    surface, second, text = COLAB_COLOURS[theme]
+    variables = "; ".join(f"--colab-{name}-color: {value}" for name, value in COLAB_COLOURS[theme].items())
+    bridge = "; ".join(f"--jp-{name}: var(--colab-{source}-color)" for name, source in COLAB_BRIDGE.items())
     return f"""<!doctype html><html theme="{theme}"><head><meta charset="utf-8">
         <meta http-equiv="Content-Security-Policy" content="{POLICY.replace("'self'", FRAME_ORIGIN)}">
         <link rel="stylesheet" href="/renderers/build/colab_frame.css">
-        <style>:root {{ --colab-primary-surface-color: {surface}; --colab-secondary-surface-color: {second};
-            --colab-primary-text-color: {text} }} html {{ background: {surface}; color: {text} }} {COLAB_BRIDGE}</style>
+        <style>:root {{ {variables}; {bridge} }}
+            html {{ background: var(--colab-primary-surface-color); color: var(--colab-primary-text-color) }}</style>
         <script type="module" src="/renderers/build/colab_frame.js"></script></head><body></body></html>"""
 
 

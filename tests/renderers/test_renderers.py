@@ -7,7 +7,7 @@ import re
 import pytest
 from notebook_page import PROJECT, SCREENSHOTS
 from playwright.sync_api import Locator, expect
-from renderer_page import BEFORE_BRIDGE, RendererPage
+from renderer_page import WHITE_BOX, RendererPage
 
 LOW_CONTRAST = (PROJECT / "tests" / "browser" / "low_contrast.js").read_text(encoding="utf-8")
 GROUP_SIZE = "print(app.session.recipe.default.config.group_size)"
@@ -82,8 +82,8 @@ def test_vs_codes_themes_are_followed_live(host: RendererPage, theme: str) -> No
 
 
 @pytest.mark.parametrize("host", ["vscode"], indirect=True)
-def test_the_white_box_of_earlier_vs_codes_is_covered(host: RendererPage) -> None:
-    host.page.add_style_tag(content=BEFORE_BRIDGE)
+def test_the_white_box_of_some_versions_of_vs_code_is_covered(host: RendererPage) -> None:
+    host.page.add_style_tag(content=WHITE_BOX)
     readable(host, "dark")
 
 
