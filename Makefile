@@ -23,8 +23,8 @@ OLDEST := .venv-oldest
 OLDEST_TORCH ?=
 # Not those of a browser, of notebooks and of what else only looks at the project's own files.
 OLDEST_TESTS ?= $(filter-out tests/test_notebooks.py tests/test_benchmarks.py tests/test_bootstrap.py,\
-	$(wildcard tests/test_*.py)) $(addprefix tests/,checkpoint cli coverage hf improve measure recipe records session solvers triton \
-	views widgets)
+	$(wildcard tests/test_*.py)) $(addprefix tests/,checkpoint cli coverage foreign hf improve measure recipe records \
+	session solvers triton views widgets)
 
 .PHONY: lab test lint soak peers peers-gptqmodel test-oldest renderers demo-model clean set-up-lab set-up-test
 
