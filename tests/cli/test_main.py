@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import workbench.checkpoint.writer as writer
 import workbench.records.record as record
 from tests.tiny_models import hushed, make, saved
-from workbench.cli.main import main
+from workbench.cli.main import _parser, main
 from workbench.config import Int4WeightOnlyConfig
 from workbench.export_formats import EXPORT_FORMATS
 from workbench.hf.loading import load_checkpoint
@@ -266,14 +267,10 @@ def test_tuning_that_cannot_be_is_refused(fails, arguments, said):
     assert said in fails("tune", *arguments)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        *([name] for name in "lab quantize export targets import inspect report verify".split()),
-        *([name] for name in "generate bench throughput tune".split()),
-    ],
-)
+COMMANDS = "lab quantize export targets import inspect report verify generate bench throughput tune".split()
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_is_readable(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -281,6 +278,13 @@ def test_help_is_readable(command, capsys):
     text = capsys.readouterr().out
     assert text.startswith("usage: workbench") and "None" not in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_readme_shows_every_command_as_one_types_it():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    typed = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("workbench ")]
+    commands = {_parser().parse_args(words).command.__name__.rstrip("_") for words in typed}
+    assert commands == set(COMMANDS)
 
 
 def test_help_and_version_load_nothing_heavy():
