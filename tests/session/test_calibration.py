@@ -227,7 +227,9 @@ def test_cancel_stops_collecting_and_says_so(pair):
         "solved with refined instead of calibrated: collecting its inputs was cancelled",
     )
     assert session.errors == {}
-    session.refresh()
+    stopped = next(job for job in heard.of("job") if job.label == JOB_LABEL)
+    assert stopped.state == "cancelled"
+    stopped.again()  # what Resume calls
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[-1] == "inputs of the dense model"
 

@@ -82,6 +82,7 @@ class Session(SessionState):
             in_turn=turns.in_turn,
             on_state=partial(emit, "calibration"),
             on_job=self._listeners.on_long_job,
+            again=self.refresh,
         )
         means = Means(self._cache, turns.in_turn, emit, on_job, self.calibration.inputs)
         self.exact = SessionErrors(self, self._cache, self._state, emit, on_job)
