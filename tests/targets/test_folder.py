@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+import workbench as wb
 from tests.oracles import random_weight
+from tests.tiny_models import make
+from workbench.checkpoint.model_contents import ModelContents
+from workbench.targets import TARGETS
 from workbench.targets.folder import max_error
 
 
@@ -24,6 +28,15 @@ def test_the_largest_error_without_looking_at_each_weight(shape, domain):
     assert max_error(weight, rounded) == pytest.approx(slow(weight, rounded), rel=1e-4, abs=1e-8)
     as_float = replace(weight, zero=weight.zero_in_weight_units(), domain="float")
     assert max_error(weight, as_float) == pytest.approx(slow(weight, as_float), abs=1e-8)
+
+
+@pytest.mark.parametrize("target", [one for one in TARGETS.values() if one.name != "gguf"], ids=lambda one: one.name)
+def test_conv1d_is_known_again_in_a_model_that_is_int4_already(target):
+    """A live GPT-2 has layers of ours, which say no more that they were Conv1D: every loader would turn them."""
+    model = make("gpt2")
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=32), solver="rtn", domain="symmetric")
+    (misfit,) = target.fit(ModelContents(model).outline()).misfits
+    assert "conv1d" in misfit.what.lower() and "transformer.h.0.mlp.c_fc" in misfit.layers
 
 
 def test_codes_that_a_group_does_not_have_do_not_count():

@@ -15,8 +15,19 @@ from workbench.affine import MID_POINT, QuantizedWeight
 from workbench.checkpoint.contents import Contents, Outline, write_config
 from workbench.checkpoint.native import ModuleFormat
 from workbench.checkpoint.writer import MAX_SHARD_BYTES, ShardWriter
+from workbench.kinds import CONV1D
 from workbench.targets.companions import Companions
 from workbench.targets.target import Fit, LoadLines, Misfit, Written
+
+# Model types of transformers with Conv1D layers, whose weights lie [in_features, out_features] in the model.
+_CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder", "convbert")
+
+
+def kinds_of(outline: Outline) -> dict[str, str]:
+    """Return the kind of each int4 layer; one that was int4 before it was read says no more whether it was Conv1D."""
+    if outline.config.get("model_type") not in _CONV1D_TYPES:
+        return dict(outline.kinds)
+    return {name: CONV1D if kind == "linear" else kind for name, kind in outline.kinds.items()}
 
 
 class FolderTarget(ABC):

@@ -16,13 +16,12 @@ from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
+from workbench.targets.folder import kinds_of
 from workbench.targets.group_sizes import FUSED, GROUP_SIZES
 from workbench.targets.int32_codes import IN_ORDER, PER_WORD, unpack_int32
 from workbench.targets.stored_names import layer_pieces, piece_form, stored_outline
 from workbench.targets.target import LoadLines, Misfit, domain_misfits, misfits_by
 
-# Model types of transformers with Conv1D layers, whose weights lie [in_features, out_features] in the model.
-_CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp", "clvp_decoder", "convbert")
 _FLOATS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _NATIVE = "use the native format"
 _ROWS = 64  # of Marlin's tiles
@@ -93,8 +92,7 @@ def family_misfits(outline: Outline, domains: tuple[Domain, ...], expert_domains
         allowed="multiples of 32",
         mend="leave these layers dense",
     )
-    transposed = outline.config.get("model_type") in _CONV1D_TYPES
-    turned = [name for name, kind in outline.kinds.items() if kind == CONV1D or (transposed and kind == "linear")]
+    turned = [name for name, kind in kinds_of(outline).items() if kind == CONV1D]
     if turned:
         found.append(Misfit("Conv1D layers", "linear layers", f"leave them dense, or {_NATIVE}", tuple(turned)))
     stacked = [name for name, form in outline.int4.items() if form.experts and len(layer_pieces(outline, name)) == 1]

@@ -20,7 +20,7 @@ from workbench.affine import MID_POINT, QuantizedWeight, group_count
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
-from workbench.targets.folder import FolderTarget
+from workbench.targets.folder import FolderTarget, kinds_of
 from workbench.targets.mlx_models import SWITCHES, TRIED, dense_name, expert_names, model_type, with_mlx_keys
 from workbench.targets.target import LoadLines, Misfit, misfits_by
 
@@ -157,7 +157,7 @@ def _holds_bias(form: ModuleFormat, dtype: torch.dtype) -> bool:
 
 def _kind_misfits(outline: Outline) -> list[Misfit]:
     found: dict[str, list[str]] = {}
-    for name, kind in outline.kinds.items():
+    for name, kind in kinds_of(outline).items():
         if kind not in _KINDS:
             found.setdefault(kind, []).append(name)
     return [

@@ -24,7 +24,7 @@ from workbench.errors import CheckpointError
 from workbench.layout import Layout
 from workbench.packing import pack, unpack
 from workbench.sizes import size
-from workbench.targets.folder import FolderTarget
+from workbench.targets.folder import FolderTarget, kinds_of
 from workbench.targets.target import LoadLines, Misfit
 
 LAYOUT = Layout("cuda", inner_k_tiles=8)  # the only one that torchao's class has
@@ -44,7 +44,7 @@ class Torchao(FolderTarget):
     def misfits(self, outline: Outline) -> list[Misfit]:
         """Say why a model does not fit; [] when it does."""
         found: dict[str, list[str]] = {}
-        for name, kind in outline.kinds.items():
+        for name, kind in kinds_of(outline).items():
             if kind not in _KINDS:
                 found.setdefault(kind, []).append(name)
         return [
