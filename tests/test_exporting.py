@@ -9,6 +9,7 @@ import pytest
 import workbench as wb
 from tests import tiny_models
 from tests.tiny_models import make
+from workbench.checkpoint.integrity import accept_changes, verify_checkpoint
 from workbench.checkpoint.writer import size_on_disk
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, CheckpointError
@@ -65,6 +66,38 @@ def test_a_model_without_tokenizer_gives_no_text(tmp_path):
     *_, result = export(ModelSource(make("qwen2")), tmp_path / "int4")
     assert result.verified and result.sample == ""
     assert sample_text(tmp_path / "int4") == ""
+
+
+def test_a_line_that_needs_a_tokenizer_is_shown_once_there_is_one(tmp_path):
+    model, tokenizer = wb.demo_model()
+    *_, without = export(ModelSource(model), tmp_path / "without", verify=False)
+    assert without.report.load.shell == "" and without.report.load.python
+    [note] = [one for one in without.report.fit.notes if "tokenizer" in one]
+    card = (tmp_path / "without" / "README.md").read_text()
+    assert note in card and "workbench generate" not in card
+    *_, whole = export(ModelSource(model), tmp_path / "whole", tokenizer=tokenizer, verify=False)
+    assert whole.report.load.shell.startswith("workbench generate ")
+    assert not any("tokenizer" in one for one in whole.report.fit.notes)
+    assert "workbench generate" in (tmp_path / "whole" / "README.md").read_text()
+
+
+def test_what_is_said_of_a_missing_tokenizer_mends_it(tmp_path):
+    model, tokenizer = wb.demo_model()
+    *_, result = export(ModelSource(model), tmp_path / "int4", verify=False)
+    assert any("tokenizer.save_pretrained" in one and "verify --accept" in one for one in result.report.fit.notes)
+    tokenizer.save_pretrained(tmp_path / "int4")
+    accept_changes(tmp_path / "int4")
+    verify_checkpoint(tmp_path / "int4")
+    assert sample_text(tmp_path / "int4", new_tokens=2)
+
+
+def test_an_export_to_another_format_says_that_the_tokenizer_is_missing(tmp_path):
+    model, tokenizer = wb.demo_model()
+    *_, without = export(ModelSource(model), tmp_path / "without", target="mlx")
+    *_, whole = export(ModelSource(model), tmp_path / "whole", target="mlx", tokenizer=tokenizer)
+    assert any("has no tokenizer" in one for one in without.report.fit.notes)
+    assert "has no tokenizer" in (tmp_path / "without" / "README.md").read_text()
+    assert not any("has no tokenizer" in one for one in whole.report.fit.notes)
 
 
 @pytest.mark.parametrize("after", [1, 5, 14])

@@ -57,7 +57,8 @@ def test_a_checkpoint_has_a_card_that_its_manifest_holds(made, tmp_path):
     head, found = parts((tmp_path / "out" / CARD_FILE).read_text())
     assert head["library_name"] == "transformers" and head["pipeline_tag"] == "text-generation"
     assert head["quantized_by"] == "int4-workbench" and head["tags"] == ["int4", "4-bit", "int4-workbench"]
-    assert set(found) == {"How to load", "Recipe", "Coverage", "Size", "Made with"}
+    assert set(found) == {"How to load", "Recipe", "Coverage", "Size", "Notes", "Made with"}
+    assert "has no tokenizer" in found["Notes"]
     assert "from_pretrained('out')" in found["How to load"] and str(tmp_path) not in str(found)
     assert "12 of 15 linear weights are int4" in found["Coverage"] and "`model.layers.0.self_attn.o_proj`" in str(found)
     assert cells(found["Recipe"])[2][:4] == [" 12 ", " linear ", " 32 ", " float "]

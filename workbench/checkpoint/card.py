@@ -104,19 +104,19 @@ def named_config(outline: Outline) -> dict[str, Any]:
     return {**outline.config, "_name_or_path": base} if base else dict(outline.config)
 
 
-def native_lines(directory: Path) -> tuple[str, str]:
-    """Return the lines of Python, and for a shell, that load a native checkpoint."""
+def native_lines(directory: Path, *, tokenizer: bool) -> tuple[str, str]:
+    """Return the lines of Python, and for a shell ("" without a tokenizer), that load a native checkpoint."""
     python = (
         "import workbench.hf  # of int4-workbench: transformers then knows the format\n"
         "from transformers import AutoModelForCausalLM\n\n"
         f"model = AutoModelForCausalLM.from_pretrained({str(directory)!r})"
     )
-    return python, f"workbench generate {shlex.quote(str(directory))} 'Once upon a time'"
+    return python, f"workbench generate {shlex.quote(str(directory))} 'Once upon a time'" if tokenizer else ""
 
 
-def native_card(directory: Path) -> Wrote:
-    """Say how a native checkpoint of that name is loaded."""
-    python, shell = native_lines(Path(directory.name))
+def native_card(directory: Path, *, tokenizer: bool) -> Wrote:
+    """Say how a native checkpoint of that name is loaded, with or without a tokenizer beside it."""
+    python, shell = native_lines(Path(directory.name), tokenizer=tokenizer)
     return Wrote("native", "of int4-workbench", "transformers with int4-workbench", python, shell)
 
 

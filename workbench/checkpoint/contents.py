@@ -41,6 +41,7 @@ COMPANIONS = (
     "preprocessor_config.json",
     "processor_config.json",
 )
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")  # with one of them it can be loaded
 Header = tuple[torch.dtype, tuple[int, ...]]
 
 
@@ -144,6 +145,21 @@ def stop_when(cancel: threading.Event | None) -> None:
 def write_config(folder: Path, data: Mapping[str, Any]) -> None:
     """Write config.json."""
     (folder / CONFIG_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Say whether a tokenizer can be loaded from a folder."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def tokenizer_notes(folder: Path) -> tuple[str, ...]:
+    """Say what a person must know of a written folder without a tokenizer, () where it has one or GGUF carries it."""
+    if has_tokenizer(folder) or any(folder.glob("*.gguf")):
+        return ()
+    return (
+        "the folder has no tokenizer, which text needs: put the model's own there with tokenizer.save_pretrained, "
+        "and take it up with workbench verify --accept",
+    )
 
 
 def copy_companions(origin: Path, folder: Path) -> None:

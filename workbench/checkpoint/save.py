@@ -13,7 +13,7 @@ from torch import nn
 from workbench.calibration import Calibration
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.card import named_config, native_card, write_card
-from workbench.checkpoint.contents import Contents, Part, write_config
+from workbench.checkpoint.contents import Contents, Part, has_tokenizer, tokenizer_notes, write_config
 from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.manifest import write_manifest
 from workbench.checkpoint.model_contents import ModelContents
@@ -130,6 +130,7 @@ def iter_write_native(
         contents.write_files(folder)
         quantization = describe(formats, outline.dense_layers, outline.recipe)
         write_config(folder, {**named_config(outline), "quantization_config": quantization})
-        card = replace(native_card(Path(directory)), notes=outline.notes)
+        card = native_card(Path(directory), tokenizer=has_tokenizer(folder))
+        card = replace(card, notes=(*outline.notes, *tokenizer_notes(folder)))
         write_card(folder, outline, card, with_layers(found, solved))
         write_manifest(folder, hashes)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 
+from workbench.checkpoint.contents import has_tokenizer
 from workbench.checkpoint.files import check_files
 from workbench.checkpoint.integrity import check_before_load, read_quantization, verify_checkpoint
 from workbench.checkpoint.native import parse
@@ -173,7 +174,7 @@ def _refuse_missing(folder: Path, names: list[str]) -> None:
 
 
 def _tokenizer(folder: Path) -> Any:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
+    if not has_tokenizer(folder):
         return None
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workbench.checkpoint.atomic import new_directory
 from workbench.checkpoint.card import Wrote, native_lines, write_card
-from workbench.checkpoint.contents import Contents, Outline
+from workbench.checkpoint.contents import Contents, Outline, has_tokenizer, tokenizer_notes
 from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.save import iter_write_native
 from workbench.export_formats import EXPORT_FORMATS
@@ -164,8 +164,8 @@ def iter_export_to(
         errors = dict.fromkeys(outline.int4, 0.0)
         for part in iter_write_native(contents, path, overwrite=overwrite, found=found, cancel=cancel):
             yield Written(part.name, 0.0, part.solved)
-        fit = Fit(NATIVE, size_bytes=outline.native_bytes, notes=outline.notes)
-        yield _report(fit, path, errors, _native_lines(path))
+        fit = Fit(NATIVE, size_bytes=outline.native_bytes, notes=(*outline.notes, *tokenizer_notes(path)))
+        yield _report(fit, path, errors, LoadLines(*native_lines(path, tokenizer=has_tokenizer(path))))
         return
     one = get_target(target)
     fit = one.fit(outline)
@@ -178,6 +178,7 @@ def iter_export_to(
             errors[written.name] = written.max_error
             solved += [] if written.solved is None else [written.solved.result]
             yield written
+        fit = replace(fit, notes=(*fit.notes, *tokenizer_notes(folder)))
         write_card(folder, outline, _wrote(one, fit, outline, path, errors), with_layers(found, solved))
         write_record(folder, target, outline, errors)
     yield _report(fit, path, errors, one.load_lines(path, outline))
@@ -207,10 +208,6 @@ def _wrote(one: Target, fit: Fit, outline: Outline, directory: Path, errors: dic
     lines = one.load_lines(Path(directory.name), outline)
     said = error_said(*_largest(errors))
     return Wrote(one.name, one.title, one.engines, lines.python, lines.shell, said, fit.notes)
-
-
-def _native_lines(directory: Path) -> LoadLines:
-    return LoadLines(*native_lines(directory))
 
 
 def engines_of(name: str) -> str:
