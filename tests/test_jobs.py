@@ -1,5 +1,7 @@
 """Jobs: every end is reached, latest wins, and a lane survives what runs on it."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -288,3 +290,25 @@ def test_cancelling_a_lane_reaches_what_runs_and_what_waits():
     go_on.set()
     assert lane.wait(TIMEOUT_S)
     assert (first.state, second.state, first_items, second_items) == ("cancelled", "cancelled", [], [])
+
+
+def test_a_process_that_ends_while_work_runs_stops_it_first():
+    code = """
+import threading
+import torch
+from workbench.jobs import Job, Lane
+
+def work(cancel):
+    values = torch.rand(500, 500)
+    while not cancel.is_set():
+        begun.set()
+        values = torch.linalg.qr(values).Q
+        yield values
+
+begun = threading.Event()
+Lane("test", latest_wins=False).submit(Job("long", work, lambda *_: None, lambda job: print(job.state, flush=True)))
+begun.wait()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["running", "cancelling", "cancelled"]

@@ -6,11 +6,13 @@ A lane runs one job at a time. A latest-wins lane (previews) cancels what a new 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -25,6 +27,7 @@ Work = Callable[[threading.Event], Iterator[Any]]
 FINISHED: tuple[State, ...] = ("done", "cancelled", "failed")
 T = TypeVar("T")
 _POLL_S = 0.05
+_LEAVE_S = 10.0  # for a block that runs when the process ends
 _NUMBERS = itertools.count(1)
 _LOG = logging.getLogger(__name__)
 
@@ -140,6 +143,23 @@ def progress_since(start: float, done: int, total: int, label: str) -> Progress:
     return Progress(done, total, label, elapsed, elapsed * (total - done) / done)
 
 
+_LANES: weakref.WeakSet[Lane] = weakref.WeakSet()
+
+
+@atexit.register
+def stop_all() -> None:
+    """Cancel what runs on any lane and wait for its block to end.
+
+    Python kills a thread that is left when the process ends; inside PyTorch that aborts the whole process.
+    """
+    lanes = list(_LANES)
+    for lane in lanes:
+        lane.cancel()
+    end = time.monotonic() + _LEAVE_S
+    for lane in lanes:
+        lane.wait(max(0.0, end - time.monotonic()))
+
+
 class Lane:
     """A worker thread that runs one job at a time; the thread starts with the first job and ends when idle."""
 
@@ -152,6 +172,7 @@ class Lane:
         self._next: Job | None = None
         self._latest: Job | None = None
         self._thread: threading.Thread | None = None
+        _LANES.add(self)
 
     @property
     def current(self) -> Job | None:
