@@ -88,6 +88,21 @@ def test_what_no_setting_mends_is_refused_in_words(session, monkeypatch):
         session.exports.fit("nothing")
 
 
+def test_formats_that_cannot_be_asked_are_told_once(pair):
+    class Unsaved:
+        def __call__(self, text, verbose=True):
+            return {"input_ids": []}
+
+    session = open_session(pair[0], Unsaved())
+    heard = Heard(session)
+    session.refresh()
+    assert session.wait(TIMEOUT_S)
+    session.select([GATE])
+    assert session.wait(TIMEOUT_S)
+    failed = [job for job in heard.of("job") if job.label == "Export formats" and job.state == "failed"]
+    assert len(failed) == 1 and session.exports.table is None
+
+
 def test_an_export_is_written_checked_and_told(session, tmp_path):
     heard = Heard(session)
     session.configure(domain="int", scope="all")

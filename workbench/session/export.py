@@ -73,6 +73,7 @@ class SessionExport:
         self.latest: ExportResult | None = None
         self.lane = Lane("formats", latest_wins=True)
         self._known: tuple[Coverage, TargetTable] | None = None
+        self._failed: Coverage | None = None  # what the formats could not be asked about: once is enough
         self._companions: Companions | None = None  # no recipe changes them: looked at once
         owner.listen(self._hear)
 
@@ -105,13 +106,14 @@ class SessionExport:
 
     def follow(self) -> Job | None:
         """Ask the formats once the views are done, unless their answer is known."""
-        if self.table is not None or not self._owner.coverage.configs:
+        coverage = self._owner.coverage
+        if self.table is not None or not coverage.configs or coverage is self._failed:
             return None
 
         def ask(_cancel: threading.Event) -> Iterator[TargetTable]:
             yield self.targets()
 
-        return self.lane.submit(Job("Export formats", ask, self._on_table, self._on_asked, True))
+        return self.lane.submit(Job("Export formats", ask, self._on_table, partial(self._on_asked, coverage), True))
 
     def fit(self, target: str) -> None:
         """Change the settings of the layers that a format cannot hold into the nearest that it can; one undoable step.
@@ -178,7 +180,9 @@ class SessionExport:
         elif event.kind == "job" and event.data.finished and self.table is None and not self.lane.busy:
             self.follow()
 
-    def _on_asked(self, job: Job) -> None:
+    def _on_asked(self, coverage: Coverage, job: Job) -> None:
+        if job.error is not None:
+            self._failed = coverage  # first: who is told of a job's end asks again
         if job.error is not None and not isinstance(job.error, CheckpointError):
             self._on_job(job)  # what is missing of the model is said where it is read, and where it is exported
 
