@@ -16,6 +16,9 @@ class Letters:
     def __call__(self, text, verbose=True):
         return {"input_ids": [2 + ord(letter) % 95 for letter in text]}
 
+    def save_pretrained(self, folder):
+        """Letters have nothing to save."""
+
 
 class Embedded(nn.Module):
     """Token ids in, an output head behind; what is between is for its children to say."""

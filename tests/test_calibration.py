@@ -84,6 +84,14 @@ def test_a_text_that_fits_needs_no_note_and_a_short_one_is_told():
     assert short.notes == ("the text has 30 tokens, fewer than a sequence of 50: one shorter sequence",)
 
 
+@pytest.mark.parametrize(("positions", "length"), [(None, 50), (50, 50), (40, 40), (2, 2), (1, 50)])
+def test_sequences_are_no_longer_than_the_positions_of_the_model(positions, length):
+    cut = Calibration.from_text("a" * 200, Letters(), sequence_length=50, positions=positions)
+    assert cut.ids.shape == (200 // length, length)
+    said = (f"sequences of {length} tokens instead of 50: the model has no more positions",) if length < 50 else ()
+    assert cut.notes == said
+
+
 def test_several_texts_follow_each_other():
     both = Calibration.from_text(["ab", "cd"], Letters(), sequence_length=50)
     assert both.ids[0].tolist() == Letters()("ab\n\ncd")["input_ids"]
@@ -300,10 +308,27 @@ def test_text_ids_and_calibration_give_the_same_bits():
     calibrated(models[1], cut.ids)
     calibrated(models[2], Calibration(cut.ids, memory_limit=6 * InputMoments.size_bytes(96)))
     with pytest.raises(ConfigError, match=r"sequences of 512 tokens.*at most 64"):
-        calibrated(models[3], TEXT, tokenizer=Letters())
+        calibrated(models[3], Calibration.from_text(TEXT, Letters()))
     calibrated(models[3], Calibration.from_text([TEXT], Letters(), sequence_length=40))
     for model in models[1:]:
         assert_same_bits(model, models[0])
+
+
+def test_a_text_is_cut_to_what_the_model_takes_and_the_report_says_so():
+    models, positions = [make("qwen2") for _ in range(2)], 64
+    report = calibrated(models[0], TEXT, tokenizer=Letters())
+    assert report.notes[0] == "sequences of 64 tokens instead of 512: the model has no more positions"
+    assert f"note: {report.notes[0]}" in str(report)
+    calibrated(models[1], Calibration.from_text(TEXT, Letters(), sequence_length=positions))
+    assert_same_bits(*models)
+
+
+def test_an_export_says_how_the_text_was_cut(tmp_path):
+    folder = saved("qwen2", tmp_path)
+    settings = {"solver": "calibrated", "options": FAST, "calibration": TEXT, "tokenizer": Letters()}
+    report = wb.export(folder, tmp_path / "out", "native", recipe=G32, **settings)
+    said = "sequences of 64 tokens instead of 512: the model has no more positions"
+    assert f"note: {said}" in str(report) and said in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_short_text_with_its_tokenizer_gives_the_bits_of_its_ids():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import ConfigError
-from workbench.forward import evaluating, look, looking, run_model
+from workbench.forward import evaluating, look, looking, max_positions, run_model
 from workbench.input_tap import InputTap, in_features
 from workbench.layers import get_layer, model_device
 from workbench.solvers import InputMoments
@@ -63,6 +63,7 @@ class Calibration:
         sequence_length: int = SEQUENCE_LENGTH,
         max_sequences: int = MAX_SEQUENCES,
         memory_limit: int | None = None,
+        positions: int | None = None,
     ) -> Calibration:
         """Cut a text, or several one after the other, into sequences of tokens.
 
@@ -72,6 +73,8 @@ class Calibration:
             sequence_length: Tokens of a sequence; a text that is shorter becomes one shorter sequence.
             max_sequences: Most sequences, from the beginning of the text.
             memory_limit: Most bytes for moments; None is half of what is free.
+            positions: Tokens that the model takes at once: longer sequences are shortened to it, which the notes say;
+                None for no limit.
 
         Raises:
             ConfigError: for an empty text, one of fewer than 2 tokens, or no tokenizer.
@@ -94,7 +97,9 @@ class Calibration:
                 allowed=f"at least {_LEAST_TOKENS}",
                 mend="give some thousand words of what the model will see",
             )
-        return cls(*_cut(ids, sequence_length, max_sequences), memory_limit)
+        length, shortened = _within(sequence_length, positions, len(ids))
+        cut, notes = _cut(ids, length, max_sequences)
+        return cls(cut, shortened + notes, memory_limit)
 
     @property
     def tokens(self) -> int:
@@ -139,9 +144,9 @@ class Calibration:
 
 
 def as_calibration(
-    given: Calibration | str | Sequence[str] | Tensor | None, tokenizer: Any = None
+    given: Calibration | str | Sequence[str] | Tensor | None, tokenizer: Any = None, model: nn.Module | None = None
 ) -> Calibration | None:
-    """Return a calibration as it is, or made of a text (which needs a tokenizer) or of ids.
+    """Return a calibration as it is, or made of ids, or of a text (which needs a tokenizer): as long as `model` takes.
 
     Raises:
         ConfigError: for anything else, an empty text, or a text without a tokenizer.
@@ -151,7 +156,7 @@ def as_calibration(
     if isinstance(given, Tensor):
         return Calibration(given)
     if isinstance(given, str) or (isinstance(given, Sequence) and all(isinstance(part, str) for part in given)):
-        return Calibration.from_text(given, tokenizer)
+        return Calibration.from_text(given, tokenizer, positions=max_positions(getattr(model, "config", None)))
     raise ConfigError(f"calibration={given!r}.", allowed="a Calibration, a text, a list of texts, or ids int64 [S, T]")
 
 
@@ -253,6 +258,13 @@ def free_bytes() -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def _within(length: int, positions: int | None, tokens: int) -> tuple[int, tuple[str, ...]]:
+    """Return how long the sequences of a text of so many tokens can be, and what is to be said of it."""
+    if positions is None or not _LEAST_TOKENS <= positions < min(length, tokens):
+        return length, ()
+    return positions, (f"sequences of {positions:,} tokens instead of {length:,}: the model has no more positions",)
 
 
 def _cut(ids: Tensor, length: int, most: int) -> tuple[Tensor, tuple[str, ...]]:

@@ -165,7 +165,8 @@ def contents_of(
     contents = SolvedContents(source, coverage, settled, tokenizer=tokenizer)
     if calibration is not None:
         words = load_tokenizer(model) if tokenizer is None and not isinstance(model, nn.Module) else tokenizer
-        contents.calibrate(as_calibration(calibration, words), calibration_model(source, coverage))
+        run = calibration_model(source, coverage)
+        contents.calibrate(as_calibration(calibration, words, run), run)
     return NamedContents(contents)
 
 

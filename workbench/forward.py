@@ -74,8 +74,8 @@ def run_model(model: nn.Module, ids: Tensor) -> None:
     more: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
     if getattr(config, "is_encoder_decoder", False):
         more["decoder_input_ids"] = ids
-    longest = getattr(config, "max_position_embeddings", None)
-    if isinstance(longest, int) and 0 < longest < ids.shape[1]:
+    longest = max_positions(config)
+    if longest is not None and longest < ids.shape[1]:
         raise ConfigError(
             f"Calibration sequences of {ids.shape[1]} tokens.",
             allowed=f"at most {longest}, which the model's positions reach",
@@ -92,6 +92,12 @@ def run_model(model: nn.Module, ids: Tensor) -> None:
             allowed="models that take token ids",
             mend="use solver='refined', which looks at the weights alone",
         ) from error
+
+
+def max_positions(config: Any) -> int | None:
+    """Return how many tokens a transformers model takes at once; None where its configuration sets no limit."""
+    most = getattr(config, "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None
 
 
 @contextmanager

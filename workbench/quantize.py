@@ -101,7 +101,7 @@ def quantize_(
     refuse_adapters(model, "quantize first and put adapters on it afterwards; model.unload() takes them off")
     source = ModelSource(model)
     coverage = preflight_source(source, settled, device=model_device(model), min_coverage=min_coverage)
-    text = as_calibration(calibration, tokenizer)
+    text = as_calibration(calibration, tokenizer, model)
     if text is not None and not needs_calibration(coverage):
         raise ConfigError(
             "A calibration text, and no layer that is to be calibrated.",

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 import workbench as wb
+from tests.calibrated_models import Letters
 from tests.session.stand_ins import Heard, Toy, assert_same_checkpoint, waited
+from tests.tiny_models import make, saved
 from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError, ModelError
@@ -106,6 +108,20 @@ def test_too_few_tokens_fall_back_and_say_how_many_are_needed(session):
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[-1] == "refined instead"
     assert "fewer than 128" in heard.of("view")[-1].notes[-1]
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_model_of_few_positions_gets_shorter_sequences_and_is_told(live, tmp_path):
+    session = open_session(make("qwen2") if live else saved("qwen2", tmp_path), Letters())
+    heard = Heard(session)
+    session.set_calibration_text("The module provides some words. " * 10)
+    session.select([Q])
+    session.configure(solver="calibrated", scope="layer", options={"candidates": 1, "sweeps": 0})
+    assert session.wait(TIMEOUT_S)
+    state = session.calibration.state
+    assert state.problem is None and state.sequence_length == 64
+    assert state.notes[0] == "sequences of 64 tokens instead of 512: the model has no more positions"
+    assert badges(heard)[-1] == "inputs of the dense model" and heard.of("problem") == []
 
 
 def test_half_a_pair_of_a_character_is_refused_and_the_old_text_stays(session):

@@ -73,8 +73,9 @@ class SolvedContents:
         kinds = {row.name: row.kind for row in self.coverage.int4_rows}
         rows = self.coverage.rows
         dense = tuple(row.name for row in rows if row.kind in QUANTIZABLE_KINDS and row.decision == "dense")
-        headers = dict(self._headers())
-        return Outline(self._source.name, self._config(), forms, kinds, dense, headers, self._recipe)
+        headers, name = dict(self._headers()), self._source.name
+        notes = () if self._calibration is None else self._calibration.notes
+        return Outline(name, self._config(), forms, kinds, dense, headers, self._recipe, notes=notes)
 
     def parts(self, cancel: threading.Event | None = None) -> Iterator[Part]:
         """Yield everything once, the dense parts first; the layers are solved as they come."""

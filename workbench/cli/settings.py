@@ -73,6 +73,7 @@ def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[C
     from workbench.calibration_text import read_text
     from workbench.coverage.coverage import needs_calibration
     from workbench.demo import demo_calibration_text
+    from workbench.forward import max_positions
     from workbench.hf.folders import DEMO
     from workbench.hf.loading import load_model
 
@@ -92,7 +93,7 @@ def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[C
         )
     print("note: the whole model is loaded, to run the calibration text through it", flush=True)
     model, tokenizer = load_model(arguments.model)
-    calibration = Calibration.from_text(text, tokenizer)
+    calibration = Calibration.from_text(text, tokenizer, positions=max_positions(model.config))
     for note in calibration.notes:
         print(f"note: {note}", flush=True)
     return calibration, model

@@ -13,11 +13,12 @@ from workbench.calibration import Calibration
 from workbench.calibration_text import CalibrationState, check_text, no_text, read_text, text_as_python, text_file
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
+from workbench.forward import max_positions
 from workbench.jobs import Job, Lane
 from workbench.records.progress import Progress
 from workbench.session.layer_inputs import HELD_BYTES, LayerInputs
 from workbench.session.script import is_demo
-from workbench.sources import FolderSource, Source
+from workbench.sources import FolderSource, ModelSource, Source
 from workbench.views.cache import STOPPED, WAITING, Inputs
 from workbench.views.views import LayerView
 
@@ -133,10 +134,19 @@ class SessionCalibration:
                 return known
             if not text.strip():
                 raise no_text()
-            made = Calibration.from_text(text, self.text_tokenizer())
+            made = Calibration.from_text(text, self.text_tokenizer(), positions=self._positions())
             count, length = made.ids.shape
             self._tell(stamp, made, sequences=count, sequence_length=length, notes=made.notes)
             return made
+
+    def _positions(self) -> int | None:
+        """Return how many tokens the model takes at once; a folder's is not loaded for that."""
+        if isinstance(self.source, FolderSource):
+            from workbench.hf.skeleton import model_config  # late: it brings transformers
+
+            return max_positions(model_config(self.source.path))
+        model = self.source.model if isinstance(self.source, ModelSource) else None
+        return max_positions(getattr(model, "config", None))
 
     def text_tokenizer(self) -> Any:
         """Return what makes a text into tokens; a folder's is read when it is first needed.
