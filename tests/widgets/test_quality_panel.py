@@ -11,6 +11,7 @@ import pytest
 from torch import nn
 
 import workbench as wb
+from tests.tiny_models import make, saved
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError
 from workbench.measure.paired import Comparison, WindowPair
@@ -71,6 +72,18 @@ def test_the_tab_has_the_change_of_perplexity_while_it_holds_and_the_calibration
     app.session.configure(solver="calibrated", scope="layer")
     app.session.cancel()
     assert app.quality.numbers.notes[-1].startswith("this is the calibration text")
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_model_without_a_tokenizer_is_told_before_somebody_asks(wire: Any, live: bool, tmp_path: Path) -> None:
+    given = make("qwen2") if live else saved("qwen2", tmp_path)
+    app = Workbench(given)
+    called = "model" if live else repr(str(given))
+    assert f"wb.Workbench({called}, tokenizer)" in app.quality.numbers.verdict
+    assert not enabled(app)["measure"] and not app.quality.asking.buttons[0]["enabled"]
+    app.session.cancel()
+    assert app.wait(60)
+    app.close()
 
 
 def test_nothing_is_measured_before_somebody_asks(app: Workbench) -> None:

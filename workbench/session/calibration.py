@@ -11,6 +11,7 @@ from typing import Any
 
 from workbench.calibration import Calibration
 from workbench.calibration_text import CalibrationState, check_text, no_text, read_text, text_as_python, text_file
+from workbench.checkpoint.contents import has_tokenizer
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.forward import max_positions
@@ -160,11 +161,20 @@ class SessionCalibration:
 
             self.tokenizer = load_tokenizer(self.source.path)
         if self.tokenizer is None:
-            raise ConfigError(
-                f"{self.source.name!r} came without a tokenizer, which makes a text into tokens.",
-                mend="open it with one: wb.Workbench(model, tokenizer)",
-            )
+            raise self._without_tokenizer()
         return self.tokenizer
+
+    def tokenizer_problem(self) -> ConfigError | None:
+        """Return why no text can be made into tokens, known without reading a file; None where a tokenizer is there."""
+        there = isinstance(self.source, FolderSource) and has_tokenizer(self.source.path)
+        return None if there or self.tokenizer is not None else self._without_tokenizer()
+
+    def _without_tokenizer(self) -> ConfigError:
+        model = repr(self.source.name) if isinstance(self.source, FolderSource) else "model"
+        return ConfigError(
+            f"{self.source.name!r} came without a tokenizer, which makes a text into tokens.",
+            mend=f"open it with one: wb.Workbench({model}, tokenizer)",
+        )
 
     def inputs(self, name: str) -> Inputs | None:
         """Return what is held of a layer's inputs, or None when they have to be collected first."""

@@ -92,6 +92,7 @@ class SessionQuality:
             follow=True,
             loads_bytes=calibration.state.loads_bytes,
             device_note=_device_note(calibration.source, device),
+            no_tokenizer=calibration.tokenizer_problem(),
         )
 
     @property

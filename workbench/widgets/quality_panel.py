@@ -88,6 +88,9 @@ class QualityPanel(Panel):
         super().__init__(session, on_error, parts)
         styled(self, "wb-quality")
         self._text: str | None = None
+        if session.quality.state.no_tokenizer is not None:  # the line above the numbers says why
+            self.commands.enable(measure=False)
+            self.asking.enable(ask=False)
         self._show()
         self.text.on_change(self._text_changed)
         self.form.on_change(self._how_changed)
