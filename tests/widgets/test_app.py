@@ -24,10 +24,11 @@ from workbench.options import OPTIONS_OF
 from workbench.recipe.recipe import Choice, Recipe, Rule
 from workbench.records.errors import ErrorTrace, LayerResult
 from workbench.records.speed import SpeedPoint
-from workbench.session import Event
+from workbench.session import Event, open_session
 from workbench.widgets.app import Workbench
 from workbench.widgets.convergence_panel import chart_of
 from workbench.widgets.export_panel import notes_of
+from workbench.widgets.layers_panel import facts_of
 from workbench.widgets.solver_fields import FIELDS_OF
 from workbench.widgets.speed_panel import BATCH_SIZES
 
@@ -413,3 +414,16 @@ def test_closing_closes_every_channel(wire) -> None:
     app.close()
     left = [ipywidgets.widgets.widget._instances[key] for key in opened & set(ipywidgets.widgets.widget._instances)]
     assert [type(widget).__name__ for widget in left if not isinstance(widget, ipywidgets.Layout)] == []
+
+
+def test_the_facts_of_a_model_that_is_int4_already_say_what_is() -> None:
+    model = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 64))
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=32))
+    facts = {fact.label: fact for fact in facts_of(open_session(model).coverage)}
+    assert facts["Int4 layers"].value == "2" and "already" in facts["In int4"].hint
+    assert float(facts["In int4"].value.rstrip("%")) > 80
+
+    mixed = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 64))
+    wb.quantize_(mixed, wb.Int4WeightOnlyConfig(group_size=32), include="0")
+    values = {fact.label: fact.value for fact in facts_of(open_session(mixed).coverage)}
+    assert values["Int4 already"] == "1" and values["Weights"].startswith("1 of")

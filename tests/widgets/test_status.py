@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WeightError, WorkbenchError
 from workbench.jobs import Job
 from workbench.records.progress import Progress
 from workbench.widgets import status as status_module
-from workbench.widgets.status import MAX_LOG, MAX_PROBLEMS, Status, describe
+from workbench.widgets.status import HEADINGS, MAX_LOG, MAX_PROBLEMS, Status, describe
 
 
 def job(state: str, progress: Progress | None = None) -> Job:
@@ -69,6 +69,25 @@ def test_a_known_problem_is_its_message_and_any_other_has_a_traceback(wire) -> N
     assert status.problems == []
 
 
+def test_a_problem_is_headed_in_words_and_takes_the_place_of_one_of_its_kind(wire) -> None:
+    status = Status()
+    for error in (ConfigError("group_size=48."), WeightError("x is nan."), ConfigError("group_size=16.")):
+        status.show_problem(error)
+    assert [(one["title"], one["text"]) for one in status.problems] == [
+        ("Settings that cannot work", "group_size=16."),
+        ("A weight that cannot be used", "x is nan."),
+    ]
+    assert len(status.log) == 3
+    assert set(HEADINGS) == set(WorkbenchError.__subclasses__())
+
+
+def test_problems_of_one_job_stand_together_but_the_same_one_once(wire) -> None:
+    status = Status()
+    for what in ("a is nan.", "b is nan.", "a is nan."):
+        status.show_problem(WeightError(what), "Errors of all layers")
+    assert [one["text"] for one in status.problems] == ["a is nan.", "b is nan."]
+
+
 def test_the_log_keeps_what_ended_and_what_was_dismissed_and_counts_what_was_superseded(wire) -> None:
     status = Status()
     for state in ("running", "done", "cancelled", "cancelled", "failed"):
@@ -89,6 +108,6 @@ def test_the_log_keeps_what_ended_and_what_was_dismissed_and_counts_what_was_sup
 def test_only_the_newest_problems_are_kept(wire) -> None:
     status = Status()
     for number in range(MAX_PROBLEMS + 5):
-        status.show_problem(ConfigError(f"number {number}"))
+        status.show_problem(ConfigError(f"number {number}"), "Export")
     assert len(status.problems) == MAX_PROBLEMS
     assert status.problems[0]["text"] == f"number {MAX_PROBLEMS + 4}"

@@ -105,13 +105,22 @@ def facts_of(coverage: Coverage) -> list[Fact]:
     """Return the numbers of a coverage."""
     ratio = coverage.before_bytes / max(1, coverage.after_bytes)
     parameters = max(1, sum(row.parameters for row in coverage.rows))
-    return [
+    already = [row for row in coverage.rows if row.kind == "int4_linear"]
+    if already and not coverage.configs:
+        share = sum(row.before_bytes for row in already) / max(1, coverage.before_bytes)
+        return [
+            Fact("Size", size(coverage.before_bytes), "as it is"),
+            Fact("In int4", f"{share:.1%}", "of the model's bytes, already"),
+            Fact("Int4 layers", str(len(already)), "int4 already"),
+        ]
+    facts = [
         Fact("Size", f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}", f"{ratio:.2f}× smaller"),
         Fact("In int4", f"{coverage.share:.1%}", "of the model's bytes"),
         Fact("Linear layers", f"{coverage.linear_share:.1%}", "of their bytes in int4"),
         Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
         Fact("Bits per weight", f"{8 * coverage.after_bytes / parameters:.2f}", "scales included"),
     ]
+    return [*facts, Fact("Int4 already", str(len(already)), "layers, left as they are")] if already else facts
 
 
 def _decoded(speed: DecodeSpeed) -> str:

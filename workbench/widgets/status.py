@@ -8,10 +8,30 @@ from typing import Any
 
 import traitlets
 
-from workbench.errors import WorkbenchError
+from workbench.errors import (
+    Cancelled,
+    CheckpointError,
+    ConfigError,
+    EnvironmentProblem,
+    KernelError,
+    ModelError,
+    PatternError,
+    WeightError,
+    WorkbenchError,
+)
 from workbench.jobs import Job
 from workbench.widgets.component import Component, bundle
 
+HEADINGS: dict[type[BaseException], str] = {
+    ConfigError: "Settings that cannot work",
+    WeightError: "A weight that cannot be used",
+    KernelError: "Input that the int4 kernels refuse",
+    PatternError: "A layer pattern that cannot work",
+    ModelError: "A model that cannot be used",
+    CheckpointError: "A checkpoint that cannot be read or written",
+    EnvironmentProblem: "Missing on this machine",
+    Cancelled: "Stopped",
+}
 MAX_PROBLEMS = 20
 MAX_LOG = 60
 MIN_INTERVAL_S = 0.1  # progress is sent at most ten times a second
@@ -51,15 +71,21 @@ class Status(Component):
             self._note(job.label, job.state, shown["text"])
 
     def show_problem(self, error: BaseException, title: str = "", details: str = "") -> None:
-        """Put an error in front of the others."""
+        """Put an error in front of the others; it takes the place of the same again.
+
+        Without a title, one for users is headed by its kind in words, and takes the place of one of that kind: a person
+        who tries again is done with what was wrong before.
+        """
         known = isinstance(error, WorkbenchError)
         problem = {
-            "title": title or type(error).__name__,
+            "title": title or HEADINGS.get(type(error), type(error).__name__),
             "text": f"{type(error).__name__}: {error}" if title and not known else str(error),
             "details": "" if known else details,
         }
         with self._lock:
-            self.problems = [problem, *self.problems][:MAX_PROBLEMS]
+            told = ("title",) if known and not title else ("title", "text")
+            kept = [one for one in self.problems if any(one[part] != problem[part] for part in told)]
+            self.problems = [problem, *kept][:MAX_PROBLEMS]
         self._note(problem["title"], "problem", problem["text"], problem["details"])
 
     def clear_problems(self) -> None:
