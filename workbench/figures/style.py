@@ -59,7 +59,7 @@ THEMES = {
         line_strong="#555b66",
         fg="#eceef1",
         fg2="#b4bbc5",
-        fg3="#8f97a3",
+        fg3="#a3abb6",
         series=("#62b0ff", "#ff9a5c", "#4cd0a6", "#cf93f0", "#e3bb4d", "#ff86b3"),
         middle=(0.22, 0.86),
     ),
