@@ -82,3 +82,15 @@ def test_a_sweep_goes_on_past_a_layer_with_nan():
     assert job.state == "done"
     assert set(session.errors) == {"good", "fine"}
     assert [type(problem) for problem in heard.of("problem")] == [WeightError]
+
+
+def test_a_layer_with_nan_is_remembered_with_its_place_until_it_has_an_error():
+    source = broken_toy()
+    session = Session(source)
+    waited(session.sweep_errors())
+    assert session.wait(TIMEOUT_S)
+    assert list(session.exact.broken) == ["bad"] and "bad[3, 7] is nan" in session.exact.broken["bad"]
+    source.weights["bad"][3, 7] = 0.0
+    waited(session.sweep_errors())
+    assert session.wait(TIMEOUT_S)
+    assert session.exact.broken == {} and "bad" in session.errors

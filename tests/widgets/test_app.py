@@ -366,6 +366,9 @@ def test_a_nan_weight_takes_the_picture_away_and_says_where(wire) -> None:
     assert app.errors.heatmap.payload is None
     assert f"{LAYERS[1]}[2, 7] is nan" in app.errors.heatmap.message
     assert f"{LAYERS[1]}[2, 7] is nan" in app.status.problems[0]["text"]
+    columns = app.layers.table.columns
+    assert f"{LAYERS[1]}[2, 7] is nan" in columns["error"][columns["name"].index(LAYERS[1])]
+    assert f"no error: {LAYERS[1]}[2, 7] is nan" in app.layers.verdict.verdict
     assert app.errors.numbers.facts == []
     app.session.select([LAYERS[0]])
     assert app.wait(30)

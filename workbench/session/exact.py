@@ -41,6 +41,7 @@ class SessionErrors:
 
     Attributes:
         views: Layer name → its latest exact view under the recipe; replaced, never changed in place.
+        broken: Layer name → why it can have no error: where its weight holds NaN or infinity, as far as it was read.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SessionErrors:
     ) -> None:
         self._owner, self._cache, self._state, self._emit, self._on_job = owner, cache, state, emit, on_job
         self.views: dict[str, LayerView] = {}
+        self.broken: dict[str, str] = {}
         self._swept: dict[str, Solved] = {}  # what a sweep that is begun again need not solve
 
     def record(self, view: LayerView) -> LayerView | None:
@@ -68,7 +70,14 @@ class SessionErrors:
                 return held  # what an export stores says more than what the dense model's inputs give
             kept = replace(view, config=config)
             self.views = {**self.views, view.name: kept}
+            self.broken = {name: why for name, why in self.broken.items() if name != view.name}
             return kept
+
+    def note(self, error: WeightError) -> None:
+        """Remember which layer it is that holds NaN or infinity, as its error says first."""
+        name = error.what.partition("[")[0]
+        if name in self._owner.coverage.configs:
+            self.broken = {**self.broken, name: error.what}
 
     def recipe_changed(self) -> None:
         """Keep what the recipe leaves as it was; the caller holds `state`."""
@@ -116,6 +125,7 @@ class SessionErrors:
         """Keep and tell what a sweep found (worker's thread)."""
         job.progress, found = item
         if isinstance(found, WeightError):
+            self.note(found)
             self._emit("problem", found, job)
         elif found is not None and (kept := self.record(found)) is not None:
             self._emit("error", kept, job)

@@ -121,6 +121,9 @@ class SessionVerdict:
             what = "all layers in int4" if len(names) > 1 else short_name(names[0])
             return f"weight error {_percent(relative_error([errors[name] for name in names]))} of {what}"
         view = errors.get(self._seen.current)
+        broken = self._seen.exact.broken.get(self._seen.current)
+        if view is None and broken and self._seen.current in names:
+            return f"no error: {broken.removesuffix('.')}"
         if view is None and self._seen.current in names:
             return "measuring error…"
         if view is None:  # a dense layer is on show, and has none

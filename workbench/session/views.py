@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, Protocol
 
 from workbench.coverage.coverage import Coverage, needs_calibration
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, WeightError
 from workbench.jobs import Job, Lane
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.measure.error_map import METRICS, Metric
@@ -72,7 +72,7 @@ class SessionViews:
         def found(inputs: Inputs, cancel: threading.Event) -> Iterator[LayerView]:
             show = partial(iter_layer_views, metric=metric, reduce=reduce, cache=means.cache)
             steps = show(seen.source, name, config, cancel=cancel, inputs=inputs)
-            return unhurried(means.in_turn(steps, cancel), cancel)
+            return self._noted(unhurried(means.in_turn(steps, cancel), cancel))
 
         def views(cancel: threading.Event) -> Iterator[LayerView]:
             check_readable(seen.source, name)
@@ -81,6 +81,14 @@ class SessionViews:
             return seen.calibration.views(name, needs_calibration(seen.coverage), partial(found, cancel=cancel), cancel)
 
         return self.lane.submit(Job(f"Errors of {name}", views, self._take, means.on_job, quiet=True))
+
+    def _noted(self, steps: Iterator[LayerView]) -> Iterator[LayerView]:
+        """Yield what `steps` yields; a weight that can have no error is remembered before it is told."""
+        try:
+            yield from steps
+        except WeightError as error:
+            self._exact.note(error)
+            raise
 
     def _take(self, job: Job, view: LayerView) -> None:
         self._exact.record(view)

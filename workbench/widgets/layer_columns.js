@@ -33,7 +33,7 @@ function decisionCell(data, i, view) {
   if (data.decision[i] !== "int4") return make("span", { class: "wb-reason", title: reason, text: view.has("reason") ? "dense" : reason });
   const padding = data.padding?.[i];
   const title = [reason, padding && `padded: ${padding}`].filter(Boolean).join(" · ");
-  return make("span", { class: "wb-badge", "data-kind": "good", title, text: padding && !view.has("padding") ? "int4, padded" : "int4" });
+  return make("span", { class: "wb-badge", "data-kind": "good", title: `int4: ${title}`, text: padding && !view.has("padding") ? "int4, padded" : "int4" });
 }
 
 /** "int4", "dense", or how many of the weights that can become int4 do. */
@@ -58,7 +58,8 @@ function reasonsOf(sum) {
 }
 
 function errorCell(value, view) {
-  if (value === null || value === undefined) return make("span", { class: "wb-none", text: "–" });
+  if (typeof value === "string") return make("span", { class: "wb-reason", title: value }, "NaN", make("span", { class: "wb-hidden", text: `: ${value}` }));
+  if (value === null || value === undefined) return make("span", { class: "wb-none", title: "not measured yet", text: "–" });
   const share = view.worst > 0 ? Math.max(0.02, value / view.worst) : 0;
   const bar = make("span", { class: "wb-bar" }, make("span", { style: `width:${(100 * share).toFixed(1)}%` }));
   return make("div", { class: "wb-error" }, bar, make("span", { text: formatNumber(value) }));
@@ -88,25 +89,31 @@ const kindsCell = (sum) => make("span", { title: kindsOf(sum), text: sum.kinds.s
 const bitsText = (bits) => (bits ?? NaN).toFixed(2).replace("NaN", "–");
 const textCell = (text) => make("span", { title: text || null, text: text ?? "" });
 
+/** Pixels that the longest shape takes, three numbers of a stack of experts for instance. */
+const shapeRoom = (data) => 20 + 7.4 * data.shape.reduce((longest, shape) => Math.max(longest, shape.join(" × ").length), 0);
+/** Pixels that "int4, padded" takes, where a layer is. */
+const decisionRoom = (data) => ((data.padding ?? []).some(Boolean) ? DECISION_ALONE : 0);
+
 /**
  * `rank`: the lower, the longer a column stays as the table gets narrower; `small`: its width in a narrow table.
+ * `need`: pixels that its widest cell takes, which it has in any table.
  * `cell` shows one weight, `sum` a node of the tree; `by` and `bySum` are what they are sorted by.
  */
 const LAYER_COLUMNS = [
   { id: "name", label: "Layer", width: 220, small: 164, grow: 3, rank: 0, cell: nameCell, sum: (s, view, item) => treeCell(item, item.node.path), bySum: (s, node) => node.label },
   { id: "weights", label: "Weights", width: 82, small: 82, rank: 4, right: true, tree: true, sum: (s) => formatCount(s.count), cell: () => "1", by: () => 1, bySum: (s) => s.count },
   { id: "kind", label: "Kind", width: 100, rank: 8, cell: (d, i) => textCell(kindOf(d.kind[i])), sum: kindsCell, bySum: kindsOf },
-  { id: "shape", label: "Shape", width: 118, small: 98, rank: 2.5, right: true, cell: (d, i) => d.shape[i].join(" × "), sum: (s) => s.shape, by: (d, i) => d.parameters[i], bySum: (s) => s.parameters },
+  { id: "shape", label: "Shape", width: 118, small: 98, rank: 2.5, right: true, need: shapeRoom, cell: (d, i) => textCell(d.shape[i].join(" × ")), sum: (s) => textCell(s.shape), by: (d, i) => d.parameters[i], bySum: (s) => s.parameters },
   { id: "parameters", label: "Params", width: 78, rank: 9, right: true, cell: (d, i) => compactCount(d.parameters[i]), sum: (s) => compactCount(s.parameters), bySum: (s) => s.parameters },
   { id: "before_bytes", label: "Before", width: 76, rank: 6, right: true, cell: (d, i) => formatBytes(d.before_bytes[i]), sum: (s) => formatBytes(s.before), bySum: (s) => s.before },
   { id: "after_bytes", label: "After", width: 76, small: 70, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]), sum: (s) => formatBytes(s.after), bySum: (s) => s.after },
   { id: "share", label: "In int4", title: "Share of the bytes that becomes int4", width: 96, small: 86, rank: 3.5, tree: true, cell: (d, i) => shareCell(totalsOf(d, [i])), sum: shareCell, by: (d, i) => (d.decision[i] === "int4" ? 1 : 0), bySum: (s) => s.coverage },
-  { id: "decision", label: "Decision", width: 160, small: 72, grow: 2, rank: 1, cell: decisionCell, sum: decisionOf, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}`, bySum: (s) => `${s.int4Count ? 0 : 1}${s.int4Count === s.count ? "" : 1}` },
+  { id: "decision", label: "Decision", width: 160, small: 72, need: decisionRoom, grow: 2, rank: 1, cell: decisionCell, sum: decisionOf, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}`, bySum: (s) => `${s.int4Count ? 0 : 1}${s.int4Count === s.count ? "" : 1}` },
   { id: "group_size", label: "Group", title: "Weights per group", width: 70, rank: 8.5, right: true, cell: (d, i) => d.group_size[i] ?? "", sum: (s) => [...s.groups].sort((a, b) => a - b).join(", "), bySum: (s) => Math.max(0, ...s.groups) || null },
   { id: "reason", label: "Reason", width: 160, grow: 3, rank: 6.2, cell: (d, i) => make("span", { class: "wb-reason", title: d.reason[i], text: d.reason[i] }), sum: reasonsOf, bySum: (s) => [...s.reasons.keys()][0] },
   { id: "padding", label: "Padding", width: 96, grow: 1, rank: 8.8, cell: (d, i) => textCell(d.padding[i]), sum: (s) => (s.padded ? `${formatCount(s.padded)} padded` : ""), bySum: (s) => s.padded || null },
   { id: "bits_per_weight", label: "Bits", title: "Bits per weight", width: 58, rank: 7, right: true, cell: (d, i) => bitsText(d.bits_per_weight[i]), sum: (s) => bitsText(s.bits), bySum: (s) => s.bits },
-  { id: "error", label: "Error", width: 126, small: 94, rank: 2, cell: (d, i, view) => errorCell(d.error[i], view), sum: (s, view) => errorCell(s.worst, view), bySum: (s) => s.worst },
+  { id: "error", label: "Error", width: 126, small: 94, rank: 2, cell: (d, i, view) => errorCell(d.error[i], view), by: (d, i) => (typeof d.error[i] === "string" ? null : d.error[i]), sum: (s, view) => errorCell(s.worst, view), bySum: (s) => s.worst },
   { id: "status", label: "Status", width: 92, rank: 2.3, cell: (d, i) => statusCell(d.status[i]), sum: (s) => statusCell(statesOf(s)), bySum: statesOf },
 ];
 
@@ -118,7 +125,7 @@ const ALWAYS = ["name", "shape", "parameters", "before_bytes", "after_bytes", "d
 /** The columns that have data and fit into `width`, in their order, with the width of each. */
 function fittingColumns(data, width, tree) {
   const known = LAYER_COLUMNS.filter((column) => (column.tree ? tree : isUsed(data, column.id)));
-  const room = (column) => (width < NARROW && column.small) || column.width;
+  const room = (column) => Math.max((width < NARROW && column.small) || column.width, column.need?.(data) ?? 0);
   const chosen = new Set();
   let left = width;
   for (const column of [...known].sort((a, b) => a.rank - b.rank)) {

@@ -182,7 +182,7 @@ class TableView extends TableRows {
     this.roots = this.model.get("tree") ? buildTree(this.data, this.matching, this.model.get("fold")) : null;
     if (text !== this.lastText) this.open.filtered = null;
     this.lastText = text;
-    this.worst = Math.max(0, ...(this.data.error ?? []).filter((value) => value !== null && value !== undefined));
+    this.worst = Math.max(0, ...(this.data.error ?? []).filter((value) => typeof value === "number"));
     this.showItems();
     if (!live) this.body.scrollTop = Math.min(this.body.scrollTop, this.items.length * ROW);
     this.layout();

@@ -48,7 +48,8 @@ class LayerTable(Component):
     Traits:
         columns: The rows as columns of equal length: name, shape, parameters, decision ("int4" or "dense"),
             reason, before_bytes, after_bytes; optionally kind, group_size, bits_per_weight, padding, error
-            (float, None), status ("", "queued", "running", "done", "failed", or any text). Set it through `show`.
+            (float, None, or why it is NaN), status ("", "queued", "running", "done", "failed", or any text). Set it
+            through `show`.
         selected: Names of the selected layers, in the table's order. Both sides may set it.
         current: Name of the focused layer, or "". Both sides may set it.
         filter: The filter's text: words, globs, "re:" patterns and "kind:norm" (or decision, reason, padding, status)

@@ -181,4 +181,4 @@ function summaryOf(data, rows) {
   return sum;
 }
 
-const maxOf = (a, b) => (b === null || b === undefined ? a : a === null ? b : Math.max(a, b));
+const maxOf = (a, b) => (typeof b !== "number" ? a : a === null ? b : Math.max(a, b));

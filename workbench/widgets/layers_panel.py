@@ -37,12 +37,14 @@ class LayersPanel(Panel):
 
     def on_event(self, event: Event) -> None:
         """Show a new coverage, a selection, or a layer's error."""
-        if event.kind in ("verdict", "improved", "view", "error", "selection"):
+        if event.kind in ("verdict", "improved", "view", "error", "selection", "problem"):
             self._show_verdict()
         if event.kind == "coverage":
             self._show_coverage(event.data)
         elif event.kind == "selection":
             self._show_selection()
+        elif event.kind == "problem":
+            self._show_broken()
         elif event.kind in ("view", "error") and event.data.exact:
             self._show_error(event.data)
         elif event.kind == "verdict" or (event.kind == "job" and event.data.finished and not event.data.quiet):
@@ -54,6 +56,7 @@ class LayersPanel(Panel):
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
             self.table.update(list(known), error=[view.summary.relative_rmse for view in known.values()])
+        self._show_broken()
         self.verdict.title = f"Int4 Workbench: {coverage.model}"
         self._show_verdict()
         self._show_notes(coverage)
@@ -80,6 +83,12 @@ class LayersPanel(Panel):
         kept = self.session.errors.get(view.name)
         if kept is not None:
             self.table.update([view.name], error=[kept.summary.relative_rmse])
+
+    def _show_broken(self) -> None:
+        exact, configs = self.session.exact, self.session.coverage.configs
+        broken = {name: why for name, why in exact.broken.items() if name in configs and name not in exact.views}
+        if broken:
+            self.table.update(list(broken), error=list(broken.values()))
 
     def _picked(self, _change: Any) -> None:
         now = (tuple(self.table.selected), self.table.current)
