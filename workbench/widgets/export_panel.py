@@ -47,8 +47,8 @@ class ExportPanel(Panel):
         self.commands = Commands(
             [
                 Command("export", "Export checkpoint", "Quantize under the recipe and write the checkpoint", "primary"),
-                Command("python", "Copy as Python", "Show a cell that does the same without the app"),
-                Command("shell", "Copy as command", "Show a command line that does the same without the app"),
+                Command("python", "Copy as Python", "Copy and show a cell that does the same without the app"),
+                Command("shell", "Copy as command", "Copy and show a command line that does the same without the app"),
             ],
             on_error=on_error,
         )
@@ -78,10 +78,10 @@ class ExportPanel(Panel):
         values: dict[str, Any] = self.form.values
         chosen = self.formats.selected or NATIVE
         if command == "python":
-            self.result.code = self.session.as_python(values["directory"], chosen)
+            self.result.copy_code(self.session.as_python(values["directory"], chosen))
             return ""
         if command == "shell":
-            self.result.code = self.session.as_command(values["directory"], chosen)
+            self.result.copy_code(self.session.as_command(values["directory"], chosen))
             return ""
         self.session.export(values["directory"], format=chosen, overwrite=values["overwrite"], verify=values["verify"])
         return "exporting"

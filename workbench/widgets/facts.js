@@ -20,6 +20,7 @@ class FactsView {
     this.root.append(this.busy, this.head, this.verdict, this.list, this.more, this.notes, this.codeBox);
     this.stops = [followTheme(this.root, () => {})];
     for (const name of ["title", "verdict", "badge", "facts", "notes", "open_notes", "code", "busy"]) model.on(`change:${name}`, () => this.draw());
+    model.on("msg:custom", (message) => message.type === "copy" && this.copyCode());
     this.draw();
   }
 

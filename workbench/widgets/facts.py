@@ -64,5 +64,10 @@ class Facts(Component):
             for name, value in traits.items():
                 setattr(self, name, value)
 
+    def copy_code(self, code: str) -> None:
+        """Show a text as the code, and let the page copy it; where it has no clipboard the text is selected there."""
+        self.code = code
+        self.send({"type": "copy"})
+
     def _summary(self) -> str:
         return "; ".join(filter(None, [self.title, self.verdict]))
