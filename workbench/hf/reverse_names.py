@@ -138,6 +138,7 @@ def _piece(stored: str, numbers: Tensor, start: int, shape: tuple[int, ...]) -> 
         return Piece(stored)
     step = int(rows[1] - rows[0]) if rows.numel() > 1 else 1
     found = slice(int(rows[0]), int(rows[-1]) + 1, step)
-    assert step > 0 and int(rows[-1]) < math.prod(shape) and numbers.shape[1:] == shape[1:][-1:]
+    assert step > 0 and int(rows[-1]) < math.prod(shape)
+    assert numbers.shape[1:] in (shape[1:][-1:], ()), "transformers 5.17 drops the dimension of size 1"
     assert torch.equal(rows, torch.arange(found.start, found.stop, found.step)), "rows that do not follow each other"
     return Piece(stored, found)
