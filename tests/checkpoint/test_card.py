@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 import workbench as wb
 from tests.tiny_models import hushed, make
-from workbench.checkpoint.card import CARD_FILE, Wrote, base_model, model_card
+from workbench.checkpoint.card import CARD_FILE, Wrote, base_model, loading_class, model_card, native_lines
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.integrity import verify_checkpoint
 from workbench.checkpoint.manifest import MANIFEST_FILE
@@ -70,15 +70,27 @@ def test_a_checkpoint_has_a_card_that_its_manifest_holds(made, tmp_path):
         verify_checkpoint(tmp_path / "out")
 
 
-def test_the_lines_of_a_checkpoint_load_it(made, tmp_path, monkeypatch):
-    wb.save_checkpoint(made[0], tmp_path / "it's int4")
+@pytest.mark.parametrize("kind", ["qwen2", "t5", "gpt2"])
+def test_the_lines_of_a_checkpoint_load_it(kind, made, tmp_path, monkeypatch):
+    model = made[0] if kind == "qwen2" else make(kind)
+    if kind != "qwen2":
+        wb.quantize_(model, CONFIG)
+    wb.save_checkpoint(model, tmp_path / "it's int4")
     monkeypatch.chdir(tmp_path)
     text = (tmp_path / "it's int4" / CARD_FILE).read_text()
     code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL).group(1)
     names = {}
     with hushed():
         exec(code, names)
-    assert type(names["model"]) is type(made[0])
+    assert type(names["model"]) is type(model)
+
+
+def test_a_shell_is_told_to_generate_what_can_be(tmp_path):
+    folder = tmp_path / "int4"
+    for called, generates in (("Qwen2ForCausalLM", True), ("GPT2LMHeadModel", True), ("BertModel", False)):
+        python, shell = native_lines(folder, {"architectures": [called]}, tokenizer=True)
+        assert bool(shell) == generates and native_lines(folder, {}, tokenizer=False)[1] == ""
+        assert loading_class({"architectures": [called]}) in python
 
 
 def test_what_was_found_out_is_told_and_nothing_else(made, tmp_path):

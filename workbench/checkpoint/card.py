@@ -7,7 +7,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,35 @@ def named_config(outline: Outline) -> dict[str, Any]:
     return {**outline.config, "_name_or_path": base} if base else dict(outline.config)
 
 
-def native_lines(directory: Path, *, tokenizer: bool) -> tuple[str, str]:
-    """Return the lines of Python, and for a shell ("" without a tokenizer), that load a native checkpoint."""
+def loading_class(config: Mapping[str, Any]) -> str:
+    """Return the class of transformers that loads a model, by its config.json."""
+    called = str(next(iter(config.get("architectures") or ()), "AutoModelForCausalLM"))
+    return "AutoModelForCausalLM" if called.endswith("ForCausalLM") else called
+
+
+def native_lines(directory: Path, config: Mapping[str, Any], *, tokenizer: bool) -> tuple[str, str]:
+    """Return the lines of Python, and for a shell, that load a native checkpoint.
+
+    The shell's are "" without a tokenizer, and for a model that does not generate.
+
+    Args:
+        directory: The checkpoint.
+        config: The model's config.json.
+        tokenizer: Whether one lies beside it.
+    """
+    called = loading_class(config)
     python = (
         "import workbench.hf  # of int4-workbench: transformers then knows the format\n"
-        "from transformers import AutoModelForCausalLM\n\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(directory)!r})"
+        f"from transformers import {called}\n\n"
+        f"model = {called}.from_pretrained({str(directory)!r})"
     )
-    return python, f"workbench generate {shlex.quote(str(directory))} 'Once upon a time'" if tokenizer else ""
+    generates = tokenizer and called.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+    return python, f"workbench generate {shlex.quote(str(directory))} 'Once upon a time'" if generates else ""
 
 
-def native_card(directory: Path, *, tokenizer: bool) -> Wrote:
+def native_card(directory: Path, config: Mapping[str, Any], *, tokenizer: bool) -> Wrote:
     """Say how a native checkpoint of that name is loaded, with or without a tokenizer beside it."""
-    python, shell = native_lines(Path(directory.name), tokenizer=tokenizer)
+    python, shell = native_lines(Path(directory.name), config, tokenizer=tokenizer)
     return Wrote("native", "of int4-workbench", "transformers with int4-workbench", python, shell)
 
 

@@ -130,7 +130,7 @@ def iter_write_native(
         contents.write_files(folder)
         quantization = describe(formats, outline.dense_layers, outline.recipe)
         write_config(folder, {**named_config(outline), "quantization_config": quantization})
-        card = native_card(Path(directory), tokenizer=has_tokenizer(folder))
+        card = native_card(Path(directory), outline.config, tokenizer=has_tokenizer(folder))
         card = replace(card, notes=(*outline.notes, *tokenizer_notes(folder)))
         write_card(folder, outline, card, with_layers(found, solved))
         write_manifest(folder, hashes)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.affine import MID_POINT, QuantizedWeight
+from workbench.checkpoint.card import loading_class
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
@@ -186,8 +187,7 @@ def ignored(outline: Outline) -> list[str]:
 
 def family_lines(directory: Path, outline: Outline, *, python_extra: str = "", argument: str = "") -> LoadLines:
     """Return the lines that load a folder in transformers and serve it with vLLM."""
-    called = next(iter(outline.config.get("architectures") or ["AutoModelForCausalLM"]))
-    auto = "AutoModelForCausalLM" if called.endswith("ForCausalLM") else called
+    auto = loading_class(outline.config)
     names = f"{auto}, {python_extra}" if python_extra else auto
     return LoadLines(
         f"from transformers import {names}\n\nmodel = {auto}.from_pretrained({str(directory)!r}{argument})",

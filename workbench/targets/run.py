@@ -165,7 +165,8 @@ def iter_export_to(
         for part in iter_write_native(contents, path, overwrite=overwrite, found=found, cancel=cancel):
             yield Written(part.name, 0.0, part.solved)
         fit = Fit(NATIVE, size_bytes=outline.native_bytes, notes=(*outline.notes, *tokenizer_notes(path)))
-        yield _report(fit, path, errors, LoadLines(*native_lines(path, tokenizer=has_tokenizer(path))))
+        lines = LoadLines(*native_lines(path, outline.config, tokenizer=has_tokenizer(path)))
+        yield _report(fit, path, errors, lines)
         return
     one = get_target(target)
     fit = one.fit(outline)

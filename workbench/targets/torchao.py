@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workbench.affine import MID_POINT, QuantizedWeight, group_count
+from workbench.checkpoint.card import loading_class
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
@@ -128,9 +129,10 @@ class Torchao(FolderTarget):
 
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
+        called = loading_class(outline.config)
         lines = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n",
-            f'model = AutoModelForCausalLM.from_pretrained({str(directory)!r}, dtype="bfloat16", device_map="cuda")',
+            f"from transformers import {called}, AutoTokenizer\n",
+            f'model = {called}.from_pretrained({str(directory)!r}, dtype="bfloat16", device_map="cuda")',
             f"tokenizer = AutoTokenizer.from_pretrained({str(directory)!r})",
         )
         return LoadLines("\n".join(lines), "pip install transformers accelerate torchao==0.18.0")
