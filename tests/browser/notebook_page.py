@@ -256,6 +256,13 @@ class NotebookPage:
         self.start_code(code)
         return self.code_output(timeout_s)
 
+    def expect_output(self, code: str, wanted: str, timeout_s: float = 20) -> None:
+        """Run code until it prints what is wanted: a control shows a change before the kernel has taken it."""
+        end = time.monotonic() + timeout_s
+        while (found := self.run_code(code)) != wanted and time.monotonic() < end:
+            time.sleep(0.1)
+        assert found == wanted
+
     def set_theme(self, name: str) -> None:
         """Switch JupyterLab to its "light" or "dark" theme."""
         self.page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}) }", THEMES[name])

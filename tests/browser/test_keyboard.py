@@ -112,7 +112,7 @@ def test_a_layer_is_picked_and_configured_without_a_mouse(lab: NotebookPage) -> 
     page.get_by_role("radiogroup", name="Solver").get_by_role("radio", checked=True).focus()
     keyboard.press("ArrowRight")
     expect(page.get_by_role("radio", name="hqq", exact=True)).to_be_checked()
-    assert lab.run_code("print(app.session.resolved().solver, app.session.resolved().group_size)") == "hqq 128"
+    lab.expect_output("print(app.session.resolved().solver, app.session.resolved().group_size)", "hqq 128")
 
 
 def test_undo_and_the_recipe_without_a_mouse(lab: NotebookPage) -> None:
@@ -128,7 +128,7 @@ def test_undo_and_the_recipe_without_a_mouse(lab: NotebookPage) -> None:
     page.locator(".wb-step", has_text="the recipe at the start").focus()
     keyboard.press("Enter")
     expect(page.locator(".wb-step[aria-current=step]")).to_contain_text("the recipe at the start")
-    assert lab.run_code("print(app.recipe.default.config.group_size)") == "64"
+    lab.expect_output("print(app.recipe.default.config.group_size)", "64")
 
 
 def test_an_export_is_written_without_a_mouse(lab: NotebookPage) -> None:

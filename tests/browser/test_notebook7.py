@@ -38,7 +38,7 @@ def test_the_app_is_shown_and_a_click_reaches_the_kernel(book: NotebookPage) -> 
     page.locator(".wb-layers").get_by_role("searchbox").fill("layers.0.mlp")
     page.locator(f"[data-name='{LAYER}']").click()
     expect(page.locator(".wb-heat .wb-title").first).to_have_text(LAYER)
-    assert book.run_code("print(app.session.current)") == LAYER
+    book.expect_output("print(app.session.current)", LAYER)
 
 
 def test_the_cells_own_keys_stay_away_from_the_app(book: NotebookPage) -> None:

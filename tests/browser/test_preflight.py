@@ -46,7 +46,7 @@ def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     with shared_lab.lend([PREFLIGHT, PLAIN, LARGE], 1480, 2300) as lab:
         expect(lab.page.locator(".wb-layers .wb-rows [role=row]").first).to_be_visible()
         yield lab
-        assert lab.run_code("print(errors, table.status.problems)") == "[] []"
+        lab.expect_output("print(errors, table.status.problems)", "[] []")
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ class TestTree:
         expect(line(tree, "model.layers.*.self_attn.q_proj")).to_have_attribute("aria-selected", "true")
         expect(line(tree, "model")).to_have_attribute("aria-selected", "false")
         lab.page.wait_for_timeout(250)
-        assert lab.run_code("print(len(table.table.selected))") == "24"
+        lab.expect_output("print(len(table.table.selected))", "24")
 
     def test_a_filter_keeps_the_tree_and_gives_it_back(self, tree: Locator) -> None:
         before = labels(tree)

@@ -30,7 +30,7 @@ def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
     with shared_lab.lend([CELL], 1280, 1000) as lab:
         expect(lab.page.locator(".wb-recipe")).to_be_visible()
         yield lab
-        assert lab.run_code("print(faults)") == "[]"
+        lab.expect_output("print(faults)", "[]")
 
 
 def rule(lab: NotebookPage, pattern: str) -> Locator:
@@ -84,7 +84,7 @@ def test_rules_are_added_moved_and_renamed_with_the_keyboard(lab: NotebookPage) 
 def test_a_count_selects_its_layers(lab: NotebookPage) -> None:
     rule(lab, "k_proj").locator(".wb-rule-count").click()
     expect(lab.page.locator(".wb-rules-said")).to_have_text("6 layers selected")
-    assert lab.run_code("print(len(session.selection))") == "6"
+    lab.expect_output("print(len(session.selection))", "6")
 
 
 def test_what_changed_is_shown_in_words_and_signs(lab: NotebookPage) -> None:
@@ -128,7 +128,7 @@ def test_json_is_checked_while_typed_and_applied_only_when_right(lab: NotebookPa
     assert area.evaluate("one => one.value.slice(one.selectionStart, one.selectionEnd)").startswith('  "default"')
     area.fill(text.replace("256", "32"))
     expect(body.locator(".wb-json-said")).to_contain_text("Right, and not applied yet: 1 rule over int4, group size 32")
-    assert lab.run_code("print(session.recipe.default.config.group_size)") == "256"
+    lab.expect_output("print(session.recipe.default.config.group_size)", "256")
     lab.run_code("session.recipes.set_output_head(True)")
     expect(body.locator(".wb-json-said")).to_contain_text("changed meanwhile")
     body.get_by_role("button", name="Revert").click()
@@ -136,7 +136,7 @@ def test_json_is_checked_while_typed_and_applied_only_when_right(lab: NotebookPa
     area.fill(area.input_value().replace("256", "32"))
     area.press("Control+Enter")
     expect(body.locator(".wb-json-said")).to_have_text("Applied.")
-    assert lab.run_code("print(session.recipe.default.config.group_size)") == "32"
+    lab.expect_output("print(session.recipe.default.config.group_size)", "32")
 
 
 def test_a_file_is_saved_loaded_and_never_replaced_unsaid(lab: NotebookPage) -> None:

@@ -82,7 +82,7 @@ def test_the_settings_unfold_and_a_bad_value_is_put_back(lab: NotebookPage) -> N
     steps.press("Enter")
     expect(convergence(lab).locator("path.wb-point[data-series=hqq]")).to_have_count(5)
     expect(lab.page.get_by_text("hqq, iters 4", exact=True)).to_be_visible()
-    assert lab.run_code("print(app.recipe.default.options.iters)") == "4"
+    lab.expect_output("print(app.recipe.default.options.iters)", "4")
     lab.page.get_by_role("button", name="Undo", exact=True).click()
     expect(steps).to_have_value("20")
 
@@ -145,7 +145,7 @@ def test_a_long_text_is_shown_in_part_and_replaced_whole(lab: NotebookPage) -> N
     calibration(lab).get_by_role("button", name="Use this text").click()
     expect(calibration(lab)).to_contain_text("the first 20,000 of 432,000 characters are shown", timeout=30_000)
     expect(fact(lab, "Used")).to_contain_text("65,536 tokens", timeout=30_000)
-    assert lab.run_code("print(len(app.session.calibration_text))") == "432000"
+    lab.expect_output("print(len(app.session.calibration_text))", "432000")
     assert lab.run_code("app.session.calibration.lane.cancel()") == ""
 
 
@@ -193,5 +193,5 @@ def test_the_progress_of_an_export_names_layer_and_solver(lab: NotebookPage) -> 
     lab.page.get_by_label("Directory").press("Tab")
     lab.page.get_by_role("button", name="Export checkpoint", exact=True).click()
     expect(fact(lab, "Verified")).to_contain_text("yes", timeout=120_000)
-    assert lab.run_code("print(labels.count('model.layers.0.self_attn.q_proj, calibrated'))") == "1"
+    lab.expect_output("print(labels.count('model.layers.0.self_attn.q_proj, calibrated'))", "1")
     expect(lab.page.locator(".wb-facts li", has_text="Sample:")).to_be_visible()

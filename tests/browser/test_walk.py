@@ -115,7 +115,7 @@ def test_a_click_picks_a_layer(lab: NotebookPage, canvas: Locator) -> None:
     lab.page.get_by_role("searchbox").fill("")
     expect(lab.page.locator(".wb-heat .wb-title")).to_have_text(LAYER)
     expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("256 output features × 12 groups")
-    assert lab.run_code("print(app.selection, app.session.current)") == f"['{LAYER}'] {LAYER}"
+    lab.expect_output("print(app.selection, app.session.current)", f"['{LAYER}'] {LAYER}")
 
 
 def test_the_slider_changes_the_group_size_and_the_heatmap(lab: NotebookPage, canvas: Locator) -> None:
@@ -129,7 +129,7 @@ def test_the_slider_changes_the_group_size_and_the_heatmap(lab: NotebookPage, ca
     expect(lab.page.locator(".wb-heat .wb-sub")).to_contain_text("24 groups")
     at_32 = canvas.evaluate(PIXELS)
     assert len({at_64, at_128, at_32}) == 3
-    assert lab.run_code("print(app.recipe.default.config.group_size)") == "32"
+    lab.expect_output("print(app.recipe.default.config.group_size)", "32")
     expect(fact(lab, "Bits per weight").last).to_contain_text("5.00")
 
 
@@ -165,7 +165,7 @@ def test_a_layer_of_its_own_and_one_left_dense(lab: NotebookPage, canvas: Locato
     lab.page.get_by_role("radio", name="this layer").click(force=True)
     after(lab, canvas, lambda: lab.page.get_by_role("radio", name="int", exact=True).click(force=True))
     expect(lab.page.locator(".wb-facts li", has_text="int zero point, hqq, 0 is kept exact")).to_be_visible()
-    assert lab.run_code("print(app.recipe.rules[0].pattern)") == LAYER
+    lab.expect_output("print(app.recipe.rules[0].pattern)", LAYER)
     lab.page.get_by_role("switch", name="Quantize to int4").click()
     expect(fact(lab, "Weights")).to_contain_text("41 of 57")
     expect(lab.page.locator(".wb-form li", has_text=f"{LAYER} stays dense")).to_be_visible()
@@ -187,7 +187,7 @@ def test_all_layers_are_measured_with_progress(lab: NotebookPage) -> None:
     press(lab, "Measure all layers")
     expect(job(lab)).to_have_attribute("data-state", "done", timeout=60_000)
     expect(job(lab)).to_contain_text("Errors of all layers")
-    assert lab.run_code("print(len(app.session.errors))") == "42"
+    lab.expect_output("print(len(app.session.errors))", "42")
     row = lab.page.locator("[data-name='model.layers.0.mlp.up_proj'] .wb-error")
     expect(row).to_have_text(re.compile(r"0\.\d+"))
 

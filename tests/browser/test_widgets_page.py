@@ -101,7 +101,7 @@ def lab(shared_lab: SharedLab) -> Iterator[NotebookPage]:
         expect(lab.page.locator(".wb-heat canvas")).to_have_attribute("data-seq", "1")
         expect(lab.page.locator(".wb-commands")).to_have_attribute("data-ready", "true")
         yield lab
-        assert lab.run_code("print(errors)") == "['Commands: fail: The disk is full.']"
+        lab.expect_output("print(errors)", "['Commands: fail: The disk is full.']")
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ class TestHeatmap:
         )
         canvas.press("Enter")
         lab.page.wait_for_timeout(300)
-        assert lab.run_code("print(heat.selected)") == "(24, 8)"
+        lab.expect_output("print(heat.selected)", "(24, 8)")
 
     def test_stale_pictures_are_dropped_by_the_page(self, lab: NotebookPage, heat: Locator) -> None:
         lab.run_code("heat.show(picture(10, spot((5, 5)), 16, 8))")
@@ -260,7 +260,7 @@ class TestHeatmap:
         expect(first.locator("td")).to_have_text(["0.51 of the range", "output features 2408–2415", "154–155"])
         first.get_by_role("button").click()
         lab.page.wait_for_timeout(300)
-        assert lab.run_code("print(heat.selected)") == "(2408, 154)"
+        lab.expect_output("print(heat.selected)", "(2408, 154)")
         heat.get_by_text("Largest cells", exact=True).click()
 
     def test_signed_values_diverge_from_zero(self, lab: NotebookPage, heat: Locator) -> None:
@@ -311,7 +311,7 @@ class TestLayerTable:
             expect(box).to_have_value("model.layers.3*.mlp.*")
             lab.page.wait_for_timeout(150)
             expect(box).to_have_value("model.layers.3*.mlp.*")
-            assert lab.run_code("print(table.filter)") == "model.layers.3*.mlp.*"
+            lab.expect_output("print(table.filter)", "model.layers.3*.mlp.*")
             box.fill("")
 
     def test_a_broken_pattern_is_said_and_hides_nothing(self, table: Locator) -> None:
@@ -341,7 +341,7 @@ class TestLayerTable:
         assert self.selected(lab) == ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
         row.nth(4).click(modifiers=["Shift"])
         assert len(self.selected(lab)) == 3
-        assert lab.run_code("print(table.current)") == "model.layers.1.self_attn.q_proj"
+        lab.expect_output("print(table.current)", "model.layers.1.self_attn.q_proj")
 
     def test_the_keyboard(self, lab: NotebookPage, table: Locator) -> None:
         table.locator(".wb-rows [role=row]").nth(1).click()
