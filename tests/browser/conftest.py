@@ -6,19 +6,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from notebook_page import CHROMIUM_FLAGS, LabServer, NotebookPage, chromium_path
-from playwright.sync_api import Browser, Page, sync_playwright
+from notebook_page import LabServer, NotebookPage, chromium
+from playwright.sync_api import Browser, Page
 from shared_lab import SharedLab
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    with sync_playwright() as playwright:
-        path = chromium_path(playwright.chromium.executable_path)
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nbformat
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from workbench.cli.launch import PATIENT_THREADS
 
@@ -292,11 +292,21 @@ def show_tab(page: Page, label: str) -> None:
 
 
 @contextlib.contextmanager
-def open_lab(width: int, height: int) -> Iterator[NotebookPage]:
-    """A browser with one page of that size and a server of its own, for programs; no error may be left in the page."""
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium."""
+    with sync_playwright() as playwright:
         path = chromium_path(playwright.chromium.executable_path)
         browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def open_lab(width: int, height: int) -> Iterator[NotebookPage]:
+    """A browser with one page of that size and a server of its own, for programs; no error may be left in the page."""
+    with chromium() as browser, tempfile.TemporaryDirectory() as folder:
         server = LabServer.start(Path(folder))
         try:
             lab = NotebookPage(browser.new_page(viewport={"width": width, "height": height}), server)
@@ -304,7 +314,6 @@ def open_lab(width: int, height: int) -> Iterator[NotebookPage]:
             assert not lab.errors, lab.errors
         finally:
             server.stop()
-            browser.close()
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from notebook_page import CHROMIUM_FLAGS, LabServer, chromium_path
-from playwright.sync_api import Browser, Page, sync_playwright
+from notebook_page import LabServer, chromium
+from playwright.sync_api import Browser, Page
 from renderer_page import RendererPage, colab_frame, colab_page, vscode_page
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A headless Chromium."""
-    with sync_playwright() as playwright:
-        path = chromium_path(playwright.chromium.executable_path)
-        browser = playwright.chromium.launch(executable_path=path, args=list(CHROMIUM_FLAGS))
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

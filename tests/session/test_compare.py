@@ -7,26 +7,18 @@ from dataclasses import replace
 import pytest
 
 from tests.session.stand_ins import GATE, TIMEOUT_S, Heard, toy
-from workbench.hf.skeleton import open_source
 from workbench.measure.difference import pair_of_maps
 from workbench.measure.errors import error_summary
-from workbench.session import Session, open_session
+from workbench.session import Session
 from workbench.solvers import solve
 
 
-@pytest.fixture(scope="module")
-def demo_source():
-    return open_source("demo")
-
-
 @pytest.fixture
-def demo(demo_source):
-    session = open_session(demo_source)
-    session.refresh()
-    assert session.wait(TIMEOUT_S)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+def demo(demo):
+    """The session with its first view."""
+    demo.refresh()
+    assert demo.wait(TIMEOUT_S)
+    return demo
 
 
 def settled(session):

@@ -11,23 +11,9 @@ from tests import tiny_models
 from tests.session.stand_ins import GATE, TIMEOUT_S, Heard, toy
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError
-from workbench.hf.skeleton import open_source
 from workbench.measure.errors import error_summary, histogram
 from workbench.session import Session, open_session
 from workbench.solvers import solve
-
-
-@pytest.fixture(scope="module")
-def demo_source():
-    return open_source("demo")
-
-
-@pytest.fixture
-def demo(demo_source):
-    session = open_session(demo_source)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
 
 
 def settled(session):
