@@ -370,7 +370,6 @@ def test_a_checkpoint_goes_to_another_library_and_back_code_by_code(says, export
 
 
 def test_a_gguf_file_is_looked_at_by_itself_or_in_its_folder(says, tmp_path):
-    pytest.importorskip("gguf")
     says("export", "demo", "--format", "gguf", "--out", tmp_path / "gguf", "--include", "layers.0.mlp")
     [file] = (tmp_path / "gguf").glob("*.gguf")
     assert says("inspect", file) == says("inspect", tmp_path / "gguf")
