@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from workbench.errors import Cancelled, ConfigError, WeightError
-from workbench.jobs import Job, Lane
+from workbench.jobs import Job, Lane, wait_for_all
 
 TIMEOUT_S = 10
 
@@ -271,6 +271,40 @@ def test_wait_gives_up_in_time_and_current_names_what_runs():
     assert not lane.busy
 
 
+def test_waiting_for_all_takes_in_what_one_lane_begins_on_another_that_was_idle():
+    idle, begun = threading.Event(), []
+
+    class Watched(Lane):
+        def wait(self, timeout_s=None):
+            found = super().wait(timeout_s)
+            idle.set()
+            return found
+
+    first, second = Watched("first", latest_wins=True), Lane("second", latest_wins=False)
+
+    def late(cancel):
+        cancel.wait(0.1)
+        begun.append("ran")
+        yield 1
+
+    def begins_another(cancel):
+        assert idle.wait(TIMEOUT_S)
+        first.submit(make(late)[0])
+        yield 1
+
+    second.submit(make(begins_another)[0])
+    assert wait_for_all((first, second), TIMEOUT_S)
+    assert begun == ["ran"] and not first.busy and not second.busy
+
+
+def test_waiting_for_all_gives_up_in_time():
+    go_on, lane = threading.Event(), Lane("t", latest_wins=False)
+    lane.submit(make(lambda cancel: iter([go_on.wait(TIMEOUT_S)]))[0])
+    assert not wait_for_all((Lane("idle", latest_wins=False), lane), 0.01)
+    go_on.set()
+    assert wait_for_all((lane,))
+
+
 def test_cancelling_a_lane_reaches_what_runs_and_what_waits():
     started, go_on = threading.Event(), threading.Event()
 
@@ -296,7 +330,7 @@ def test_a_process_that_ends_while_work_runs_stops_it_first():
     code = """
 import threading
 import torch
-from workbench.jobs import Job, Lane
+from workbench.jobs import Job, Lane, wait_for_all
 
 def work(cancel):
     values = torch.rand(500, 500)

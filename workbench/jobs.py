@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -241,3 +241,19 @@ class Lane:
                     self._changed.notify_all()
                     return
             job.run()
+
+
+def wait_for_all(lanes: Sequence[Lane], timeout_s: float | None = None) -> bool:
+    """Wait until every lane is idle at once, what one's work began on another too; False when the time passed first.
+
+    Args:
+        lanes: The lanes, in any order.
+        timeout_s: Seconds to wait at most; None waits without end.
+    """
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        before = [lane.latest for lane in lanes]
+        if not all(lane.wait(None if end is None else max(0.0, end - time.monotonic())) for lane in lanes):
+            return False
+        if all(lane.latest is job for lane, job in zip(lanes, before, strict=True)):
+            return True  # none took a job since before the first of them was idle

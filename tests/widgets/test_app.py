@@ -430,3 +430,26 @@ def test_the_facts_of_a_model_that_is_int4_already_say_what_is() -> None:
     wb.quantize_(mixed, wb.Int4WeightOnlyConfig(group_size=32), include="0")
     values = {fact.label: fact.value for fact in facts_of(open_session(mixed).coverage)}
     assert values["Int4 already"] == "1" and values["Weights"].startswith("1 of")
+
+
+def test_what_one_thread_read_before_another_is_not_shown_after_it(app: Workbench, monkeypatch) -> None:
+    """A thread that is held up between reading the session and showing it must not undo what came meanwhile."""
+    reading, shown = threading.Event(), threading.Event()
+    lines = iter(["older", "newer"])
+
+    def line() -> str:
+        found = next(lines)
+        if found == "older":
+            reading.set()
+            shown.wait(0.2)  # what comes meanwhile has all the time to be shown first
+        return found
+
+    monkeypatch.setattr(app.session.verdict, "line", line)
+    event = Event("verdict", app.session.verdict)
+    first = threading.Thread(target=app._on_event, args=(event,))
+    first.start()
+    assert reading.wait(10)
+    app._on_event(event)
+    shown.set()
+    first.join(10)
+    assert app.layers.verdict.verdict == "newer"

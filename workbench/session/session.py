@@ -7,7 +7,6 @@ previews on a latest-wins lane, measurements and exports one at a time on anothe
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.exporting import ExportResult
-from workbench.jobs import Job, Lane
+from workbench.jobs import Job, Lane, wait_for_all
 from workbench.measure.error_map import Metric
 from workbench.options import SolverName
 from workbench.recipe.recipe import Recipe
@@ -315,8 +314,7 @@ class Session(SessionState):
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing runs; False when `timeout_s` seconds passed first."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        return all(lane.wait(None if end is None else max(0.0, end - time.monotonic())) for lane in self.lanes)
+        return wait_for_all(self.lanes, timeout_s)
 
     def as_python(self, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
         """Return a cell that, run alone, quantizes the same model under the same recipe and saves it.

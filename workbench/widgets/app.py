@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class Workbench(ipywidgets.VBox):
     def __init__(
         self, model_or_path: nn.Module | str | Path | None = None, tokenizer: Any = None, *, device: str | None = None
     ) -> None:
+        self._showing = threading.RLock()  # one event at a time, or a panel could write what it read before another's
         self.session: Session = open_session(
             "demo" if model_or_path is None else model_or_path, tokenizer, device=device
         )
@@ -187,11 +189,12 @@ class Workbench(ipywidgets.VBox):
             *(self.microscope, self.compare, self.histogram, self.layer_errors, self.speed),
             *(self.quality, self.recipe_panel, self.export, self.report, self.improve),
         )
-        for show in (*(panel.on_event for panel in panels), self._show):
-            try:
-                show(event)
-            except Exception as error:  # the other panels and the person must be told, whatever one panel does
-                self._on_error(error, f"showing {event.kind}")
+        with self._showing:
+            for show in (*(panel.on_event for panel in panels), self._show):
+                try:
+                    show(event)
+                except Exception as error:  # the other panels and the person must be told, whatever one panel does
+                    self._on_error(error, f"showing {event.kind}")
 
     def _show(self, event: Event) -> None:
         if event.kind == "coverage":
@@ -202,7 +205,7 @@ class Workbench(ipywidgets.VBox):
         elif event.kind == "view":
             self.view = event.data
         elif event.kind == "quality":
-            self.tabs.badge("quality", tab_badge(event.data))
+            self.tabs.badge("quality", tab_badge(self.session.quality.state))
         elif event.kind == "job":
             self._show_job(event.data)
         elif event.kind == "problem":

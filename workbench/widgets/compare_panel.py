@@ -45,7 +45,7 @@ class ComparePanel(Panel):
         """Show a comparison; newer ones win."""
         if event.kind == "compare":
             self._enable()
-            if event.data is None:
+            if event.data is None or self.session.compare.pinned is None:
                 self._clear()
             else:
                 self._show(event.data, event.job.number if event.job else 0)

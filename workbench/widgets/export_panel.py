@@ -70,7 +70,7 @@ class ExportPanel(Panel):
             self.formats.busy = bool(event.data.configs)
             self._follow_choice()
         elif event.kind == "targets":
-            self._show_formats(event.data)
+            self._show_formats(self.session.exports.table)
         elif event.kind == "export":
             self._show_result(event.data)
 

@@ -40,7 +40,7 @@ class LayersPanel(Panel):
         if event.kind in ("verdict", "improved", "view", "error", "selection", "problem"):
             self._show_verdict()
         if event.kind == "coverage":
-            self._show_coverage(event.data)
+            self._show_coverage(self.session.coverage)
         elif event.kind == "selection":
             self._show_selection()
         elif event.kind == "problem":

@@ -104,7 +104,7 @@ class QualityPanel(Panel):
         if event.kind == "quality":
             self._show()
         elif event.kind == "answers":
-            self._show_answers(event.data)
+            self._show_answers(self.session.quality.prompt.answers)
         elif event.kind == "job" and event.data.label == MEASURE_LABEL:
             self._follow(event.data)
         elif event.kind == "job" and event.data.label == PROMPT_LABEL:
