@@ -15,7 +15,7 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors sizes export_formats workers options config records demo inductor improve.allocation
+errors sizes disk export_formats workers options config records demo inductor improve.allocation
 blocks primitives affine portable
 solvers
 user_cache machine paths layout packing device_layout tiles
@@ -25,7 +25,7 @@ packed native dequantize choice products kernels linear stand_in kinds experts o
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
 recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
 recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
-forward input_tap calibration sequential
+forward input_tap calibration block_chains solving_order sequential
 solving quantization_report checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest
