@@ -18,14 +18,15 @@ ORDER = """
 errors sizes disk export_formats workers options config records demo inductor improve.allocation
 blocks primitives affine portable
 solvers
-user_cache machine paths layout packing device_layout tiles
+user_cache machine paths path_store layout packing device_layout tiles
 triton.jit triton.products triton.blocks triton.launch triton.kernels
 triton cuda_paths
-packed native dequantize choice products kernels linear stand_in kinds experts offload layers
+packed packed_module native dequantize choice products kernels linear
+stand_in kinds expert_routing experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
 recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
 recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
-forward input_tap calibration block_chains solving_order sequential
+forward input_tap token_sequences calibration block_chains solving_order sequential
 solving quantization_report checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest
@@ -49,7 +50,7 @@ views.cache views.solved_layers views.views views.groups views.ordered views.int
 calibration_text report
 session.events session.turns session.rooms session.details session.compare session.zoom session.ahead session.script
 session.layers session.state session.microscope session.speed session.history session.recipe
-session.layer_inputs session.calibration session.sweep session.exact session.views session.words
+session.layer_inputs session.tokenized_text session.calibration session.sweep session.exact session.views session.words
 session.twin session.model_pair session.quality_text session.quality_prompt session.quality_state
 session.quality_run session.prompt session.quality
 session.improve session.verdict session.export session.report session.session session.opening session

@@ -1,30 +1,20 @@
-"""`Int4Experts`: the weights of all experts of a layer in int4, and the forward that runs them.
-
-In transformers a mixture of experts keeps two parameters of three dimensions in one module, which routes tokens by an
-implementation of its registry, `ALL_EXPERTS_FUNCTIONS`. Here one more is registered: the model's own router, gate and
-activation stay, each expert that is hit is a product of an `Int4Linear`.
-"""
+"""`Int4Experts`: the weights of all experts of a layer in int4, where the model had a stacked parameter."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from workbench.affine import QuantizedWeight
 from workbench.config import Domain
-from workbench.errors import ModelError, WeightError, WorkbenchError
-from workbench.kinds import in_registry
+from workbench.errors import WeightError, WorkbenchError
+from workbench.expert_routing import register_if_loaded
 from workbench.linear import Int4Linear
 from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
 from workbench.stand_in import ExpertStandIn, StandIn
-
-IMPLEMENTATION = "int4_workbench"
-_REGISTRY = "transformers.integrations.moe"
 
 
 class Int4Experts(nn.Module, StandIn):
@@ -147,8 +137,7 @@ class Int4Experts(nn.Module, StandIn):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Unpickle; the model's configuration names an implementation that this process may not have registered yet."""
         nn.Module.__setstate__(self, state)
-        if (registry := sys.modules.get(_REGISTRY)) is not None:
-            _register(registry.ALL_EXPERTS_FUNCTIONS)
+        register_if_loaded()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Experts:
         for expert in self.experts:
@@ -202,99 +191,3 @@ class Int4Experts(nn.Module, StandIn):
         self.experts = [  # a list: no submodules
             Int4Linear(part, device=device, dtype=dtype, inner_k_tiles=inner_k_tiles) for part in parts
         ]
-
-
-# --- the implementation that transformers' experts modules call ------------------------------------------------------
-
-
-def experts_forward(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """Run each token through its experts and add up what they give, weighted; in float32 between the products.
-
-    Args:
-        module: An experts module of transformers' registry; its stacks are `Int4Experts` or dense parameters.
-        hidden: float [T, H].
-        top_k_index: int [T, k], the experts of each token; one of `num_experts` or more is computed elsewhere.
-        top_k_weights: float [T, k].
-
-    Returns:
-        [T, H] in hidden's dtype.
-    """
-    (tokens, k), ids = top_k_index.shape, top_k_index.reshape(-1)
-    order = torch.argsort(ids, stable=True)
-    rows, start = hidden[order // k], 0
-    results = []
-    for expert, count in enumerate(torch.bincount(ids, minlength=module.num_experts)[: module.num_experts].tolist()):
-        if count:
-            results.append(_one_expert(module, expert, rows[start : start + count]))
-            start += count
-    if start < tokens * k:
-        results.append(hidden.new_zeros(tokens * k - start, hidden.shape[1], dtype=torch.float32))
-    weighted = torch.cat(results) * top_k_weights.reshape(-1)[order].unsqueeze(-1)
-    if start < tokens * k:
-        weighted[start:] = 0
-    back = torch.empty_like(order)
-    back[order] = torch.arange(order.numel(), device=order.device)
-    return weighted[back].view(tokens, k, -1).sum(dim=1).to(hidden.dtype)
-
-
-def _one_expert(module: Any, expert: int, x: Tensor) -> Tensor:
-    """Return what an expert makes of x [M, H], as transformers computes it: up, gate, down, norm."""
-    if module.has_gate:
-        inner = module._apply_gate(_project(module, "gate_up_proj", expert, x))
-    else:
-        inner = module.act_fn(_project(module, "up_proj", expert, x))
-    result = _project(module, "down_proj", expert, inner)
-    if getattr(module, "has_post_expert_norm", False):
-        result = module.post_expert_norm(result.to(x.dtype))
-    return result.to(torch.float32)
-
-
-def _project(module: Any, name: str, expert: int, x: Tensor) -> Tensor:
-    stack = getattr(module, name)
-    if isinstance(stack, Int4Experts):
-        result: Tensor = stack.experts[expert](x.to(torch.float32))
-    else:
-        weight = stack[expert]
-        result = functional.linear(x.to(weight.dtype), weight.t() if module.is_transposed else weight)
-    return result + getattr(module, f"{name}_bias")[expert] if module.has_bias else result
-
-
-def route_experts(model: nn.Module) -> list[str]:
-    """Let every experts module with int4 stacks run through `experts_forward`; dense ones keep their implementation.
-
-    Returns:
-        The paths of the modules that run through it.
-
-    Raises:
-        ModelError: when the model's registry of expert implementations cannot be found.
-    """
-    routed = []
-    for path, module in model.named_modules():
-        if not in_registry(module) or not any(isinstance(child, Int4Experts) for child in module.children()):
-            continue
-        registry, config = sys.modules.get(_REGISTRY), getattr(module, "config", None)  # loaded: the module is of it
-        if registry is None or config is None:
-            raise ModelError(f"{path} has int4 experts, and its registry of implementations cannot be found.")
-        before = config._experts_implementation_internal or "eager"
-        if not before.startswith(IMPLEMENTATION):
-            config._experts_implementation_internal = f"{IMPLEMENTATION}+{before}"
-        _register(registry.ALL_EXPERTS_FUNCTIONS)
-        routed.append(path)
-    return routed
-
-
-def _register(functions: Any) -> None:
-    """Register `experts_forward` beside each implementation that dense modules of the same configuration may keep."""
-    for before in ("eager", *functions):
-        if not before.startswith(IMPLEMENTATION) and f"{IMPLEMENTATION}+{before}" not in functions:
-            functions.register(f"{IMPLEMENTATION}+{before}", _beside(functions, before))
-
-
-def _beside(functions: Any, before: str) -> Callable[..., Tensor]:
-    def forward(module: Any, *args: Any, **kwargs: Any) -> Tensor:
-        if any(isinstance(child, Int4Experts) for child in module.children()):
-            return experts_forward(module, *args, **kwargs)
-        own = type(module).forward.__wrapped__  # what the class itself defines: "eager"
-        return functions.get_interface(before, own)(module, *args, **kwargs)  # type: ignore[no-any-return]
-
-    return forward

@@ -19,7 +19,8 @@ from workbench.config import Domain
 from workbench.coverage.coverage import Coverage, experts_of, needs_calibration
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import ConfigError
-from workbench.experts import Int4Experts, route_experts
+from workbench.expert_routing import route_experts
+from workbench.experts import Int4Experts
 from workbench.layers import (
     Int4Layer,
     get_layer,

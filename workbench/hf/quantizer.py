@@ -16,7 +16,7 @@ from workbench.checkpoint.mapped import MappedFiles
 from workbench.checkpoint.native import QUANT_METHOD, ModuleFormat, describe_model, parse
 from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError, WorkbenchError
-from workbench.experts import route_experts
+from workbench.expert_routing import route_experts
 from workbench.hf.on_load import OnLoad, SolveOnLoad
 from workbench.hf.places import check_checkpoint
 from workbench.hf.portable_linear import PortableLinear, portable_layer

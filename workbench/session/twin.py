@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from workbench.errors import ModelError
-from workbench.experts import Int4Experts, route_experts
+from workbench.expert_routing import route_experts
+from workbench.experts import Int4Experts
 from workbench.layers import Int4Layer, layer_records, swap_layer, untie_embeddings, unties_head
 from workbench.linear import Int4Linear
 from workbench.offload import kept_elsewhere
