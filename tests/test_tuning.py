@@ -12,7 +12,8 @@ from workbench.choice import available_paths, chosen_path, current_table
 from workbench.errors import Cancelled, ConfigError
 from workbench.kernels import int4_linear
 from workbench.packed import pack_weight
-from workbench.paths import PathTable, choose_path, table_file
+from workbench.path_store import table_file
+from workbench.paths import PathTable, choose_path
 from workbench.tuning import TUNING_BATCHES, tune
 
 QUICK = {"batch_sizes": (1, 8), "budget_s": 0.001}

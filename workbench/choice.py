@@ -14,7 +14,8 @@ from workbench.layout import Layout
 from workbench.machine import device_capability, device_name
 from workbench.native import native_kernels, native_note
 from workbench.packed import INT4_OPS, PackedWeight, has_kernel, readable_layout
-from workbench.paths import PATHS, PathName, PathTable, choose_path, load_table
+from workbench.path_store import load_table
+from workbench.paths import PATHS, PathName, PathTable, choose_path
 
 FLOATS = {
     dtype: str(dtype).removeprefix("torch.") for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)

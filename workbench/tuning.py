@@ -22,7 +22,8 @@ from workbench.measure.candidates import Candidate, calls_in_turn, generator, ma
 from workbench.measure.graphs import time_captured
 from workbench.measure.roofline import DTYPES, check_dtypes
 from workbench.measure.timing import check_batch_sizes, check_device, time_interleaved
-from workbench.paths import MeasuredPath, PathTable, store_table
+from workbench.path_store import store_table
+from workbench.paths import MeasuredPath, PathTable
 
 TUNING_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 GPU_BATCHES = (*TUNING_BATCHES, 17, 48, 96, 192, 384, 768)  # their kernels' blocks make steps between powers of two

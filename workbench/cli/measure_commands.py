@@ -78,7 +78,7 @@ def throughput(arguments: argparse.Namespace) -> None:
 
 def tune(arguments: argparse.Namespace) -> None:
     """Measure the paths of int4 products and keep the table for this machine."""
-    from workbench.paths import table_file
+    from workbench.path_store import table_file
     from workbench.tuning import iter_tune, keep, tuning_batches, wanted_shapes
 
     shapes: Any = [(arguments.n, arguments.k)]
