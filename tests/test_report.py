@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import re
 import struct
 import subprocess
@@ -259,15 +261,22 @@ def test_a_report_is_written_in_one_step(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_said_and_leaves_what_was_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, r"needs 3 B, was not written: the disk is full\..*free some disk space"),
+        (errno.EACCES, r"was not written: Permission denied\..*choose a folder that you may write to"),
+    ],
+)
+def test_what_cannot_be_written_is_said_and_leaves_what_was_there(number, said, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("old")
 
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
+    def fails(*_):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(ConfigError, match=r"was not written: No space left on device\..*choose a folder"):
+    monkeypatch.setattr("os.fsync", fails)
+    with pytest.raises(ConfigError, match=said):
         write_whole(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     for wrong in (tmp_path, tmp_path / "no" / "such.html", ""):

@@ -410,13 +410,14 @@ def test_a_format_that_cannot_hold_the_recipe_says_what_would(fails, says, model
 
 
 def test_an_export_calibrates_on_the_text(says, model, tmp_path, capsys):
-    (tmp_path / "text.txt").write_text("The module provides a class for paths. " * 60)
+    (tmp_path / "text.txt").write_text("The module provides a class for paths. " * 70)
     rest = ("--format", "native", "--out", tmp_path / "out", "--include", "layers.0.mlp.up_proj")
     assert main(["export", str(model), *map(str, rest), "--solver", "calibrated"]) == 2
     assert "there is no calibration text" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
     out = says("export", "demo", *rest, "--solver", "calibrated", "--calibration", tmp_path / "text.txt")
     assert "mean squared output error" in out and "wrote " in out
+    assert out.count("tokens are used") == 1
 
 
 def test_places_that_an_export_or_import_cannot_have(fails, says, exported, model, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import os
 import re
 import shutil
@@ -17,12 +16,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from workbench.disk import why_unwritten
 from workbench.errors import CheckpointError
 from workbench.sizes import size
 
 _LINUX_EXCHANGE, _MACOS_SWAP = 2, 2
 _AT_FDCWD = -100
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _A_DAY_S = 86_400
 _IN_USE: set[Path] = set()  # temporary folders that saves of this process are filling now
 
@@ -197,9 +196,5 @@ def _cannot_write(target: Path, error: Exception) -> CheckpointError:
     """Say why nothing was written; safetensors tells the system's error number in its message only."""
     told = re.search(r"os error (\d+)", str(error))
     number = int(told[1]) if told else getattr(error, "errno", None)
-    reason, mend = str(error), "choose a folder that you may write to"
-    if number in _FULL:
-        reason, mend = "the disk is full", "free some disk space, or choose another disk"
-    elif number == errno.EFBIG:
-        reason, mend = "a file would be larger than this process may write", "raise the limit (ulimit -f)"
+    reason, mend = why_unwritten(str(error), number)
     return CheckpointError(f"The checkpoint {str(target)!r} was not written: {reason}.", mend=mend)

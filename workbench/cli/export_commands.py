@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from workbench.cli.settings import SETTINGS, calibration_of, recipe_of
 
 if TYPE_CHECKING:
     from workbench.checkpoint.contents import Contents
+    from workbench.checkpoint.solved_contents import SolvedContents
     from workbench.hf.reverse_names import NamedContents
     from workbench.targets.run import ExportReport
 
@@ -36,17 +38,29 @@ def export(arguments: argparse.Namespace) -> None:
     origin = contents.origin
     fit = fits_of(contents.outline(), Companions(contents.write_files)).fit(arguments.format)
     fit.check()  # before a calibration text is run through the model
-    if isinstance(origin, SolvedContents):
-        for line in (origin.coverage.verdict(), *(f"note: {note}" for note in origin.coverage.notes)):
-            print(line, flush=True)
-        origin.calibrate(*calibration_of(arguments, origin.coverage))
+    said = _calibrated(origin, arguments) if isinstance(origin, SolvedContents) else ()
     print(f"{arguments.format}: {fit}", flush=True)
     report, results = _written(arguments.format, contents, place, arguments)
     for note in layer_notes(results):
         print(f"note: {note}")
     if results and isinstance(origin, SolvedContents):
         print(mean_error(origin.coverage, results))
-    print(report)
+    print(_without(report, said))
+
+
+def _calibrated(origin: SolvedContents, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Say what becomes int4 and calibrate where that is asked for; returns the notes on the text, which stand above."""
+    for line in (origin.coverage.verdict(), *(f"note: {note}" for note in origin.coverage.notes)):
+        print(line, flush=True)
+    calibration, model = calibration_of(arguments, origin.coverage)
+    origin.calibrate(calibration, model)
+    return () if calibration is None else calibration.notes
+
+
+def _without(report: ExportReport, said: tuple[str, ...]) -> ExportReport:
+    """Leave out the notes that stand above already."""
+    notes = tuple(note for note in report.fit.notes if note not in said)
+    return replace(report, fit=replace(report.fit, notes=notes))
 
 
 def targets(arguments: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Domain, Int4WeightOnlyConfig
+from workbench.disk import why_unwritten
 from workbench.errors import ConfigError, PatternError
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe.choice import SETTINGS, check_type, read_choice, refuse_unknown
@@ -121,7 +122,8 @@ class Recipe:
         try:
             Path(path).write_text(recipe_text(self.to_json()), encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"The recipe {str(path)!r} cannot be written: {error.strerror}.") from None
+            reason, mend = why_unwritten(str(error.strerror), error.errno)
+            raise ConfigError(f"The recipe {str(path)!r} cannot be written: {reason}.", mend=mend) from None
 
     @classmethod
     def load(cls, path: Path | str) -> Recipe:

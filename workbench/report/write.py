@@ -7,7 +7,9 @@ import os
 import uuid
 from pathlib import Path
 
+from workbench.disk import why_unwritten
 from workbench.errors import ConfigError
+from workbench.sizes import size
 
 
 def check_target(path: Path | str) -> Path:
@@ -46,8 +48,10 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        mend = "choose a folder that you may write to"
-        raise ConfigError(f"The report {str(path)!r} was not written: {error.strerror}.", mend=mend) from None
+        reason, mend = why_unwritten(str(error.strerror), error.errno)
+        needs = size(len(text.encode("utf-8")))
+        what = f"The report {str(path)!r}, which needs {needs}, was not written: {reason}."
+        raise ConfigError(what, mend=mend) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
