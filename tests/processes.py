@@ -7,8 +7,9 @@ from typing import Any
 
 # Longest first, so that no process is left with a long group at the end.
 LONGEST = (
-    *("browser", "session/test_calibration.py", "test_notebooks.py", "test_compiled_model.py", "cli/test_main.py"),
-    *("test_benchmarks.py", "test_demo.py", "checkpoint/test_save.py", "checkpoint/test_atomic.py"),
+    *("browser", "session/test_calibration.py", "test_notebooks.py", "test_compiled_model.py"),
+    *("cli/test_quantize_commands.py", "test_benchmarks.py", "test_demo.py"),
+    *("checkpoint/test_save.py", "checkpoint/test_atomic.py"),
 )
 TOGETHER = ("browser", "cuda")  # directories whose tests share a server or a device
 

@@ -1,0 +1,35 @@
+"""`workbench inspect` and `verify`: what a folder holds, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.cli.commands import SAFETENSORS
+from workbench.cli.main import main
+
+
+def test_inspect_shows_a_checkpoint_a_model_and_the_demo(says, checkpoint, model):
+    table = says("inspect", checkpoint)
+    assert "model.layers.0.mlp.down_proj" in table and " float " in table and "bfloat16" in table
+    assert "14 of 27 weights become int4" in says("inspect", model)
+    assert "lm_head" in says("inspect", "demo") and "tied to model.embed_tokens" in says("inspect", "demo")
+
+
+def test_inspect_prints_json_for_both(says, checkpoint, model):
+    assert json.loads(says("inspect", checkpoint, "--json"))["quant_method"] == "int4_workbench"
+    data = json.loads(says("inspect", model, "--json", "--group-size", 32))
+    assert len(data["rows"]) == 27 and data["after_bytes"] < data["before_bytes"]
+
+
+def test_a_damaged_checkpoint_is_said_place_by_place(checkpoint, tmp_path, capsys):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    data = bytearray((copy / SAFETENSORS).read_bytes())
+    data[-1] ^= 1
+    (copy / SAFETENSORS).write_bytes(data)
+    assert main(["verify", str(copy)]) == 2
+    out, error = capsys.readouterr()
+    assert out.count("damaged: ") == 1 and "model.safetensors" in out
+    last = error.splitlines()[-1]  # after the progress
+    assert last.startswith("workbench: ") and "is damaged in 1 of " in last
