@@ -77,45 +77,6 @@ def test_a_text_is_cut_into_sequences_from_its_beginning():
     assert repr(cut) == "Calibration(3 sequences of 50 tokens)"
 
 
-def test_a_text_that_fits_needs_no_note_and_a_short_one_is_told():
-    assert Calibration.from_text("a" * 100, Letters(), sequence_length=50).notes == ()
-    short = Calibration.from_text("a" * 30, Letters(), sequence_length=50)
-    assert short.ids.shape == (1, 30)
-    assert short.notes == ("the text has 30 tokens, fewer than a sequence of 50: one shorter sequence",)
-
-
-@pytest.mark.parametrize(("positions", "length"), [(None, 50), (50, 50), (40, 40), (2, 2), (1, 50)])
-def test_sequences_are_no_longer_than_the_positions_of_the_model(positions, length):
-    cut = Calibration.from_text("a" * 200, Letters(), sequence_length=50, positions=positions)
-    assert cut.ids.shape == (200 // length, length)
-    said = (f"sequences of {length} tokens instead of 50: the model has no more positions",) if length < 50 else ()
-    assert cut.notes == said
-
-
-def test_several_texts_follow_each_other():
-    both = Calibration.from_text(["ab", "cd"], Letters(), sequence_length=50)
-    assert both.ids[0].tolist() == Letters()("ab\n\ncd")["input_ids"]
-
-
-@pytest.mark.parametrize("text", ["", "  \n\t ", [], ["", ""]])
-def test_an_empty_text_is_refused(text):
-    with pytest.raises(ConfigError, match=r"The calibration text is empty\. To mend it: give some thousand words"):
-        Calibration.from_text(text, Letters())
-
-
-def test_one_token_is_too_few():
-    with pytest.raises(ConfigError, match=r"has 1 token\..*at least 2"):
-        Calibration.from_text("a", Letters())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("sequence_length", 1), ("sequence_length", 64.0), ("max_sequences", 0), ("max_sequences", "3")]
-)
-def test_lengths_that_cannot_be_are_refused(name, value):
-    with pytest.raises(ConfigError, match=rf"{name}={value!r}.*a whole number from"):
-        Calibration.from_text(TEXT, Letters(), **{name: value})
-
-
 @pytest.mark.parametrize(
     "ids",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from workbench.errors import ConfigError
 from workbench.forward import evaluating, look, looking, max_positions, run_model
 from workbench.input_tap import InputTap, in_features
 from workbench.layers import get_layer, model_device
+from workbench.machine import free_memory_bytes
 from workbench.solvers import InputMoments
+from workbench.token_sequences import LEAST_TOKENS, MAX_SEQUENCES, SEQUENCE_LENGTH, text_sequences
 
-SEQUENCE_LENGTH = 512
-MAX_SEQUENCES = 128
-_LEAST_TOKENS = 2
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 _SOLVING_COPIES = 5  # of the moments, while a layer is solved: ordered, damped, factorized, inverted
 _SHARE_OF_MEMORY = 0.5
@@ -46,7 +44,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         good = isinstance(self.ids, Tensor) and self.ids.ndim == 2 and self.ids.dtype == torch.int64
-        if not good or self.ids.shape[0] < 1 or self.ids.shape[1] < _LEAST_TOKENS:
+        if not good or self.ids.shape[0] < 1 or self.ids.shape[1] < LEAST_TOKENS:
             got = f"{self.ids.dtype} {list(self.ids.shape)}" if isinstance(self.ids, Tensor) else repr(self.ids)
             raise ConfigError(
                 f"Calibration ids are {got}.",
@@ -79,27 +77,10 @@ class Calibration:
         Raises:
             ConfigError: for an empty text, one of fewer than 2 tokens, or no tokenizer.
         """
-        if tokenizer is None:
-            raise ConfigError("A calibration text without a tokenizer.", mend="pass the model's own tokenizer")
-        for name, value in (("sequence_length", sequence_length), ("max_sequences", max_sequences)):
-            least = _LEAST_TOKENS if name == "sequence_length" else 1
-            if type(value) is not int or value < least:
-                raise ConfigError(f"{name}={value!r}.", allowed=f"a whole number from {least}")
-        whole = text if isinstance(text, str) else "\n\n".join(text)
-        if not whole.strip():
-            raise ConfigError(
-                "The calibration text is empty.", mend="give some thousand words of what the model will see"
-            )
-        ids = torch.tensor(tokenizer(whole, verbose=False)["input_ids"], dtype=torch.int64)
-        if len(ids) < _LEAST_TOKENS:
-            raise ConfigError(
-                f"The calibration text has {len(ids)} token.",
-                allowed=f"at least {_LEAST_TOKENS}",
-                mend="give some thousand words of what the model will see",
-            )
-        length, shortened = _within(sequence_length, positions, len(ids))
-        cut, notes = _cut(ids, length, max_sequences)
-        return cls(cut, shortened + notes, memory_limit)
+        ids, notes = text_sequences(
+            text, tokenizer, sequence_length=sequence_length, max_sequences=max_sequences, positions=positions
+        )
+        return cls(ids, notes, memory_limit)
 
     @property
     def tokens(self) -> int:
@@ -139,7 +120,7 @@ class Calibration:
         """Return the most bytes that moments may take; None when this machine does not tell."""
         if self.memory_limit is not None:
             return self.memory_limit
-        free = free_bytes()
+        free = free_memory_bytes()
         return None if free is None else int(free * _SHARE_OF_MEMORY)
 
 
@@ -243,36 +224,3 @@ class MomentRun:
     def moments(self) -> dict[str, InputMoments]:
         """Return the moments by layer, after the last step; the same object for layers that share an input."""
         return self._tap.moments()
-
-
-def free_bytes() -> int | None:
-    """Return the memory that this machine has left, in bytes; None where it does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _within(length: int, positions: int | None, tokens: int) -> tuple[int, tuple[str, ...]]:
-    """Return how long the sequences of a text of so many tokens can be, and what is to be said of it."""
-    if positions is None or not _LEAST_TOKENS <= positions < min(length, tokens):
-        return length, ()
-    return positions, (f"sequences of {positions:,} tokens instead of {length:,}: the model has no more positions",)
-
-
-def _cut(ids: Tensor, length: int, most: int) -> tuple[Tensor, tuple[str, ...]]:
-    if len(ids) < length:
-        return ids[None], (f"the text has {len(ids)} tokens, fewer than a sequence of {length}: one shorter sequence",)
-    count = len(ids) // length
-    used = min(count, most)
-    notes = []
-    if len(ids) > used * length:
-        notes.append(f"{used * length} of the text's {len(ids)} tokens are used: {used} sequences of {length}")
-    return ids[: used * length].view(used, length), tuple(notes)

@@ -1,9 +1,10 @@
-"""What this machine is: names that say for which one a measurement holds."""
+"""What this machine is and has left: names that say for which one a measurement holds, and its free memory."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def device_capability(device_type: str) -> str:
         major, minor = torch.cuda.get_device_capability()
         return f"sm{major}{minor}"
     return torch.backends.cpu.get_cpu_capability()
+
+
+def free_memory_bytes() -> int | None:
+    """Return the memory that this machine has left, in bytes; None where it does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def package_versions(*names: str) -> dict[str, str]:
