@@ -78,7 +78,7 @@ fi
 # No configuration of the project is read: it names plugins that a bare machine does not have.
 step "tests" 230 "$PYTHON" -m pytest -c /dev/null --rootdir=. --import-mode=importlib -p no:cacheprovider \
     -o "markers=cuda: needs a GPU" --continue-on-collection-errors --junitxml="$RESULTS/gpu_check-junit.xml" \
-    -q -ra -m cuda ${parallel[@]+"${parallel[@]}"} tests/cuda tests/test_linear.py
+    -q -ra -m cuda ${parallel[@]+"${parallel[@]}"} tests/cuda tests/test_linear.py tests/test_packed_module.py
 step "benchmark cuda_paths" 150 "$PYTHON" -m benchmarks.cuda_paths --json
 step "benchmark triton_blocks" 120 "$PYTHON" -m benchmarks.triton_blocks --json
 

@@ -76,7 +76,7 @@ def test_a_failed_step_does_not_keep_the_next_from_running(tmp_path):
     copied = {path.name for path in (tmp_path / "out").iterdir()}
     assert copied == {"gpu_check-junit.xml", "cuda_paths-x.json", "gpu_check.txt"}
     calls = (tmp_path / "python.calls").read_text(encoding="utf-8")
-    assert "-m pytest -c /dev/null" in calls and "tests/cuda tests/test_linear.py" in calls
+    assert "-m pytest -c /dev/null" in calls and "tests/cuda tests/test_linear.py tests/test_packed_module.py" in calls
 
 
 def test_what_it_says_about_the_kernels_can_be_said():
@@ -120,7 +120,8 @@ def test_the_cuda_tests_pull_in_nothing_that_a_bare_machine_lacks():
 
         options = ["-c", "/dev/null", "--rootdir=.", "--import-mode=importlib", "-q", "-p", "no:cacheprovider"]
         options += ["-o", "markers=cuda: needs a GPU", "-m", "cuda", "--collect-only"]
-        sys.exit(pytest.main([*options, "tests/cuda", "tests/test_linear.py"], plugins=[Bare()]))
+        tests = ["tests/cuda", "tests/test_linear.py", "tests/test_packed_module.py"]
+        sys.exit(pytest.main([*options, *tests], plugins=[Bare()]))
     """
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-c", code]

@@ -1,29 +1,26 @@
-"""`Int4Linear`: a linear layer over int4 weights in the layout of the device where it is."""
+"""`Int4Linear`: the linear layer y = x W^T + b over an int4 weight."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from workbench.affine import QuantizedWeight, group_count
+from workbench.affine import QuantizedWeight
 from workbench.choice import device_note, path_note
-from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig, TensorCoreTiledLayout
+from workbench.config import Domain, Int4WeightOnlyConfig, ResolvedConfig
 from workbench.dequantize import dequantized
-from workbench.errors import CheckpointError, KernelError, WeightError, WorkbenchError
+from workbench.errors import KernelError, WeightError
 from workbench.kernels import int4_linear
-from workbench.layout import Layout
 from workbench.options import SolverName, SolverOptions
-from workbench.packed import PackedWeight, kernel_layout, pack_weight, padding_note
-from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
+from workbench.packed import padding_note
+from workbench.packed_module import PackedModule
+from workbench.portable import PortableWeight
 from workbench.solvers import solve
 
-_BUFFERS = ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero")
 
-
-class Int4Linear(nn.Module):
+class Int4Linear(PackedModule):
     """A linear layer y = x W^T + b whose weight W [out_features, in_features] is int4 in groups along in_features.
 
     It is not an `nn.Linear`, so walks over a model do not count it as dense. Its state dict holds the portable
@@ -40,13 +37,7 @@ class Int4Linear(nn.Module):
         solved_by: The form of the solver that found the codes, for instance "refined/1"; "" where nobody knows.
     """
 
-    packed: Tensor
-    scales_and_zeros: Tensor
-    zero_points: Tensor | None
-    stored_scale: Tensor | None
-    stored_zero: Tensor | None
     bias: nn.Parameter | None
-    _ready: PackedWeight | None = None
 
     def __init__(
         self,
@@ -66,26 +57,13 @@ class Int4Linear(nn.Module):
         """
         if not dtype.is_floating_point:
             raise WeightError(f"dtype={dtype}.", allowed="a float dtype, for instance torch.bfloat16")
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.group_size, self.domain, self.inner_k_tiles, self.dtype = (
-            weight.group_size,
-            weight.domain,
-            TensorCoreTiledLayout(inner_k_tiles).inner_k_tiles,
-            dtype,
-        )
-        self.solved_by = weight.solved_by
-        self._layout: Layout | None = None
-        for name in _BUFFERS:
-            self.register_buffer(name, None, persistent=False)
-        device = weight.device if device is None else torch.device(device)
-        self._land(weight, device)
+        super().__init__(weight, device=device, inner_k_tiles=inner_k_tiles, dtype=dtype)
         if bias is not None and (bias.shape != (self.out_features,) or not bias.is_floating_point()):
             raise WeightError(
                 f"bias is {bias.dtype} {list(bias.shape)}.",
                 allowed=f"a float dtype, [{self.out_features}] for {self.out_features} rows",
             )
-        self.bias = None if bias is None else _as_parameter(bias, device)
+        self.bias = None if bias is None else _as_parameter(bias, self.device)
 
     @classmethod
     def from_linear(
@@ -124,28 +102,6 @@ class Int4Linear(nn.Module):
                 mend="make a new layer: Int4Linear(wb.quantize_weight(tensor, cfg), bias)",
             )
         super().__setattr__(name, value)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the packed weight."""
-        return self.packed.device
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes held in memory for the weight: packed codes, scales and zeros."""
-        held = (self._buffers[name] for name in _BUFFERS)
-        return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
-
-    def quantized_weight(self) -> QuantizedWeight:
-        """Return the portable weight, exactly as it was given."""
-        packed = self.packed_weight()
-        scale = packed.scale() if self.stored_scale is None else self.stored_scale
-        zero: Tensor | None = None
-        if self.domain == "int":
-            zero = self.zero_points
-        elif self.domain == "float":
-            zero = packed.zero() if self.stored_zero is None else self.stored_zero
-        return QuantizedWeight(packed.codes(), scale, zero, self.group_size, self.domain, self.solved_by)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b: x float [..., in_features] -> [..., out_features] in x's dtype.
@@ -187,120 +143,6 @@ class Int4Linear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
             f"group_size={self.group_size}, domain={self.domain}"
         )
-
-    def packed_weight(self) -> PackedWeight:
-        """Return the packed weight that the kernels multiply with; remembered, since each forward asks for it."""
-        if torch.compiler.is_compiling():
-            return self._joined()
-        ready, buffers = self._ready, self._buffers
-        if (
-            ready is None
-            or ready.packed is not buffers["packed"]
-            or ready.scales_and_zeros is not buffers["scales_and_zeros"]
-            or ready.layout is not self._layout
-            or ready.group_size != self.group_size
-            or ready.in_features != self.in_features
-        ):
-            ready = self._joined()
-            object.__setattr__(self, "_ready", ready)
-            if _kind(self._layout) != _kind(kernel_layout(self.device, self.inner_k_tiles)):
-                return self._landed_here()
-        return ready
-
-    def _landed_here(self) -> PackedWeight:
-        """Make the layout anew after tensors were moved one by one and not by `.to()`, as accelerate's hooks do."""
-        if self.device.type != "meta":
-            with torch.inference_mode(False), torch.no_grad():
-                self._land(self.quantized_weight(), self.device)
-            object.__setattr__(self, "_ready", self._joined())
-        assert self._ready is not None
-        return self._ready
-
-    def _joined(self) -> PackedWeight:
-        shape = (self.out_features, self.in_features)
-        return PackedWeight(self.packed, self.scales_and_zeros, self._layout, *shape, self.group_size)
-
-    def _land(self, weight: QuantizedWeight | PortableWeight, device: torch.device) -> None:
-        """Make the layout of `device`; what the kernel's bfloat16 cannot give back is kept beside it."""
-        packed = pack_weight(weight, device, self.inner_k_tiles)
-        self.packed, self.scales_and_zeros, self._layout = (
-            packed.packed,
-            packed.scales_and_zeros,
-            packed.layout,
-        )
-        in_full = weight.scale.dtype != torch.bfloat16
-        self.stored_scale = weight.scale.to(device) if in_full else None
-        zero = None if weight.zero is None else weight.zero.to(device)
-        self.stored_zero = zero if in_full and self.domain == "float" else None
-        self.zero_points = zero if self.domain == "int" else None
-        # accelerate moves every buffer of this set, and stumbles over one that is None.
-        self._non_persistent_buffers_set = {name for name in _BUFFERS if self._buffers[name] is not None}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
-        """Follow `.to()` and its kin: a new device repacks, a new float dtype changes bias and `.weight` only."""
-        probe = fn(torch.empty(0, dtype=self.dtype, device=self.device))
-        if probe.device != self.device:
-            weight = self._empty_weight() if self.device.type == "meta" else self.quantized_weight()
-            self._land(weight.to("cpu") if self.device.type == "meta" else weight, probe.device)
-        if probe.dtype.is_floating_point:
-            self.dtype = probe.dtype
-        buffers, self._buffers = self._buffers, {}
-        try:
-            nn.Module._apply(self, fn, recurse)
-        finally:
-            self._buffers = buffers
-        return self
-
-    def _empty_weight(self) -> QuantizedWeight:
-        """All codes 8 and all scales 0, of this layer's shapes: what `.to_empty()` finds to fill."""
-        groups = (self.out_features, group_count(self.in_features, self.group_size))
-        scale = torch.zeros(groups, dtype=torch.bfloat16 if self.stored_scale is None else self.stored_scale.dtype)
-        zero = {"float": scale, "int": torch.full(groups, 8, dtype=torch.uint8), "symmetric": None}[self.domain]
-        codes = torch.full((self.out_features, self.in_features), 8, dtype=torch.uint8)
-        return QuantizedWeight(codes, scale, zero, self.group_size, self.domain)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Unpickle; a layout of another machine is unpacked by formula and made anew for this one."""
-        nn.Module.__setstate__(self, state)
-        if self._layout != kernel_layout(self.device, self.inner_k_tiles):
-            self._land(self.quantized_weight(), self.device)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update(portable_tensors(self.quantized_weight(), prefix))
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        names = portable_names(self.domain)
-        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
-        rest = {key: value for key, value in state_dict.items() if key.removeprefix(prefix) not in given}
-        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        missing_keys.extend(prefix + name for name in names if name not in given)
-        if len(given) == len(names):
-            assigned = local_metadata.get("assign_to_params_buffers", False)  # load_state_dict(assign=True)
-            self.solved_by = ""  # a state dict does not say
-            try:
-                self._land(self._from_portable(given), given["weight"].device if assigned else self.device)
-            except WorkbenchError as error:
-                error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
-
-    def _from_portable(self, tensors: dict[str, Tensor]) -> PortableWeight:
-        weight = portable_weight(tensors, in_features=self.in_features, group_size=self.group_size, domain=self.domain)
-        if weight.shape != (self.out_features, self.in_features):
-            raise CheckpointError(f"weight has {weight.shape[0]} rows.", allowed=f"{self.out_features} for this layer")
-        return weight
-
-
-def _kind(layout: Layout | None) -> str | None:
-    return None if layout is None else layout.kind
 
 
 def _as_parameter(bias: Tensor, device: torch.device) -> nn.Parameter:
