@@ -297,9 +297,10 @@ def test_a_narrow_page_stacks_the_panels(lab: NotebookPage) -> None:
     lab.set_theme("light")
     lab.page.set_viewport_size({"width": 800, "height": 2600})
     lab.page.wait_for_timeout(400)
-    boxes = [lab.page.locator(f".wb-{name}").first.bounding_box() for name in ("layers", "heat")]
-    assert boxes[0] and boxes[1] and boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"]
     app = lab.page.locator(".wb-app")
+    places = "app => ['.wb-layers', '.wb-heat'].map(part => app.querySelector(part).getBoundingClientRect())"
+    layers, heat = app.evaluate(places)  # at once: a part above may still grow
+    assert heat["top"] > layers["bottom"]
     assert app.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
     lab.screenshot("walk-narrow", ".wb-app")
 
