@@ -113,7 +113,7 @@ def test_cancel_is_told_at_once_and_at_most_one_more_block_is_worked_through(nam
         assert session.wait(TIMEOUT_S)
     finally:
         remove()
-    assert blocks.told and set(blocks.told) <= {"cancelling"}
+    assert blocks.told and set(blocks.told) <= {"cancelling", "cancelled"}  # who waits for others may have ended
     assert blocks.seen <= blocks.at + 1
     assert "failed" not in states and "done" not in states
     assert list(tmp_path.iterdir()) == []

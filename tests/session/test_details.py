@@ -13,7 +13,8 @@ from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError
 from workbench.measure.errors import error_summary, histogram
 from workbench.session import Session, open_session
-from workbench.solvers import solve
+from workbench.solvers import InputMoments, solve
+from workbench.views.cache import Inputs
 
 
 def settled(session):
@@ -70,6 +71,24 @@ def test_the_output_error_is_measured_where_it_is_asked_for_and_follows_from_the
     demo.set_calibration_text(demo_calibration_text()[20_000:40_000])
     assert settled(demo).output is not None
     assert settled(demo).output.tokens == demo.calibration.inputs(GATE).moments.tokens
+
+
+def test_inputs_that_come_while_the_details_are_begun_are_used(monkeypatch):
+    session, known = Session(toy("a", shape=(24, 128))), threading.Event()
+    moments = InputMoments.empty(128)
+    moments.add(torch.randn(40, 128))
+    held = Inputs(moments, "inputs of a test", "inputs")
+    object.__setattr__(session.details.means, "inputs", lambda name: held if known.is_set() else None)
+    begin = session.details.begin
+
+    def late(*given):
+        known.set()  # another thread has collected them since the view was followed
+        return begin(*given)
+
+    monkeypatch.setattr(session.details, "begin", late)
+    session.refresh()
+    found = settled(session)
+    assert found.output is not None and found.inputs == "inputs of a test"
 
 
 def test_an_output_error_that_is_cancelled_is_not_begun_again_by_the_next_view(demo, monkeypatch):

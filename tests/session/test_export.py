@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
@@ -50,6 +51,52 @@ def test_a_change_makes_the_answers_stale_until_they_are_asked_again(session):
     session.refresh()
     assert session.wait(TIMEOUT_S)
     assert session.exports.table.fits["compressed-tensors"].state == "exact"
+
+
+def test_answers_that_come_before_the_recipe_is_told_are_kept_and_told(session, monkeypatch):
+    asked, told, heard = threading.Event(), threading.Event(), Heard(session)
+    session.listen(lambda event: event.kind == "coverage" and told.set())
+    refresh, targets = session.views.refresh, session.exports.targets
+
+    def quick():  # as for a layer that is held already
+        job = refresh()
+        assert asked.wait(TIMEOUT_S)
+        return job
+
+    def late():
+        asked.set()
+        assert told.wait(TIMEOUT_S)
+        return targets()
+
+    monkeypatch.setattr(session.views, "refresh", quick)
+    monkeypatch.setattr(session.exports, "targets", late)
+    session.configure(group_size=32)
+    assert session.wait(TIMEOUT_S) and heard.of("targets") == [session.exports.table]
+
+
+def test_a_question_that_outlives_its_recipe_keeps_none_from_being_asked(session, monkeypatch):
+    asked, seen, shown = threading.Event(), threading.Event(), threading.Event()
+    session.listen(lambda event: event.kind == "job" and event.data.state == "done" and asked.is_set() and seen.set())
+    targets = session.exports.targets
+
+    def slow():
+        if not asked.is_set():
+            asked.set()
+            assert seen.wait(TIMEOUT_S)  # the view of the next recipe has come meanwhile
+        return targets()
+
+    monkeypatch.setattr(session.exports, "targets", slow)
+    session.refresh()
+    assert asked.wait(TIMEOUT_S)
+    session.listen(lambda event: event.kind == "targets" and shown.set())
+    session.configure(group_size=32)
+    assert session.wait(TIMEOUT_S) and session.exports.table is not None and shown.is_set()
+
+
+def test_answers_are_told_whoever_asks(session):
+    heard = Heard(session)
+    table = session.exports.targets()
+    assert heard.of("targets") == [table] and session.exports.targets() is table
 
 
 def test_the_forecast_is_what_is_written(session, tmp_path):

@@ -121,6 +121,24 @@ def test_a_recipe_changed_meanwhile_is_not_overwritten(monkeypatch):
     assert not session.improving.applied and not session.improving.undo()
 
 
+def test_a_recipe_changed_while_the_better_one_is_taken_is_not_overwritten(monkeypatch):
+    session = open_session(toy())
+    preflight, changed = session.history._preflight, []
+
+    def late(recipe):
+        coverage = preflight(recipe)
+        if not changed:
+            changed.append(recipe)
+            session.configure(group_size=32)
+        return coverage
+
+    monkeypatch.setattr(session.history, "_preflight", late)
+    ended(session)
+    assert session.recipe.default.config.group_size == 32 and changed == [session.improving.latest.recipe]
+    assert session.improving.latest.notes[0] == session_improve.OUTDATED
+    assert session.undo() and not session.can_undo
+
+
 def test_cancelling_changes_nothing():
     source = toy()
     session = open_session(source)

@@ -88,6 +88,61 @@ def test_it_waits_for_other_work_and_follows_it(measured, monkeypatch):
     assert len(measured) == 1 and session.verdict.speed is not None
 
 
+def test_what_follows_a_view_that_comes_before_its_recipe_is_told_is_measured(monkeypatch):
+    session, begun, told = open_session(toy()), threading.Event(), threading.Event()
+    session.listen(lambda event: event.kind == "coverage" and told.set())
+
+    def held_up(n, k, group_size, *, device, dtype, cancel):
+        yield None
+        begun.set()
+        assert told.wait(30)
+        yield DecodeSpeed(device, "a CPU", dtype, n, k, group_size, 1.0, 2.0, 9)
+
+    monkeypatch.setattr(session_verdict, "iter_decode", held_up)
+    refresh = session.views.refresh
+
+    def quick():  # as for a layer that is held already
+        job = refresh()
+        assert begun.wait(30)
+        return job
+
+    monkeypatch.setattr(session.views, "refresh", quick)
+    session.configure(group_size=32)
+    assert session.wait(30) and session.verdict.speed.group_size == 32
+
+
+def test_more_layers_in_the_selection_leave_a_measurement_alone(monkeypatch):
+    session, begun, go_on = open_session(toy()), threading.Event(), threading.Event()
+
+    def held_up(n, k, group_size, *, device, dtype, cancel):
+        yield None
+        begun.set()
+        assert go_on.wait(30)
+        yield DecodeSpeed(device, "a CPU", dtype, n, k, group_size, 1.0, 2.0, 9)
+
+    monkeypatch.setattr(session_verdict, "iter_decode", held_up)
+    session.refresh()
+    assert begun.wait(30)
+    session.select(["a", "b"], current="a")
+    go_on.set()
+    assert session.wait(30) and session.verdict.speed is not None
+
+
+def test_it_begins_anew_where_the_work_that_it_gave_way_to_has_ended_already(measured, monkeypatch):
+    session = open_session(toy())
+    busy = iter([False, True])  # when it is begun, and when it has measured
+
+    class Work:
+        @property
+        def busy(self):
+            return next(busy, False)
+
+    monkeypatch.setattr(session, "work", Work())
+    session.verdict.follow()
+    assert session.verdict.lane.wait(30)
+    assert len(measured) == 2 and session.verdict.speed is not None
+
+
 def test_all_layers_solved_are_summed_up(measured):
     source = toy()
     session = open_session(source)

@@ -211,6 +211,16 @@ def test_traits_drive_the_app(app: Workbench) -> None:
     assert {"selection", "recipe", "view"} <= set(seen)
 
 
+def test_the_recipe_that_the_session_tells_is_not_set_again(app: Workbench, monkeypatch) -> None:
+    taken: list[Recipe] = []
+    take = app.session.set_recipe
+    monkeypatch.setattr(app.session, "set_recipe", lambda recipe: (taken.append(recipe), take(recipe)))
+    app.session.configure(group_size=128)
+    assert taken == [app.recipe], "a newer one could have come between, which it would undo"
+    app.recipe = Recipe(Choice(wb.Int4WeightOnlyConfig(group_size=32)))
+    assert taken[1:] == [app.recipe] == [app.session.recipe]
+
+
 def test_a_recipe_file_drives_the_controls_and_is_saved_back_unchanged(app: Workbench, tmp_path: Path) -> None:
     choice = Choice(wb.Int4WeightOnlyConfig(group_size=32), "refined", "int")
     Recipe(Choice(), (Rule(LAYERS[1], choice), Rule("layers.1", None))).save(tmp_path / "first.json")

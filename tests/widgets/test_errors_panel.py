@@ -95,6 +95,29 @@ def test_a_weight_that_is_no_layer_leaves_no_picture_of_another_one(session: Ses
     assert shown(panels) == [True] * 5
 
 
+def test_what_is_told_late_of_another_layer_is_not_shown(session: Session, panels: list[Panel]) -> None:
+    late = [Event("group", session.microscope.latest), Event("details", session.details.latest)]
+    late += [Event("compare", session.compare.latest), Event("view", session.errors["plain"])]
+    session.select(["words"])
+    assert session.wait(TIMEOUT_S)
+    for event in late:
+        for panel in panels:
+            panel.on_event(event)
+    assert shown(panels) == [False] * 5
+
+
+def test_a_comparison_that_comes_before_its_recipe_is_told_is_not_waited_for(
+    session: Session, panels: list[Panel]
+) -> None:
+    compare = panels[3]
+    assert isinstance(compare, ComparePanel) and not compare.map.busy
+    compare.on_event(Event("coverage", session.coverage))
+    assert not compare.map.busy
+    session.compare.latest = None
+    compare.on_event(Event("coverage", session.coverage))
+    assert compare.map.busy
+
+
 def failed(label: str) -> Job:
     def work(_cancel: threading.Event) -> Iterator[None]:
         raise ConfigError("No.")

@@ -105,6 +105,16 @@ def test_the_log_keeps_what_ended_and_what_was_dismissed_and_counts_what_was_sup
     assert len(status.log) == MAX_LOG
 
 
+def test_the_end_of_a_job_stands_in_the_log_once_though_a_cancel_is_told_after_it(wire, monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(status_module.time, "monotonic", lambda: now[0])
+    status, ended = Status(), job("done")
+    for _ in range(3):
+        now[0] += 1.0
+        status.show_job(ended)
+    assert [line["label"] for line in status.log] == ["Export to out"] and status.job["state"] == "done"
+
+
 def test_only_the_newest_problems_are_kept(wire) -> None:
     status = Status()
     for number in range(MAX_PROBLEMS + 5):

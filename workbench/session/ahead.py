@@ -73,6 +73,8 @@ class SessionAhead(Room):
                 if not self.means.cache.has_room(room):
                     return
                 self._interrupt.clear()
+                if self._others_work():  # begun since the rest, whose interruption is cleared
+                    continue
                 stop = _Either(cancel, self._interrupt)
                 steps = iter_layer_views(
                     *(self.seen.source, view.name, config),
@@ -86,13 +88,16 @@ class SessionAhead(Room):
                     yield from (found.badge for found in self.means.in_turn(steps, stop))
                     done = True
 
+    def _others_work(self) -> bool:
+        return any(lane.busy for lane in self._others())
+
     def _rest(self, cancel: threading.Event) -> Iterator[str]:
         """Wait until nothing else has worked for a while."""
         since = time.monotonic()
         while time.monotonic() - since < _REST_S:
             if cancel.wait(_POLL_S):
                 raise Cancelled("Something else is on show.")
-            if any(lane.busy for lane in self._others()) or not self.idle():
+            if self._others_work() or not self.idle():
                 since = time.monotonic()
             yield "resting"
 

@@ -103,20 +103,22 @@ class SessionCompare(Room):
             self.means.emit("compare", None, None)
         elif event.kind == "view" and event.data.exact:
             self._view = event.data
-            if self.pinned is not None:
-                self._follow(event.data)
+            self._follow(event.data)
 
     def take(self, job: Job, item: Any) -> None:
         """Keep what is of the settings that hold now, and tell it."""
-        if not isinstance(item, Comparison) or self.pinned is None or not self.holds(item.name, item.b.config):
+        pinned = self.pinned  # which a person may let go of meanwhile
+        if not isinstance(item, Comparison) or pinned is None or not self.holds(item.name, item.b.config):
             return
-        if item.a.config == self.pinned.resolved(self.seen.device):  # and not what was pinned before
+        if item.a.config == pinned.resolved(self.seen.device):  # and not what was pinned before
             self.latest = item
             self.means.emit("compare", item, job)
 
     def _follow(self, view: LayerView) -> None:
-        assert self.pinned is not None, "only then"
-        config = self.pinned.resolved(self.seen.device)
+        pinned = self.pinned
+        if pinned is None:
+            return
+        config = pinned.resolved(self.seen.device)
 
         def work(cancel: threading.Event) -> Iterator[LayerView | Comparison]:
             return self._compared(view, config, cancel)

@@ -138,10 +138,8 @@ class SessionDetails(Room):
                 self._follow(view)
 
     def _follow(self, view: LayerView) -> None:
-        inputs = self.means.inputs(view.name)
-
         def work(cancel: threading.Event) -> Iterator[LayerDetails | float]:
-            return self._found(view, inputs, cancel)
+            return self._found(view, self.means.inputs(view.name), cancel)  # asked late: they may come until then
 
         self.submit("Details", view, work)
 

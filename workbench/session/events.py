@@ -51,7 +51,8 @@ class Event:
             while it is looked for, or None once it is let go of),
             "report" (ReportFile), "verdict" (SessionVerdict: its speed is measured, or cannot be). "coverage",
             "selection" and "recipe" come on the thread of the person's action ("coverage" on a worker's where Improve
-            changes the recipe), "calibration", "quality" and "answers" on either, all others on a worker's.
+            changes the recipe), "calibration", "quality", "answers" and "targets" on either, all others on a
+            worker's.
         data: What the kind says.
         job: The job that it comes from, or None.
     """

@@ -76,8 +76,9 @@ class SessionErrors:
     def note(self, error: WeightError) -> None:
         """Remember which layer it is that holds NaN or infinity, as its error says first."""
         name = error.what.partition("[")[0]
-        if name in self._owner.coverage.configs:
-            self.broken = {**self.broken, name: error.what}
+        with self._state:
+            if name in self._owner.coverage.configs:
+                self.broken = {**self.broken, name: error.what}
 
     def recipe_changed(self) -> None:
         """Keep what the recipe leaves as it was; the caller holds `state`."""

@@ -73,6 +73,7 @@ class SessionExport:
         self.latest: ExportResult | None = None
         self.lane = Lane("formats", latest_wins=True)
         self._known: tuple[Coverage, TargetTable] | None = None
+        self._asking: Coverage | None = None  # what the formats were asked about last
         self._failed: Coverage | None = None  # what the formats could not be asked about: once is enough
         self._companions: Companions | None = None  # no recipe changes them: looked at once
         owner.listen(self._hear)
@@ -101,7 +102,9 @@ class SessionExport:
             outline = replace(outline, stored_names=reverse_names(outline))
         self._companions = self._companions or Companions(contents.write_files)
         table = fits_of(outline, self._companions)
-        self._known = coverage, table
+        if coverage is owner.coverage:  # and not of a recipe that was changed while it was asked
+            self._known = coverage, table
+            self._emit("targets", table, None)
         return table
 
     def follow(self) -> Job | None:
@@ -109,11 +112,16 @@ class SessionExport:
         coverage = self._owner.coverage
         if self.table is not None or not coverage.configs or coverage is self._failed:
             return None
+        running = self.lane.current
+        if running is not None and running.state != "cancelling" and self._asking is coverage:
+            return running
 
         def ask(_cancel: threading.Event) -> Iterator[TargetTable]:
             yield self.targets()
 
-        return self.lane.submit(Job("Export formats", ask, self._on_table, partial(self._on_asked, coverage), True))
+        self._asking = coverage
+        changed = partial(self._on_asked, coverage)
+        return self.lane.submit(Job("Export formats", ask, lambda job, table: None, changed, True))
 
     def fit(self, target: str) -> None:
         """Change the settings of the layers that a format cannot hold into the nearest that it can; one undoable step.
@@ -175,9 +183,9 @@ class SessionExport:
         return owner.work.submit(Job(label, write, self._on_export, self._on_job, again=again))
 
     def _hear(self, event: Event) -> None:
-        if event.kind == "coverage":
-            self.lane.cancel()
-        elif event.kind == "job" and event.data.finished and self.table is None and not self.lane.busy:
+        if event.kind == "coverage" and self._asking is not self._owner.coverage:
+            self.lane.cancel()  # but not what follows a view that came before its recipe was told
+        elif event.kind == "job" and event.data.finished:
             self.follow()
 
     def _on_asked(self, coverage: Coverage, job: Job) -> None:
@@ -185,10 +193,6 @@ class SessionExport:
             self._failed = coverage  # first: who is told of a job's end asks again
         if job.error is not None and not isinstance(job.error, CheckpointError):
             self._on_job(job)  # what is missing of the model is said where it is read, and where it is exported
-
-    def _on_table(self, job: Job, table: TargetTable) -> None:
-        if self.table is table:
-            self._emit("targets", table, job)
 
     def _on_export(self, job: Job, item: Progress | ExportResult) -> None:
         if isinstance(item, ExportResult):

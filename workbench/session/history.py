@@ -16,26 +16,32 @@ class SessionHistory:
     Args:
         recipes: The recipes so far.
         preflight: Says what becomes of every weight under a recipe, or refuses it.
-        take: Puts a recipe and its coverage in force.
+        take: Puts a recipe and its coverage in force, if the step of the history that it is given, called while nothing
+            else changes, says that it still can be done; says whether it did.
     """
 
     def __init__(
         self,
         recipes: RecipeHistory,
         preflight: Callable[[Recipe], Coverage],
-        take: Callable[[Recipe, Coverage], None],
+        take: Callable[[Recipe, Coverage, Callable[[], bool]], bool],
     ) -> None:
         self._recipes, self._preflight, self._take = recipes, preflight, take
 
-    def add(self, recipe: Recipe) -> None:
-        """Take a recipe after the one that holds.
+    def add(self, recipe: Recipe, *, after: Recipe | None = None) -> bool:
+        """Take a recipe after the one that holds; where that has to be `after` and is not, change nothing: False.
 
         Raises:
             PatternError: for a pattern that matches nothing; the recipe stays as it was.
         """
-        coverage = self._preflight(recipe)
-        self._recipes.add(recipe)
-        self._take(recipe, coverage)
+
+        def step() -> bool:
+            if after is not None and self._recipes.recipes[self._recipes.place] != after:
+                return False
+            self._recipes.add(recipe)
+            return True
+
+        return self._take(recipe, self._preflight(recipe), step)
 
     def undo(self) -> bool:
         """Go back to the recipe before the last change; False when there is none."""
@@ -57,7 +63,11 @@ class SessionHistory:
         if place == self._recipes.place:
             return False
         recipe = self._recipes.recipes[place]
-        coverage = self._preflight(recipe)
-        self._recipes.place = place
-        self._take(recipe, coverage)
-        return True
+
+        def step() -> bool:
+            if self._recipes.recipes[place : place + 1] != (recipe,):
+                return False
+            self._recipes.place = place
+            return True
+
+        return self._take(recipe, self._preflight(recipe), step)

@@ -17,6 +17,7 @@ from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.events import EventKind
+from workbench.session.history import SessionHistory
 from workbench.session.layer_inputs import HELD_BYTES
 from workbench.session.model_pair import stamp_of
 from workbench.sizes import size
@@ -40,6 +41,7 @@ class Improved(Protocol):
     coverage: Coverage
     calibration: SessionCalibration
     work: Lane
+    history: SessionHistory
 
     def set_recipe(self, recipe: Recipe) -> None:
         """Take a recipe as a whole; it can be undone."""
@@ -180,12 +182,12 @@ class SessionImprove:
                 self._emit("improved", item, job)
             return
         before, found = item
-        self.so_far = None
-        if self._owner.recipe != before:
-            found = replace(found, notes=(OUTDATED, *found.notes))
-        self.latest, self._before = found, before
-        if found.changes and self._owner.recipe == before:
-            self._owner.set_recipe(found.recipe)
+        self.so_far, self.latest, self._before = None, found, before  # what is told of the recipe is read with them
+        holds = self._owner.recipe == before
+        if found.changes and holds:
+            holds = self._owner.history.add(found.recipe, after=before)  # not over a change that comes meanwhile
+        if not holds:
+            self.latest = found = replace(found, notes=(OUTDATED, *found.notes))
         self._emit("improved", found, job)
 
 

@@ -142,9 +142,10 @@ class Session(SessionState):
         self.selection = [row.name for row in self.coverage.rows if row.name in wanted]
         show = current or (names[-1] if names else self.current)
         changed = show != self.current
-        self.current = show
-        if changed:
-            self.microscope.leave()
+        with self._state:  # or a group that is found meanwhile, of the layer before, would stay
+            self.current = show
+            if changed:
+                self.microscope.leave()
         self._listeners.emit("selection", self)
         if changed:
             self.refresh()
@@ -346,12 +347,15 @@ class Session(SessionState):
         self.refresh()
         self.quality.recipe_changed()
 
-    def _take(self, recipe: Recipe, coverage: Coverage) -> None:
-        size = self.resolved().group_size
+    def _take(self, recipe: Recipe, coverage: Coverage, step: Callable[[], bool]) -> bool:
         with self._state:
+            if not step():
+                return False
+            size = self.resolved().group_size
             self.hold(recipe, coverage)
             self.microscope.regroup(size, self.resolved().group_size)
             self.exact.recipe_changed()
         self.refresh()  # first: the new view is computed while all else that follows from the recipe is told
         self._listeners.emit("coverage", coverage)
         self.quality.recipe_changed()
+        return True

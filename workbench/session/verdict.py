@@ -79,6 +79,8 @@ class SessionVerdict:
         self._known: dict[Target, DecodeSpeed] = {}
         self._problems: dict[Target, str] = {}
         self._latest: tuple[Coverage, Target | None] | None = None
+        self._begun_for: tuple[Coverage, str] | None = None  # recipe and layer on show when the newest run began
+        self._gave_way = False  # whether the newest run ended because other work had begun
         self._dtypes = {record.name: record.dtype for record in seen.source.records()}
         seen.listen(self._hear)
 
@@ -153,15 +155,21 @@ class SessionVerdict:
             self._emit("verdict", self, None)
             return None
         running = self.lane.current
-        if running is not None and running.state != "cancelling":
+        if running is not None and running.state != "cancelling" and self._is_of_now():
             return running
-        return self.lane.submit(
-            Job("Speed of decoding", partial(self._steps, target), partial(self._take, target), self._changed, True)
-        )
+        self._begun_for = self._seen.coverage, self._seen.current
+        steps, take = partial(self._steps, target), partial(self._take, target)
+        return self.lane.submit(Job("Speed of decoding", steps, take, partial(self._changed, target), True))
+
+    def _is_of_now(self) -> bool:
+        """Say whether the newest run was begun under the recipe that holds, with the layer on show."""
+        begun = self._begun_for
+        return begun is not None and begun[0] is self._seen.coverage and begun[1] == self._seen.current
 
     def _hear(self, event: Event) -> None:
-        if event.kind in ("coverage", "selection"):
-            self.lane.cancel()  # the person's view comes first; its end begins anew
+        if event.kind in ("coverage", "selection") and not self._is_of_now():
+            # The person's view comes first, and its end begins anew; a view may have come before its recipe was told.
+            self.lane.cancel()
         elif event.kind == "job" and event.data.finished and event.data.state != "cancelled":
             self.follow()
 
@@ -172,6 +180,7 @@ class SessionVerdict:
         next(steps)
         for found in self._alone(steps, cancel):
             if self._seen.work.busy:
+                self._gave_way = not cancel.is_set()
                 raise Cancelled("Other work began meanwhile.")
             yield found
 
@@ -179,11 +188,12 @@ class SessionVerdict:
         self._known[target] = found
         self._emit("verdict", self, None)
 
-    def _changed(self, job: Job) -> None:
+    def _changed(self, target: Target, job: Job) -> None:
+        if job.state == "cancelled" and self._gave_way:
+            self._gave_way = False
+            self.follow()  # unless that work still runs, whose end begins anew
         if job.error is not None:
-            target = self.target()
-            if target is not None:
-                self._problems[target] = str(job.error)
+            self._problems[target] = str(job.error)
             self._emit("problem", job.error, job)
             self._emit("verdict", self, None)
 

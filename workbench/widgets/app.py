@@ -95,6 +95,7 @@ class Workbench(ipywidgets.VBox):
         self, model_or_path: nn.Module | str | Path | None = None, tokenizer: Any = None, *, device: str | None = None
     ) -> None:
         self._showing = threading.RLock()  # one event at a time, or a panel could write what it read before another's
+        self._told: Recipe | None = None  # the recipe that the session told: taking it over is no wish for it
         self.session: Session = open_session(
             "demo" if model_or_path is None else model_or_path, tokenizer, device=device
         )
@@ -198,7 +199,8 @@ class Workbench(ipywidgets.VBox):
 
     def _show(self, event: Event) -> None:
         if event.kind == "coverage":
-            self.recipe = self.session.recipe
+            self._told = self.session.recipe
+            self.recipe = self._told
             self._enable_tools()
         elif event.kind == "selection":
             self.selection = list(self.session.selection)
@@ -239,7 +241,8 @@ class Workbench(ipywidgets.VBox):
         return ""
 
     def _recipe_set(self, change: Any) -> None:
-        self.session.set_recipe(change["new"])
+        if change["new"] is not self._told:  # which may be an older one by now
+            self.session.set_recipe(change["new"])
 
     def _selection_set(self, change: Any) -> None:
         if list(change["new"]) != self.session.selection:

@@ -47,7 +47,7 @@ class ComparePanel(Panel):
             self._enable()
             if event.data is None or self.session.compare.pinned is None:
                 self._clear()
-            else:
+            elif event.data.name == self.session.current:
                 self._show(event.data, event.job.number if event.job else 0)
         elif event.kind == "group":
             self._mark(event.data)
@@ -56,8 +56,14 @@ class ComparePanel(Panel):
         elif event.kind == "selection" and not self.shows_layer():
             self._clear()
         if event.kind in ("coverage", "selection", "compare"):
-            waits = self.session.compare.pinned is not None and self.shows_layer()
-            self.map.busy = waits and event.kind != "compare"
+            self.map.busy = self._waits()
+
+    def _waits(self) -> bool:
+        """Say whether a comparison is to come; it may have come before its recipe was told."""
+        compare = self.session.compare
+        latest = compare.latest
+        there = latest is not None and compare.holds(latest.name, latest.b.config)
+        return compare.pinned is not None and self.shows_layer() and not there
 
     def _enable(self) -> None:
         self.commands.enable(unpin=self.session.compare.pinned is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class Component(anywidget.AnyWidget):
     and handlers run on its thread, beside the running cell. Without subshells, clicks wait for the cell, but
     never for a worker.
 
+    A worker and a handler may set traits at once: whichever is sent last is what the component holds then.
+
     Args:
         on_error: Called as (exception, where) for each error of a handler or callback; logged by default.
         traits: Initial values of traits.
@@ -49,12 +52,16 @@ class Component(anywidget.AnyWidget):
         ConfigError: when a keyword is not a trait of the component.
     """
 
+    _holding_sync: bool
+    _states_to_send: set[str]
+
     def __init__(self, *, on_error: ErrorHandler | None = None, **traits: Any) -> None:
         unknown = sorted(set(traits) - set(self.trait_names()))
         if unknown:
             known = ", ".join(n for n in sorted(self.traits(sync=True)) if not n.startswith("_"))
             raise ConfigError(f"{type(self).__name__} has no trait named {', '.join(unknown)}.", allowed=known)
         self.on_error: ErrorHandler = on_error or log_error
+        self._sending = threading.RLock()  # held while values are read and sent, and while those to be sent are noted
         super().__init__(**traits)
 
     def __repr__(self) -> str:
@@ -106,6 +113,30 @@ class Component(anywidget.AnyWidget):
     def _send(self, msg: Any, buffers: Any = None) -> None:
         super()._send(msg, buffers=buffers)
         self._release_route()
+
+    def send_state(self, key: Any = None) -> None:
+        """Send traits as they are now; never an older value after a newer one, whichever thread sends it."""
+        with self._sending:
+            super().send_state(key)
+
+    @contextlib.contextmanager
+    def hold_sync(self) -> Iterator[None]:
+        """Send what is set within at its end, and with it what another thread sets meanwhile."""
+        if self._holding_sync:
+            yield
+            return
+        self._holding_sync = True
+        try:
+            yield
+        finally:
+            with self._sending:
+                self._holding_sync = False
+                held, self._states_to_send = self._states_to_send, set()
+                self.send_state(held)
+
+    def _should_send_property(self, key: str, value: Any) -> bool:
+        with self._sending:
+            return bool(super()._should_send_property(key, value))
 
     def _release_route(self) -> None:
         if self.comm is not None:

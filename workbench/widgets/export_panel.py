@@ -67,7 +67,8 @@ class ExportPanel(Panel):
     def on_event(self, event: Event) -> None:
         """Show the plan after a change, and the result after an export."""
         if event.kind == "coverage":
-            self.formats.busy = bool(event.data.configs)
+            answered = self.session.exports.table is not None  # as after a view that came before its recipe was told
+            self.formats.busy = bool(event.data.configs) and not answered
             self._follow_choice()
         elif event.kind == "targets":
             self._show_formats(self.session.exports.table)

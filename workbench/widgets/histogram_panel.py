@@ -26,7 +26,7 @@ class HistogramPanel(Panel):
 
     def on_event(self, event: Event) -> None:
         """Show the counts of the layer on show."""
-        if event.kind == "details":
+        if event.kind == "details" and event.data.name == self.session.current:
             self._show(event.data)
         elif event.kind == "selection" and self._is_of_another():
             self._clear(_EMPTY if self.shows_layer() else NOT_LINEAR)

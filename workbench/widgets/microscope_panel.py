@@ -26,7 +26,7 @@ class MicroscopePanel(Panel):
 
     def on_event(self, event: Event) -> None:
         """Show a group; newer ones win."""
-        if event.kind == "group":
+        if event.kind == "group" and event.data.microscope.name == self.session.current:
             self._show(event.data, event.job.number if event.job else 0)
         elif event.kind == "selection" and (self._empty() == _NOT_LINEAR or self.view.microscope is None):
             self.view.clear(self._empty())

@@ -7,8 +7,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.session import Event, Session
-from workbench.session.prompt import PROMPT_LABEL
-from workbench.session.quality import DEMO_ORIGIN, MEASURE_LABEL
+from workbench.session.quality import DEMO_ORIGIN
 from workbench.session.quality_prompt import Answers
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
@@ -105,10 +104,8 @@ class QualityPanel(Panel):
             self._show()
         elif event.kind == "answers":
             self._show_answers(self.session.quality.prompt.answers)
-        elif event.kind == "job" and event.data.label == MEASURE_LABEL:
-            self._follow(event.data)
-        elif event.kind == "job" and event.data.label == PROMPT_LABEL:
-            self._follow_prompt(event.data)
+        elif event.kind == "job":
+            self._follow_newest(event.data)
 
     def _show(self) -> None:
         quality = self.session.quality
@@ -128,6 +125,13 @@ class QualityPanel(Panel):
         bars = bars_of(state)
         self.bars.empty = _ONE_BAR if bars else _NO_BARS
         self.bars.show(bars if len(bars) > 1 else [])  # one alone is what the numbers say
+
+    def _follow_newest(self, job: Job) -> None:
+        """Follow the newest job of each kind; of one that it took the place of, the end may be told late."""
+        if job is self.session.quality.lane.latest:
+            self._follow(job)
+        elif job is self.session.quality.prompt.lane.latest:
+            self._follow_prompt(job)
 
     def _follow(self, job: Job) -> None:
         self.numbers.busy = not job.finished

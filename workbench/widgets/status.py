@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import Any
 
 import traitlets
@@ -19,7 +20,7 @@ from workbench.errors import (
     WeightError,
     WorkbenchError,
 )
-from workbench.jobs import Job
+from workbench.jobs import FINISHED, Job
 from workbench.widgets.component import Component, bundle
 
 HEADINGS: dict[type[BaseException], str] = {
@@ -57,18 +58,22 @@ class Status(Component):
         self._lock = threading.Lock()
         self._sent_at = 0.0
         self._sent: tuple[int, str] = (0, "")
+        self._ended: deque[int] = deque(maxlen=MAX_LOG)  # numbers of jobs whose end stands in the log
         super().__init__(**traits)
 
     def show_job(self, job: Job) -> None:
         """Show where a job stands (any thread), at most ten times a second but for changes of state."""
         with self._lock:
-            now = time.monotonic()
-            if (job.number, job.state) == self._sent and now - self._sent_at < MIN_INTERVAL_S:
+            shown, now = describe(job), time.monotonic()
+            if (job.number, shown["state"]) == self._sent and now - self._sent_at < MIN_INTERVAL_S:
                 return
-            self._sent_at, self._sent = now, (job.number, job.state)
-        self.job = shown = describe(job)
-        if job.state in ("done", "cancelled"):  # a failure comes as a problem, with its words
-            self._note(job.label, job.state, shown["text"])
+            self._sent_at, self._sent = now, (job.number, shown["state"])
+            ended = shown["state"] in ("done", "cancelled") and job.number not in self._ended
+            if ended:
+                self._ended.append(job.number)
+        self.job = shown
+        if ended:  # once, though who hears late of a cancel sees the end too; a failure comes as a problem, in words
+            self._note(job.label, shown["state"], shown["text"])
 
     def show_problem(self, error: BaseException, title: str = "", details: str = "") -> None:
         """Put an error in front of the others; it takes the place of the same again.
@@ -117,17 +122,17 @@ class Status(Component):
 
 def describe(job: Job) -> dict[str, Any]:
     """Say where a job stands: label, state, fraction and a line of text."""
-    progress = job.progress
+    progress, state = job.progress, job.state  # which may change while it is described
     fraction = None
-    parts: list[str] = ["cancelling: stops after this step" if job.state == "cancelling" else job.state]
+    parts: list[str] = ["cancelling: stops after this step" if state == "cancelling" else state]
     if progress is not None:
         if progress.total:
             fraction = min(1.0, progress.done / progress.total)
             parts.append(f"{fraction:.0%}")
         parts.append(progress.label)
         parts.append(f"{progress.elapsed_s:.1f} s")
-        if progress.remaining_s is not None and not job.finished:
+        if progress.remaining_s is not None and state not in FINISHED:
             parts.append(f"about {progress.remaining_s:.0f} s left")
-    if job.state == "done":
+    if state == "done":
         fraction = 1.0
-    return {"label": job.label, "state": job.state, "fraction": fraction, "text": " · ".join(parts)}
+    return {"label": job.label, "state": state, "fraction": fraction, "text": " · ".join(parts)}
