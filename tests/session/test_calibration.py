@@ -19,7 +19,8 @@ from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError, ModelError
 from workbench.measure.errors import error_summary
 from workbench.session import Session, open_session
-from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL, TYPED_ORIGIN, SessionCalibration
+from workbench.session.calibration import JOB_LABEL, SessionCalibration
+from workbench.session.tokenized_text import DEMO_ORIGIN, TYPED_ORIGIN
 from workbench.solvers import solve
 from workbench.solving import iter_quantize
 from workbench.sources import ModelSource
@@ -189,7 +190,7 @@ def test_the_view_is_of_the_inputs_of_the_dense_model(session, pair):
 
 
 def test_until_the_inputs_are_there_the_view_is_refined_and_not_recorded(pair, monkeypatch):
-    monkeypatch.setattr("workbench.session.calibration.demo_calibration_text", lambda: TEXT)
+    monkeypatch.setattr("workbench.session.tokenized_text.demo_calibration_text", lambda: TEXT)
     session = open_session(*pair)
     heard = Heard(session)
     recorded = []

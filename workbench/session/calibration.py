@@ -1,30 +1,24 @@
-"""The calibration text of a session: what it is, what is used of it, and the inputs that it gives the layers."""
+"""Calibration in a session: a text is taken, looked at, and run through the dense model, on a lane of its own."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workbench.calibration import Calibration
-from workbench.calibration_text import CalibrationState, check_text, no_text, read_text, text_as_python, text_file
-from workbench.checkpoint.contents import has_tokenizer
+from workbench.calibration_text import CalibrationState, check_text, read_text
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
-from workbench.forward import max_positions
 from workbench.jobs import Job, Lane
 from workbench.records.progress import Progress
 from workbench.session.layer_inputs import HELD_BYTES, LayerInputs
-from workbench.session.script import is_demo
-from workbench.sources import FolderSource, ModelSource, Source
+from workbench.session.tokenized_text import DEMO_ORIGIN, TYPED_ORIGIN, TokenizedText
+from workbench.sources import Source
 from workbench.views.cache import STOPPED, WAITING, Inputs
 from workbench.views.views import LayerView
 
-DEMO_ORIGIN = "the demo model's own text"
-TYPED_ORIGIN = "text given here"
 JOB_LABEL = "Inputs of the layers"
 _POLL_S = 0.05
 _DENSE = "inputs of the dense model; an export takes those of the model as it is quantized so far"
@@ -32,7 +26,7 @@ _DENSE = "inputs of the dense model; an export takes those of the model as it is
 InTurn = Callable[[Iterator[Any], threading.Event], Iterator[Any]]
 
 
-class SessionCalibration:
+class SessionCalibration(TokenizedText):
     """A text and what becomes of it; a person's changes return at once, the work runs on a lane of its own.
 
     Args:
@@ -45,8 +39,6 @@ class SessionCalibration:
         max_bytes: Most bytes of moments that are held.
 
     Attributes:
-        text: The whole text.
-        state: What a view shows of it.
         lane: Where the text is tokenized and run through the dense model.
     """
 
@@ -61,19 +53,11 @@ class SessionCalibration:
         again: Callable[[], Job | None] | None = None,
         max_bytes: int = HELD_BYTES,
     ) -> None:
-        self.source, self.tokenizer = source, tokenizer
-        self._in_turn, self._on_state, self._on_job, self._again = in_turn, on_state, on_job, again
-        self.lane = Lane("calibration", latest_wins=True)
-        self._tokenizing = threading.Lock()
-        self._changing = threading.Lock()  # held while text and state change together
         self._inputs = LayerInputs(source, max_bytes)
+        super().__init__(source, tokenizer, on_state=on_state, loads_bytes=self._inputs.loads_bytes)
+        self._in_turn, self._on_job, self._again = in_turn, on_job, again
+        self.lane = Lane("calibration", latest_wins=True)
         self._covers: frozenset[str] = frozenset()  # layers that the running job collects for
-        self._put(*((demo_calibration_text(), DEMO_ORIGIN) if self.has_demo_text else ("", "")))
-
-    @property
-    def has_demo_text(self) -> bool:
-        """Whether the model is the demo model, which comes with a text."""
-        return is_demo(self.source)
 
     def set_text(self, text: str, origin: str = TYPED_ORIGIN, path: Path | None = None) -> None:
         """Take another text, and look at it on the lane; an empty one is none.
@@ -85,7 +69,7 @@ class SessionCalibration:
         if (running := self.lane.current) is not None:
             running.again = None  # what it goes on with is of the text before
         self.lane.cancel()
-        self._put(text, origin if text else "", path)
+        self.put(text, origin if text else "", path)
         self._on_state(self.state)
         self.look()
 
@@ -120,61 +104,6 @@ class SessionCalibration:
             return iter(())
 
         return self._submit(tokens, ())
-
-    def prepared(self) -> Calibration:
-        """Return the text's tokens, as they are used; the first call on a text takes up to seconds.
-
-        Raises:
-            ConfigError: when the text is empty or too short, or a live model came without its tokenizer.
-            ModelError: when a folder has no tokenizer, or a damaged one.
-        """
-        with self._tokenizing:
-            with self._changing:
-                text, stamp, known = self.text, self.stamp, self._calibration
-            if known is not None:
-                return known
-            if not text.strip():
-                raise no_text()
-            made = Calibration.from_text(text, self.text_tokenizer(), positions=self._positions())
-            count, length = made.ids.shape
-            self._tell(stamp, made, sequences=count, sequence_length=length, notes=made.notes)
-            return made
-
-    def _positions(self) -> int | None:
-        """Return how many tokens the model takes at once; a folder's is not loaded for that."""
-        if isinstance(self.source, FolderSource):
-            from workbench.hf.skeleton import model_config  # late: it brings transformers
-
-            return max_positions(model_config(self.source.path))
-        model = self.source.model if isinstance(self.source, ModelSource) else None
-        return max_positions(getattr(model, "config", None))
-
-    def text_tokenizer(self) -> Any:
-        """Return what makes a text into tokens; a folder's is read when it is first needed.
-
-        Raises:
-            ConfigError: when a model came without its tokenizer.
-            ModelError: when a folder's is damaged.
-        """
-        if self.tokenizer is None and isinstance(self.source, FolderSource):
-            from workbench.hf.loading import load_tokenizer  # late: it brings transformers
-
-            self.tokenizer = load_tokenizer(self.source.path)
-        if self.tokenizer is None:
-            raise self._without_tokenizer()
-        return self.tokenizer
-
-    def tokenizer_problem(self) -> ConfigError | None:
-        """Return why no text can be made into tokens, known without reading a file; None where a tokenizer is there."""
-        there = isinstance(self.source, FolderSource) and has_tokenizer(self.source.path)
-        return None if there or self.tokenizer is not None else self._without_tokenizer()
-
-    def _without_tokenizer(self) -> ConfigError:
-        model = repr(self.source.name) if isinstance(self.source, FolderSource) else "model"
-        return ConfigError(
-            f"{self.source.name!r} came without a tokenizer, which makes a text into tokens.",
-            mend=f"open it with one: wb.Workbench({model}, tokenizer)",
-        )
 
     def inputs(self, name: str) -> Inputs | None:
         """Return what is held of a layer's inputs, or None when they have to be collected first."""
@@ -219,37 +148,6 @@ class SessionCalibration:
     def model(self) -> Any:
         """The dense model; `load` comes first."""
         return self._inputs.model
-
-    def check(self) -> None:
-        """Refuse to go on without a text that can be used, as far as that is known.
-
-        Raises:
-            ConfigError: with the mend.
-        """
-        if self.state.problem is not None:
-            raise self.state.problem
-        if not self.text.strip():
-            raise no_text()
-
-    def as_python(self, directory: Path | str) -> str:
-        """Return a Python expression for the text; one that is in no file is written beside `directory` first.
-
-        Raises:
-            ConfigError: when there is no text, or its file cannot be written.
-        """
-        path = self.as_file(directory)
-        return "wb.demo_calibration_text()" if path is None else text_as_python(path)
-
-    def as_file(self, directory: Path | str) -> Path | None:
-        """Return a file that holds the text, or None for the demo model's own; it is written beside `directory`.
-
-        Raises:
-            ConfigError: when there is no text, or its file cannot be written.
-        """
-        self.check()
-        if self.state.origin == DEMO_ORIGIN:
-            return None
-        return text_file(self.text, self.state.path, Path(directory).expanduser().parent, self.stamp)
 
     def request(self, name: str, wanted: Sequence[str], again: Callable[[], Any] | None = None) -> Job:
         """Collect the inputs of a layer on the lane, with those of as many of `wanted` as fit; or join what runs.
@@ -305,20 +203,3 @@ class SessionCalibration:
     def _on_progress(self, job: Job, progress: Progress) -> None:
         job.progress = progress
         self._on_job(job)
-
-    def _put(self, text: str, origin: str, path: Path | None = None) -> None:
-        with self._changing:
-            self.text = text
-            self.stamp = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-            self._calibration: Calibration | None = None
-            self._failure: Exception | None = None
-            self.state = CalibrationState(origin, len(text), path, loads_bytes=self._inputs.loads_bytes)
-
-    def _tell(self, stamp: str, made: Calibration | None, failure: Exception | None = None, **changes: Any) -> None:
-        """Note what became of the text that `stamp` stands for, unless it was replaced meanwhile."""
-        with self._changing:
-            if stamp != self.stamp:
-                return
-            self._calibration, self._failure = made or self._calibration, failure
-            self.state = replace(self.state, **changes)
-        self._on_state(self.state)

@@ -23,7 +23,7 @@ from workbench.records.progress import Progress
 from workbench.report.contents import Contents, versions
 from workbench.report.page import report_html
 from workbench.report.write import check_target, write_whole
-from workbench.session.calibration import DEMO_ORIGIN, SessionCalibration
+from workbench.session.calibration import SessionCalibration
 from workbench.session.events import EventKind
 from workbench.session.exact import SessionErrors
 from workbench.session.improve import SessionImprove
@@ -31,6 +31,7 @@ from workbench.session.quality import SessionQuality
 from workbench.session.script import DEFAULT_DIRECTORY, python_of
 from workbench.session.speed import SessionSpeed
 from workbench.session.sweep import Sweep
+from workbench.session.tokenized_text import DEMO_ORIGIN
 from workbench.session.verdict import SessionVerdict
 from workbench.sources import Source
 from workbench.views.views import LayerView

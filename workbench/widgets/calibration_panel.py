@@ -9,7 +9,8 @@ from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import WorkbenchError
 from workbench.options import CalibratedOptions
 from workbench.session import Event, Session
-from workbench.session.calibration import DEMO_ORIGIN, JOB_LABEL
+from workbench.session.calibration import JOB_LABEL
+from workbench.session.tokenized_text import DEMO_ORIGIN
 from workbench.sizes import size
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
