@@ -48,12 +48,14 @@ hf exporting export_checks api conversion
 jobs improve.improvement improve.rows improve.trials improve.units improve.improve improve
 views.cache views.solved_layers views.views views.groups views.ordered views.int4_layers views
 calibration_text report
-session.given session.events session.turns session.rooms session.details session.compare session.zoom session.ahead session.script
+session.given session.events session.turns session.rooms session.details session.compare session.zoom session.ahead
+session.script
 session.layers session.state session.microscope session.speed session.history session.recipe
 session.layer_inputs session.tokenized_text session.calibration session.sweep session.exact session.views session.words
 session.twin session.model_pair session.quality_text session.quality_prompt session.quality_state
 session.quality_run session.prompt session.quality
-session.improve session.decode_target session.verdict session.export session.report session.session session.opening session
+session.improve session.decode_target session.verdict session.export session.report session.session session.opening
+session
 figures widgets
 cli.notebooks cli.launch cli.progress cli.settings
 cli.quantize_commands cli.measure_commands cli.page_commands cli.export_commands cli.inspect_commands cli.main cli

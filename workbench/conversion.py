@@ -19,14 +19,15 @@ from workbench.coverage.preflight import preflight_source
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import writable_place
 from workbench.exporting import calibration_model
-from workbench.foreign import int4_method, open_int4
+from workbench.foreign import int4_method, open_int4, other_library
 from workbench.foreign.folder import ForeignFolder
 from workbench.foreign.gguf import gguf_path
 from workbench.hf.folders import local_folder
 from workbench.hf.imported_names import ImportedContents
 from workbench.hf.loading import load_tokenizer
-from workbench.hf.reverse_names import NamedContents
+from workbench.hf.reverse_names import NamedContents, layers_of_model
 from workbench.hf.skeleton import open_source
+from workbench.int4_source import Int4Source
 from workbench.layers import model_device
 from workbench.measure.paired import Comparison
 from workbench.quantization_report import QuantizationReport
@@ -184,6 +185,21 @@ def opened_int4(path: str | Path) -> Contents:
     """
     contents = open_int4(path)
     return ImportedContents(contents) if isinstance(contents, ForeignFolder) else contents
+
+
+def int4_source(path_or_name: str | Path) -> Int4Source | None:
+    """Open an int4 checkpoint by configuration and headers, no value is read; None for anything else.
+
+    Raises:
+        CheckpointError: when it is damaged, or holds what int4 codes cannot.
+        ModelError: when there is no model of that name.
+    """
+    if (path := int4_path(path_or_name)) is None:
+        return None
+    contents = opened_int4(path)
+    listed = layers_of_model(contents.outline().config)
+    method = other_library(path) or NATIVE
+    return Int4Source(contents, path, listed, name=str(path_or_name), method=method)
 
 
 def int4_path(path_or_name: str | Path) -> Path | None:

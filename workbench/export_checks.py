@@ -7,6 +7,7 @@ from pathlib import Path
 from workbench.checkpoint.native import int4_layers
 from workbench.coverage.coverage import Coverage
 from workbench.errors import CheckpointError, ConfigError, ModelError
+from workbench.int4_source import Int4Source
 from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.sources import FolderSource, ModelSource, Source
 from workbench.targets.run import RECORD_FILE
@@ -16,7 +17,8 @@ CHECKPOINT_MARKS = ("config.json", RECORD_FILE)  # a folder with one of these ho
 
 def export_target(source: Source, directory: Path | str, *, overwrite: bool) -> Path:
     """Return the folder to write, "~" expanded; raises as `writable_place` does."""
-    return writable_place(directory, source.path if isinstance(source, FolderSource) else None, overwrite=overwrite)
+    read = source.path if isinstance(source, FolderSource | Int4Source) else None
+    return writable_place(directory, read, overwrite=overwrite)
 
 
 def writable_place(directory: Path | str, read: Path | None, *, overwrite: bool) -> Path:
@@ -88,7 +90,7 @@ def _check_live(source: ModelSource) -> None:
     if done:
         raise ModelError(
             f"{len(done)} layers of {source.name!r} are int4 already, first {done[0]!r}.",
-            mend="save it with wb.save_checkpoint(model, directory), or load the original to choose anew",
+            mend="open it without a recipe, wb.Workbench(model), to convert it; or open the original to choose anew",
         )
     empty = [name for name, parameter in source.model.named_parameters() if parameter.is_meta]
     if empty:

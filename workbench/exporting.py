@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -85,30 +86,57 @@ def iter_export(
         CheckpointError: when the format cannot hold it, it cannot be written, or does not load as it was saved.
         Cancelled: when `cancel` was set before the checkpoint was in place; nothing is left behind.
     """
-    start = time.monotonic()
-    layers: list[LayerResult] = []
     run = calibration_model(source, coverage) if model is None else model
     contents = SolvedContents(source, coverage, recipe, tokenizer=tokenizer, calibration=calibration, model=run)
     contents.solved = solved
+    settings: dict[str, Any] = {"overwrite": overwrite, "verify": verify, "found": found, "cancel": cancel}
+    yield from iter_write(contents, directory, target=target, **settings)
+
+
+def iter_write(
+    contents: Contents,
+    directory: Path,
+    *,
+    target: str = NATIVE,
+    overwrite: bool = False,
+    verify: bool = True,
+    found: Findings | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[Progress | ExportResult]:
+    """Write a checkpoint of contents, and check it; yields and raises as `iter_export`.
+
+    Layers are solved on the way; codes that are there already stay as they are.
+    """
+    start = time.monotonic()
+    layers: list[LayerResult] = []
     report: ExportReport | None = None
-    settings: dict[str, Any] = {"overwrite": overwrite, "found": found, "cancel": cancel}
-    for step in iter_export_to(target, _named(contents, target), directory, **settings):
+    forms = contents.outline().int4
+    left = {name: math.prod(form.shape) for name, form in forms.items()}
+    total = sum(left.values()) or 1
+    for step in iter_export_to(
+        target, _named(contents, target), directory, overwrite=overwrite, found=found, cancel=cancel
+    ):
         if isinstance(step, ExportReport):
             report = step
-            continue
-        if step.solved is None:  # a further piece of a layer that the format cuts in several
-            continue
-        layers.append(step.solved.result)
-        yield replace(step.solved.progress, label=f"{step.name}, {step.solved.result.solver}")
+        elif step.solved is not None:
+            layers.append(step.solved.result)
+            yield replace(step.solved.progress, label=f"{step.name}, {step.solved.result.solver}")
+        elif not layers:  # else a further piece of a layer that the format cuts in several
+            left.pop(step.name, None)
+            yield _converted(total - sum(left.values()), total, step.name, start)
     assert report is not None, "the report comes last"
     checked, sample = "", ""
     if verify:
-        total = (coverage.int4_rows and sum(row.parameters for row in coverage.int4_rows)) or 1
         yield Progress(total, total, "verifying", time.monotonic() - start, None)
         checked, sample = _verified(directory, target, cancel)
     seconds = time.monotonic() - start
     held = tuple(layers)
     yield ExportResult(directory, report.files, report.size_bytes, seconds, held, verify, checked, sample, report)
+
+
+def _converted(done: int, total: int, name: str, start: float) -> Progress:
+    elapsed = time.monotonic() - start
+    return Progress(done, total, name, elapsed, elapsed / done * (total - done) if done else None)
 
 
 def _named(contents: Contents, target: str) -> Contents:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 LINEAR, HEAD, CONV1D, EXPERTS, STACK = "linear", "output_head", "conv1d", "experts", "stack"
+INT4 = "int4_linear"  # a layer, or a stack of experts, that is int4 already
 QUANTIZABLE_KINDS = (LINEAR, HEAD, CONV1D, EXPERTS, STACK)
 _STACKS = ("gate_up_proj", "up_proj", "down_proj")  # what transformers' registry of expert implementations reads
 

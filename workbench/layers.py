@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from workbench.errors import ModelError
 from workbench.experts import Int4Experts
-from workbench.kinds import QUANTIZABLE_KINDS, STACK, shape_as_used, stored_transposed, weight_kind
+from workbench.kinds import INT4, QUANTIZABLE_KINDS, STACK, shape_as_used, stored_transposed, weight_kind
 from workbench.linear import Int4Linear
 from workbench.offload import execution_device, follow_hook, offloaded_values
 from workbench.records.layers import LayerRecord
@@ -32,7 +32,8 @@ def layer_records(model: nn.Module) -> list[LayerRecord]:
             if isinstance(module, Int4Experts):
                 shape = (module.num_experts, *shape)
             tie, size = _tie(seen, module, path, module.size_bytes)
-            records.append(LayerRecord(path, "int4_linear", shape, "int4", size, tie))
+            form = f"g{module.group_size} {module.domain}"
+            records.append(LayerRecord(path, INT4, shape, "int4", size, tie, int4_form=form))
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             kind, shape = weight_kind(module, name, parameter, head), shape_as_used(module, name, parameter)
             full = path if name == "weight" and kind != STACK else f"{path}.{name}".lstrip(".")

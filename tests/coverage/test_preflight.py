@@ -170,7 +170,7 @@ def test_layers_that_are_int4_already_are_said():
     model = make("qwen2")
     wb.quantize_(model, G32, include="mlp")
     coverage = wb.preflight(model, G32)
-    assert row_of(coverage, "model.layers.0.mlp.up_proj").reason == "int4 already"
+    assert row_of(coverage, "model.layers.0.mlp.up_proj").reason == "int4 already: g32 float"
     assert len(coverage.int4_rows) == 8
 
 

@@ -190,7 +190,7 @@ def test_without_int4_layers_nothing_is_measured(measured):
 def test_a_model_that_is_int4_already_is_said_to_be(measured):
     model = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 64))
     wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=32))
-    session = open_session(model)
+    session = open_session(model, recipe=Recipe())
     total = size(session.coverage.before_bytes)
     assert (
         session.verdict.line()

@@ -438,7 +438,7 @@ def test_the_facts_of_a_model_that_is_int4_already_say_what_is() -> None:
 
     mixed = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 64))
     wb.quantize_(mixed, wb.Int4WeightOnlyConfig(group_size=32), include="0")
-    values = {fact.label: fact.value for fact in facts_of(open_session(mixed).coverage)}
+    values = {fact.label: fact.value for fact in facts_of(open_session(mixed, recipe=Recipe()).coverage)}
     assert values["Int4 already"] == "1" and values["Weights"].startswith("1 of")
 
 

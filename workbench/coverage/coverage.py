@@ -8,10 +8,11 @@ from typing import Any
 
 from workbench.config import ResolvedConfig
 from workbench.coverage.words import coverage_html
-from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.records.layers import CoverageRow
 from workbench.sizes import size
 
+ALREADY = "int4 already"
 STACKED = "stacked matrices outside transformers' registry of experts"
 
 
@@ -73,6 +74,11 @@ class Coverage:
 
     def verdict(self) -> str:
         """Say the coverage in a line."""
+        done = [row for row in self.rows if row.kind == INT4]
+        if done and not self.configs:
+            held = sum(row.before_bytes for row in done)
+            share = f"{held / max(1, self.before_bytes):.1%} of the bytes"
+            return f"{len(done)} of {len(self.rows)} weights are int4 already: {share}, {size(self.before_bytes)}"
         return (
             f"{len(self.int4_rows)} of {len(self.rows)} weights become int4: {self.share:.1%} of the bytes "
             f"({self.linear_share:.1%} of the linear layers'), {size(self.before_bytes)} → {size(self.after_bytes)}"

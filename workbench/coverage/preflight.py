@@ -8,10 +8,10 @@ import torch
 
 from workbench.choice import device_note
 from workbench.config import Resolution, ResolvedConfig
-from workbench.coverage.coverage import STACKED, Coverage, counts_as_linear
+from workbench.coverage.coverage import ALREADY, STACKED, Coverage, counts_as_linear
 from workbench.coverage.rows import dense_row, int4_row, planned_bytes
 from workbench.errors import ConfigError, PatternError
-from workbench.kinds import EXPERTS, QUANTIZABLE_KINDS, STACK
+from workbench.kinds import EXPERTS, INT4, QUANTIZABLE_KINDS, STACK
 from workbench.recipe.recipe import Choice, Recipe
 from workbench.records.layers import CoverageRow, LayerRecord
 from workbench.sizes import size
@@ -77,8 +77,8 @@ def _resolved(choice: Choice, record: LayerRecord, device: torch.device | str) -
 
 def _why_not(record: LayerRecord, source: Source, recipe: Recipe, choice: Choice | None, reason: str) -> str:
     """Return why a weight stays as it is, or ""."""
-    if record.kind == "int4_linear":
-        return "int4 already"
+    if record.kind == INT4:
+        return f"{ALREADY}: {record.int4_form}"
     if record.kind not in QUANTIZABLE_KINDS:
         return _no_linear_layer(record)
     if record.dtype not in _FLOAT_DTYPES:
@@ -120,7 +120,7 @@ def _refuse_useless_rules(recipe: Recipe, records: list[LayerRecord]) -> None:
         for place in recipe.matching(record.name):
             kinds[place].add(record.kind)
     for rule, caught in zip(recipe.rules, kinds, strict=True):
-        if rule.choice is not None and caught and not caught & {*QUANTIZABLE_KINDS, "int4_linear"}:
+        if rule.choice is not None and caught and not caught & {*QUANTIZABLE_KINDS, INT4}:
             raise PatternError(
                 f"The pattern {rule.pattern!r} matches no linear layer, only: {', '.join(sorted(caught))}.",
                 mend="name linear layers, for instance 'q_proj' or 'mlp'",

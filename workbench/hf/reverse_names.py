@@ -23,6 +23,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from workbench.checkpoint.contents import Contents, Outline, Part, Piece
 from workbench.hf.meta import no_values
+from workbench.layers import layer_records
+from workbench.records.layers import LayerRecord
 
 
 class NamedContents:
@@ -73,6 +75,14 @@ def pieces_of_model(config: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...
         return {}, {}
     stand_ins = tuple(sorted((name, _stand_in(shape)) for name, shape in shapes.items()))
     return shapes, _names(json.dumps(dict(config), sort_keys=True), stand_ins)
+
+
+def layers_of_model(config: Mapping[str, Any]) -> list[LayerRecord]:
+    """List every weight of a model as its config.json says; [] where transformers cannot build it."""
+    try:
+        return layer_records(_skeleton(dict(config)))
+    except Exception:  # as below
+        return []
 
 
 @functools.lru_cache(maxsize=4)  # asked again for each change of a recipe, which changes none of it

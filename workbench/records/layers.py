@@ -25,6 +25,7 @@ class LayerRecord(Record):
         size_bytes: Bytes of the stored weight; 0 for a weight tied to one that is counted already.
         tied_to: Name of the weight that shares this storage, or None.
         stored_format: What the weight is dequantized from on its way from disk, for instance "MXFP4"; else "".
+        int4_form: Of a layer that is int4 already, its group size and domain, for instance "g64 float"; else "".
     """
 
     name: str
@@ -34,6 +35,7 @@ class LayerRecord(Record):
     size_bytes: int
     tied_to: str | None = None
     stored_format: str = ""
+    int4_form: str = ""
 
     @property
     def parameters(self) -> int:

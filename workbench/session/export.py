@@ -9,17 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.findings import Findings
 from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import check_exportable, export_target
-from workbench.exporting import ExportResult, iter_export
+from workbench.exporting import ExportResult, iter_export, iter_write
+from workbench.int4_source import ORIGINAL
 from workbench.jobs import Job, Lane
 from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.events import Event, EventKind
+from workbench.session.given import Given
 from workbench.session.layers import SessionLayers
 from workbench.session.quality import SessionQuality
 from workbench.session.quality_state import QualityState
@@ -27,6 +30,7 @@ from workbench.sources import Source
 from workbench.targets import NATIVE
 from workbench.targets.companions import Companions
 from workbench.targets.run import TargetTable, fits_of
+from workbench.targets.target import Misfit
 from workbench.views.cache import ViewCache
 from workbench.views.solved_layers import SolvedLayers
 
@@ -38,6 +42,7 @@ class Exported(Protocol):
     tokenizer: Any
     recipe: Recipe
     coverage: Coverage
+    given: Given | None
     calibration: SessionCalibration
     quality: SessionQuality
     work: Lane
@@ -84,17 +89,23 @@ class SessionExport:
         known = self._known
         return known[1] if known is not None and known[0] is self._owner.coverage else None
 
+    @property
+    def some(self) -> bool:
+        """Whether there is anything to write: a layer becomes int4, or is int4 already."""
+        return self._owner.given is not None or bool(self._owner.coverage.configs)
+
     def targets(self) -> TargetTable:
         """Ask every format whether it can hold the model under the recipe; no value is read.
 
         Raises:
-            CheckpointError: when weights of the model are missing.
+            CheckpointError: when weights of the model are missing, or a live model has no configuration.
+            ModelError: when an int4 model has adapters of PEFT.
         """
         owner = self._owner
         if (known := self.table) is not None:
             return known
         coverage = owner.coverage
-        contents = SolvedContents(owner.source, coverage, owner.recipe, tokenizer=owner.tokenizer)
+        contents = self._contents()
         outline = contents.outline()
         if any(form.experts for form in outline.int4.values()):  # only they are cut: transformers is slow to import
             from workbench.hf.reverse_names import reverse_names
@@ -102,6 +113,7 @@ class SessionExport:
             outline = replace(outline, stored_names=reverse_names(outline))
         self._companions = self._companions or Companions(contents.write_files)
         table = fits_of(outline, self._companions)
+        table = table if owner.given is None else as_it_is(table)
         if coverage is owner.coverage:  # and not of a recipe that was changed while it was asked
             self._known = coverage, table
             self._emit("targets", table, None)
@@ -110,8 +122,10 @@ class SessionExport:
     def follow(self) -> Job | None:
         """Ask the formats once the views are done, unless their answer is known."""
         coverage = self._owner.coverage
-        if self.table is not None or not coverage.configs or coverage is self._failed:
+        if self.table is not None or not self.some or coverage is self._failed:
             return None
+        if self.lane.current is not None and self._owner.given is not None:
+            return self.lane.current  # no recipe changes what is asked
         running = self.lane.current
         if running is not None and running.state != "cancelling" and self._asking is coverage:
             return running
@@ -143,11 +157,17 @@ class SessionExport:
     def start(
         self, directory: Path | str, *, target: str = NATIVE, overwrite: bool = False, verify: bool = True
     ) -> Job:
-        """Quantize under the recipe, write, and check what was written, on the work lane; see `Session.export`."""
+        """Quantize under the recipe, write, and check what was written, on the work lane; see `Session.export`.
+
+        What is int4 already is written as it is.
+        """
         owner = self._owner
         place = export_target(owner.source, directory, overwrite=overwrite)
         coverage, recipe = owner.coverage, owner.recipe
-        check_exportable(owner.source, coverage)
+        if owner.given is None:
+            check_exportable(owner.source, coverage)
+        else:
+            owner.given.contents()  # says what no format can write
         if target != NATIVE:  # which holds everything
             self.targets().fit(target).check()
         found = quality_found(owner.quality.state)
@@ -156,6 +176,10 @@ class SessionExport:
             owner.calibration.check()
 
         def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
+            if owner.given is not None:
+                how: dict[str, Any] = {"target": target, "overwrite": overwrite, "verify": verify}
+                yield from iter_write(owner.given.contents(), place, **how, cancel=cancel)
+                return
             text, model, solved = None, None, SolvedLayers(self._cache)
             if calibrated:
                 text = owner.calibration.prepared()
@@ -182,6 +206,12 @@ class SessionExport:
         again = partial(self.start, directory, target=target, overwrite=overwrite, verify=verify)
         return owner.work.submit(Job(label, write, self._on_export, self._on_job, again=again))
 
+    def _contents(self) -> Contents:
+        owner = self._owner
+        if owner.given is not None:
+            return owner.given.contents()
+        return SolvedContents(owner.source, owner.coverage, owner.recipe, tokenizer=owner.tokenizer)
+
     def _hear(self, event: Event) -> None:
         if event.kind == "coverage" and self._asking is not self._owner.coverage:
             self.lane.cancel()  # but not what follows a view that came before its recipe was told
@@ -203,6 +233,19 @@ class SessionExport:
                 job.again = None  # the checkpoint is whole: there is nothing to go on with
             job.progress = item
             self._on_job(job)
+
+
+def as_it_is(table: TargetTable) -> TargetTable:
+    """Return a table in which no misfit offers other settings: what is int4 already is not solved anew."""
+    fits = {
+        name: replace(fit, misfits=tuple(replace(misfit, change={}, mend=_mend(misfit)) for misfit in fit.misfits))
+        for name, fit in table.fits.items()
+    }
+    return replace(table, fits=fits)
+
+
+def _mend(misfit: Misfit) -> str:
+    return f"{ORIGINAL}, and choose what it holds" if misfit.change else misfit.mend
 
 
 def quality_found(state: QualityState) -> Findings:

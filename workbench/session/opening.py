@@ -11,6 +11,8 @@ from torch import nn
 from workbench.errors import ModelError
 from workbench.known_layers import open_known
 from workbench.layers import model_device
+from workbench.recipe.recipe import Recipe
+from workbench.session.given import given_of
 from workbench.session.session import Session
 from workbench.sources import ModelSource, Source
 
@@ -24,6 +26,9 @@ def open_session(
 ) -> Session:
     """Make a session over a live model, a source of weights, a model folder, a hub name, or "demo".
 
+    A model that is int4 already, live or on disk in any format that `wb.import_checkpoint` reads, is taken as it is,
+    to be looked at, timed and converted; with a `recipe`, that is for what is dense in it still.
+
     Args:
         model: A live model is not changed, a folder is read by header and slice.
         tokenizer: Saved beside an exported checkpoint of a live model (a folder brings its own).
@@ -33,6 +38,7 @@ def open_session(
 
     Raises:
         ModelError: when the model cannot be read, or is no model at all.
+        CheckpointError: when an int4 checkpoint is damaged, or holds what int4 codes cannot.
     """
     source: Any = ModelSource(model) if isinstance(model, nn.Module) else model
     if isinstance(source, str | Path):
@@ -44,6 +50,8 @@ def open_session(
     reason = ""
     if device is None:
         device, reason = default_device(source)
+    if "recipe" not in settings and (given := given_of(source, tokenizer)) is not None:
+        settings |= {"given": given, "recipe": Recipe(None)}
     return Session(source, tokenizer, str(device), reason, **settings)
 
 
@@ -59,6 +67,8 @@ def default_device(source: Source) -> tuple[str, str]:
 
 
 def _opened(path_or_name: str | Path) -> Source:
-    from workbench.hf.skeleton import open_source  # which takes longer to import than a first view to show
+    # Both take longer to import than a first view to show.
+    from workbench.conversion import int4_source
+    from workbench.hf.skeleton import open_source
 
-    return open_source(path_or_name)
+    return int4_source(path_or_name) or open_source(path_or_name)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from workbench.coverage.coverage import Coverage
+from workbench.errors import WorkbenchError
 from workbench.jobs import Job, Lane
 from workbench.records.progress import Progress
 from workbench.session.model_pair import ModelPair
@@ -29,6 +30,7 @@ class SessionPrompt:
         behind: Takes each step of work while nothing is timed and no view is under way.
         on_answers: Called after each token, and with None when the answers are stale; on any thread.
         on_job: Called after each change of a job, on its lane's thread.
+        refused: Why there are no two models to ask, or None.
 
     Attributes:
         answers: What both models make of the newest prompt, or None.
@@ -44,7 +46,9 @@ class SessionPrompt:
         behind: Behind,
         on_answers: Callable[[Answers | None], None],
         on_job: Callable[[Job], None],
+        refused: WorkbenchError | None = None,
     ) -> None:
+        self._refused = refused
         self._pair, self._coverage, self._tokenizer, self._behind = pair, coverage, tokenizer, behind
         self._on_answers, self._on_job = on_answers, on_job
         self.lane, self._failures = Lane("prompt", latest_wins=True), Failures()
@@ -61,8 +65,10 @@ class SessionPrompt:
             tokens: Most tokens of each answer.
 
         Raises:
-            ConfigError: for a blank prompt, or a number of tokens out of range.
+            ConfigError: for a blank prompt, a number of tokens out of range, or a model that was opened int4 already.
         """
+        if self._refused is not None:
+            raise self._refused
         check_prompt(prompt, tokens)
         self._asked = (prompt, tokens)
         return self._ask(prompt, tokens, quiet=False)

@@ -46,6 +46,7 @@ class SessionQuality:
         on_answers: Called after each token of an answer, and with None when the answers are stale; on any thread.
         on_job: Called after each change of a job, on its lane's thread.
         device: Device that will run the layers.
+        refused: Why there are no two models to compare, or None.
 
     Attributes:
         text: The text.
@@ -66,9 +67,10 @@ class SessionQuality:
         on_answers: Callable[[Answers | None], None],
         on_job: Callable[[Job], None],
         device: str = "cpu",
+        refused: WorkbenchError | None = None,
     ) -> None:
         self._calibration, self._coverage, self._in_turn, self._views = calibration, coverage, in_turn, views
-        self._on_state, self._on_job = on_state, on_job
+        self._on_state, self._on_job, self._refused = on_state, on_job, refused
         self.lane = Lane("quality", latest_wins=True)
         self._pair, self._results, self._failures = ModelPair(calibration, cache), Results(), Failures()
         self._changing = threading.Lock()  # held while text, plan, results and state change together
@@ -82,6 +84,7 @@ class SessionQuality:
             behind=self._behind,
             on_answers=on_answers,
             on_job=on_job,
+            refused=refused,
         )
         demo = calibration.has_demo_text
         self.text = QualityText(demo_eval_text(), DEMO_ORIGIN) if demo else QualityText()
@@ -92,7 +95,7 @@ class SessionQuality:
             follow=True,
             loads_bytes=calibration.state.loads_bytes,
             device_note=_device_note(calibration.source, device),
-            no_tokenizer=calibration.tokenizer_problem(),
+            refused=refused or calibration.tokenizer_problem(),
         )
 
     @property
@@ -162,8 +165,10 @@ class SessionQuality:
         """Measure perplexity and divergence of the recipe that holds now; None when that is known already.
 
         Raises:
-            ConfigError: when there is no text.
+            ConfigError: when there is no text, or the model was opened int4 already.
         """
+        if self._refused is not None:
+            raise self._refused
         self.text.check()
         self._measured = True
         return self._measure(quiet=False)

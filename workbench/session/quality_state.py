@@ -89,7 +89,8 @@ class QualityState:
         loads_bytes: Bytes of the model that is loaded first; 0 for one that is in memory.
         device_note: Where it is measured, when that is not where the layers will run; else "".
         calibrated_on: Whether the calibrated layers were fitted to this very text, so that the numbers flatter.
-        no_tokenizer: Why no text can be measured, whatever it is: the model came without a tokenizer; or None.
+        refused: Why no text can be measured, whatever it is: the model came without a tokenizer, or without the
+            original; or None.
     """
 
     origin: str
@@ -106,7 +107,7 @@ class QualityState:
     loads_bytes: int = 0
     device_note: str = ""
     calibrated_on: bool = False
-    no_tokenizer: WorkbenchError | None = None
+    refused: WorkbenchError | None = None
 
 
 class Results:

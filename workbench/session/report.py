@@ -26,9 +26,10 @@ from workbench.report.write import check_target, write_whole
 from workbench.session.calibration import SessionCalibration
 from workbench.session.events import EventKind
 from workbench.session.exact import SessionErrors
+from workbench.session.given import Given
 from workbench.session.improve import SessionImprove
 from workbench.session.quality import SessionQuality
-from workbench.session.script import DEFAULT_DIRECTORY, python_of
+from workbench.session.script import DEFAULT_DIRECTORY, convert_python, python_of
 from workbench.session.speed import SessionSpeed
 from workbench.session.sweep import Sweep
 from workbench.session.tokenized_text import DEMO_ORIGIN
@@ -47,6 +48,7 @@ class Reported(Protocol):
     device: str
     recipe: Recipe
     coverage: Coverage
+    given: Given | None
     exact: SessionErrors
     speed: SessionSpeed
     calibration: SessionCalibration
@@ -128,7 +130,7 @@ class SessionReport:
         return Contents(
             coverage=owner.coverage,
             recipe=owner.recipe,
-            python=python_of(owner.source, owner.recipe, DEFAULT_DIRECTORY, self._calibration()),
+            python=self._python(),
             verdict=owner.verdict.line(),
             errors=owner.exact.views,
             machine=machine_of(owner.device),
@@ -141,6 +143,12 @@ class SessionReport:
             quality_text=owner.quality.state.origin,
             improvement=improving.latest if improving.applied else None,
         )
+
+    def _python(self) -> str:
+        owner = self._owner
+        if owner.given is not None:
+            return convert_python(owner.source)
+        return python_of(owner.source, owner.recipe, DEFAULT_DIRECTORY, self._calibration())
 
     def _calibration(self) -> str | None:
         """Return an expression for the calibration text; one that is in no file is to be saved beside the script."""

@@ -9,8 +9,9 @@ from typing import Any, Literal, Protocol
 
 from workbench.config import ResolvedConfig
 from workbench.errors import ConfigError, ModelError
+from workbench.int4_source import ORIGINAL
 from workbench.jobs import Job, Lane
-from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.layers import is_int4
 from workbench.measure.error_map import Metric
 from workbench.recipe.recipe import Choice
@@ -116,13 +117,22 @@ class Room:
             self.means.emit("problem", job.error, job)
 
 
-def linear_row(seen: Seen, lack: str) -> CoverageRow:
+def linear_row(seen: Seen, lack: str, *, int4: bool = False) -> CoverageRow:
     """Return the row of the layer on show; where it is not linear, say what it lacks.
 
+    Args:
+        seen: The session.
+        lack: What it lacks.
+        int4: Whether it may be int4 already.
+
     Raises:
-        ConfigError: when no layer is on show, or one that is not linear.
+        ConfigError: when no layer is on show, or one that is not linear, or is int4 already.
     """
     row = seen.row(seen.current) if seen.current else None
+    if row is not None and row.kind == INT4:
+        if int4:
+            return row
+        raise ConfigError(f"{row.name} is int4 already: {lack}.", mend=ORIGINAL)
     if row is None or row.kind not in QUANTIZABLE_KINDS:
         what = "No layer is on show" if row is None else f"{row.name} is no linear layer ({row.kind})"
         raise ConfigError(f"{what}: {lack}.", mend="select a linear layer in the table")
@@ -136,7 +146,7 @@ def check_readable(source: Source, name: str) -> None:
         ModelError: with the reason.
     """
     if isinstance(source, ModelSource) and is_int4(source.model, name):
-        raise ModelError(f"{name} is int4 already.", mend="open the workbench on the original model")
+        raise ModelError(f"{name} is int4 already.", mend=ORIGINAL)
     why_not = source.missing(name)
     if why_not:
         raise ModelError(f"{name} cannot be shown: {why_not}.")

@@ -92,6 +92,32 @@ def command_of(
     return f"{line}\n" if held else f"{line} <<'RECIPE'\n{recipe_text(recipe.to_json())}RECIPE\n"
 
 
+def convert_python(source: Source, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
+    """Return Python that writes an int4 model in another format; its codes stay as they are."""
+    what, given = repr(source.name), ""
+    about = []
+    if isinstance(source, ModelSource):
+        what, given = "model", ", tokenizer=tokenizer"
+        about = ["# model and tokenizer are the ones that you gave to wb.Workbench"]
+    lines = ["import workbench as wb", "", *about, f"print(wb.export({what}, {str(directory)!r}, {format!r}{given}))"]
+    return "\n".join(lines) + "\n"
+
+
+def convert_command(source: Source, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
+    """Return a command line that writes an int4 checkpoint in another format; its codes stay as they are.
+
+    Raises:
+        ConfigError: for a model that is in memory only.
+    """
+    if isinstance(source, ModelSource):
+        raise ConfigError(
+            f"{source.name!r} is an int4 model in memory, which a command line cannot name.",
+            mend="export it as native and open that folder, or copy as Python",
+        )
+    words = ["workbench", "export", source.name, "--format", format, "--out", str(directory)]
+    return f"{shlex.join(words)}\n"
+
+
 def _recipe_lines(recipe: Recipe) -> tuple[list[str], str]:
     """Return the lines that make a recipe and what quantize_ is given: a configuration alone where that says it all."""
     choice = recipe.default

@@ -34,7 +34,7 @@ from workbench.session.quality import SessionQuality
 from workbench.session.recipe import SessionRecipe
 from workbench.session.report import SessionReport
 from workbench.session.rooms import Means
-from workbench.session.script import DEFAULT_DIRECTORY, command_of, python_of
+from workbench.session.script import DEFAULT_DIRECTORY, command_of, convert_command, convert_python, python_of
 from workbench.session.speed import SessionSpeed
 from workbench.session.state import SessionState
 from workbench.session.turns import Turns
@@ -45,6 +45,8 @@ from workbench.session.zoom import SessionZoom
 from workbench.targets import NATIVE
 from workbench.views.cache import ViewCache
 from workbench.views.views import LayerView
+
+_NOTHING_TO_COMPARE = "there is no original beside it to compare with; wb.measure_quality(model, ids) measures it alone"
 
 
 class Session(SessionState):
@@ -98,6 +100,7 @@ class Session(SessionState):
             on_answers=partial(emit, "answers"),
             on_job=on_job,
             device=self.device,
+            refused=None if self.given is None else self.given.refusal(_NOTHING_TO_COMPARE),
         )
         self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
         self.zoom = SessionZoom(self, means)
@@ -205,8 +208,10 @@ class Session(SessionState):
 
         Raises:
             PatternError: for a pattern that matches nothing; the recipe stays as it was.
+            ConfigError: for a model that was opened int4 already.
         """
         if recipe != self.recipe:
+            self._choosable("no recipe applies to it")
             self.history.add(recipe)
 
     @property
@@ -239,6 +244,9 @@ class Session(SessionState):
 
     def refresh(self) -> Job | None:
         """Compute the view of the current layer anew; what an older request still computes is dropped."""
+        if self.given is not None:  # there is no view to come before these
+            self.exports.follow()
+            self.verdict.follow()
         return self.views.refresh()
 
     @property
@@ -272,10 +280,12 @@ class Session(SessionState):
 
     def sweep_errors(self) -> Job:
         """Solve every int4 layer under the recipe and record its errors; see `SessionErrors.start`."""
+        self._choosable("its errors are measured against the original")
         return self.exact.start()
 
     def improve(self) -> Job:
         """Look for a recipe with less error at no more bytes, and take it; see `SessionImprove.start`."""
+        self._choosable("no recipe applies to it")
         return self.improving.start()
 
     # --- exporting ----------------------------------------------------------------------------------------------
@@ -284,6 +294,8 @@ class Session(SessionState):
         self, directory: Path | str, *, format: str = NATIVE, overwrite: bool = False, verify: bool = True
     ) -> Job:
         """Quantize under the recipe and write a checkpoint, then check what was written.
+
+        A model that was opened int4 already is converted: its codes stay as they are.
 
         Args:
             directory: The folder to make.
@@ -294,7 +306,7 @@ class Session(SessionState):
         Raises:
             CheckpointError: when the format cannot hold the recipe, the directory is blank, holds the model or the
                 working folder, or replacing it would delete files that are no checkpoint.
-            ModelError: when a live model is on the meta device or has int4 layers already.
+            ModelError: when a live model is on the meta device, or has int4 layers and was opened with a recipe.
             ConfigError: when no layer becomes int4, one is to be calibrated without a text, or other work is running.
         """
         return self.exports.start(directory, target=format, overwrite=overwrite, verify=verify)
@@ -325,6 +337,8 @@ class Session(SessionState):
         Raises:
             ConfigError: when a layer is to be calibrated without a text, or its file cannot be written.
         """
+        if self.given is not None:
+            return convert_python(self.source, directory, format)
         text = self.calibration.as_python(directory) if needs_calibration(self.coverage) else None
         return python_of(self.source, self.recipe, directory, text, format)
 
@@ -336,10 +350,16 @@ class Session(SessionState):
         Raises:
             ConfigError: for a model in memory, or a layer to be calibrated without a text that can be written.
         """
+        if self.given is not None:
+            return convert_command(self.source, directory, format)
         text = self.calibration.as_file(directory) if needs_calibration(self.coverage) else None
         return command_of(self.source, self.recipe, directory, text, self.recipes.file, format)
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _choosable(self, why: str) -> None:
+        if self.given is not None:
+            raise self.given.refusal(why)
 
     def _recalibrate(self) -> None:
         """Drop what was measured with another text, and show the current layer anew."""

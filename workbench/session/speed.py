@@ -74,7 +74,7 @@ class SessionSpeed:
         Raises:
             ConfigError: when the layer on show is not linear, or other work is running.
         """
-        n, k = linear_row(self._seen, "there is no speed to measure").shape[-2:]
+        n, k = linear_row(self._seen, "there is no speed to measure", int4=True).shape[-2:]
         config = replace(self._seen.choice().config, use_hqq=False)  # the solver changes values, never speed
         devices = present_devices()
         wanted = {"dtypes": tuple(dtypes), "paths": paths, "compiled": compiled, "budget_s": budget_s}

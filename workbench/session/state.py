@@ -9,10 +9,11 @@ from workbench.config import Int4WeightOnlyConfig, ResolvedConfig
 from workbench.coverage.coverage import Coverage
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import ConfigError
-from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.measure.error_map import Metric
 from workbench.recipe.recipe import Choice, Recipe
 from workbench.records.layers import CoverageRow
+from workbench.session.given import Given
 from workbench.session.layers import Scope
 from workbench.sources import Source
 
@@ -33,6 +34,7 @@ class SessionState:
         scope: What `configure` applies to: the current layer, the selection, or all layers.
         metric: What the heatmap shows.
         reduce: How the heatmap is reduced to screen size: "max" or "mean".
+        given: What a model came with that is int4 already, and is taken as it is; None for one to be quantized.
     """
 
     source: Source
@@ -46,12 +48,14 @@ class SessionState:
     scope: Scope = "all"
     metric: Metric = "rmse"
     reduce: Literal["max", "mean"] = "max"
+    given: Given | None = None
 
     def __post_init__(self) -> None:
         self.hold(self.recipe, self.preflight(self.recipe))
-        rows = self.layer_rows()
+        rows = [row for row in self.coverage.rows if row.kind in (*QUANTIZABLE_KINDS, INT4)]
         if rows and not self.current:
-            self.current = next((row.name for row in rows if row.decision == "int4"), rows[0].name)
+            first = [row.name for row in rows if row.decision == "int4" or (self.given and row.kind == INT4)]
+            self.current = [*first, rows[0].name][0]
             self.selection = [self.current]
 
     def layer_rows(self) -> list[CoverageRow]:
@@ -71,6 +75,8 @@ class SessionState:
 
     def choice(self) -> Choice:
         """The settings on show: those of the current layer, else the recipe's default."""
+        if self.given is not None and (own := self.given.choice(self.current)) is not None:
+            return own
         decided = self.recipe.decide(self.current)[0] if self.current else None
         return decided or self.recipe.default or Choice()
 
@@ -86,6 +92,7 @@ class SessionState:
             PatternError: for a pattern that matches nothing.
         """
         coverage = preflight_source(self.source, recipe, device=self.device)
+        coverage = coverage if self.given is None else self.given.as_it_is(coverage)
         if not self.device_reason:
             return coverage
         return replace(coverage, notes=(*coverage.notes, f"device: {self.device}, {self.device_reason}"))

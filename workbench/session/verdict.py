@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,9 +16,10 @@ from workbench.improve.improvement import OUTPUT_ERROR
 from workbench.jobs import Job, Lane
 from workbench.machine import present_devices
 from workbench.measure.decode import DecodeSpeed, iter_decode
-from workbench.measure.roofline import DTYPES
+from workbench.session.decode_target import Target, target_of
 from workbench.session.events import Event, EventKind
 from workbench.session.exact import SessionErrors
+from workbench.session.given import Given, int4_rows
 from workbench.session.improve import SessionImprove
 from workbench.sizes import size
 from workbench.sources import Source
@@ -36,6 +35,7 @@ class Judged(Protocol):
     device: str
     current: str
     coverage: Coverage
+    given: Given | None
     exact: SessionErrors
     improving: SessionImprove
     work: Lane
@@ -43,17 +43,6 @@ class Judged(Protocol):
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event."""
         ...
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is measured: the shape that most int4 weights are of, with the group size that most of them have."""
-
-    n: int
-    k: int
-    group_size: int
-    device: str
-    dtype: str
 
 
 class SessionVerdict:
@@ -94,12 +83,14 @@ class SessionVerdict:
         """Return what is measured under the recipe, or None where no layer becomes int4."""
         coverage, device = self._seen.coverage, torch.device(self._seen.device).type
         if self._latest is None or self._latest[0] is not coverage:
-            self._latest = coverage, target_of(coverage, self._dtypes, device)
+            self._latest = coverage, target_of(coverage, self._dtypes, device, self._seen.given)
         return self._latest[1]
 
     def line(self) -> str:
         """Say size, error and speed; what is not measured yet is said to be so."""
         coverage = self._seen.coverage
+        if self._seen.given is not None:
+            return " · ".join([*self._given_said(coverage, self._seen.given), self.speed_said()])
         if not coverage.configs:
             done = sum(row.kind == "int4_linear" for row in coverage.rows)
             if done:
@@ -109,6 +100,14 @@ class SessionVerdict:
         ratio = coverage.before_bytes / max(1, coverage.after_bytes)
         smaller = f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}, {ratio:.2f}× smaller"
         return " · ".join([smaller, self.error_said(), self.speed_said()])
+
+    @staticmethod
+    def _given_said(coverage: Coverage, given: Given) -> list[str]:
+        """Say what a model came with: its size, its int4 layers, their bits and their form."""
+        rows = int4_rows(coverage)
+        bits = 8 * sum(row.before_bytes for row in rows) / max(1, sum(row.parameters for row in rows))
+        layers = f"{len(rows)} layer{'s' * (len(rows) != 1)} in int4 already"
+        return [size(coverage.before_bytes), f"{layers}, {bits:.2f} bits per weight", given.said()]
 
     def error_said(self) -> str:
         """Say the relative RMS error of all int4 layers where all are solved, else that of the layer on show.
@@ -196,28 +195,6 @@ class SessionVerdict:
             self._problems[target] = str(job.error)
             self._emit("problem", job.error, job)
             self._emit("verdict", self, None)
-
-
-def target_of(coverage: Coverage, dtypes: Mapping[str, str], device: str) -> Target | None:
-    """Return the shape that most int4 weights are of, or None where there are none.
-
-    Args:
-        coverage: What becomes of every weight.
-        dtypes: Name of a weight → name of its dtype.
-        device: "cpu", "cuda", ….
-    """
-    held: Counter[tuple[int, int, int, str]] = Counter()
-    weights: Counter[tuple[int, int]] = Counter()
-    for row in coverage.int4_rows:
-        n, k = row.shape[-2:]
-        weights[n, k] += row.parameters
-        held[n, k, coverage.configs[row.name].group_size, dtypes[row.name]] += row.parameters
-    if not weights:
-        return None
-    shape = weights.most_common(1)[0][0]
-    of_shape = Counter({one: count for one, count in held.items() if one[:2] == shape})
-    n, k, group_size, dtype = of_shape.most_common(1)[0][0]
-    return Target(n, k, group_size, device, dtype if dtype in DTYPES else "bfloat16")
 
 
 def short_name(name: str) -> str:

@@ -14,6 +14,7 @@ from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.measure.error_map import METRICS, Metric
 from workbench.session.calibration import SessionCalibration
 from workbench.session.exact import SessionErrors
+from workbench.session.given import Given
 from workbench.session.microscope import SessionMicroscope
 from workbench.session.rooms import Means, Seen, check_readable
 from workbench.views.cache import NO_INPUTS, Inputs
@@ -25,6 +26,7 @@ class Shown(Seen, Protocol):
 
     coverage: Coverage
     calibration: SessionCalibration
+    given: Given | None
 
 
 class SessionViews:
@@ -59,10 +61,10 @@ class SessionViews:
         self.refresh()
 
     def refresh(self) -> Job | None:
-        """Compute the view anew, or none where the layer on show is not linear; what is older is dropped."""
+        """Compute the view anew, or none where the layer on show has no error to show; what is older is dropped."""
         seen, means = self._seen, self._means
         self._microscope.lane.cancel()  # it follows the new view
-        if not seen.current or seen.row(seen.current).kind not in QUANTIZABLE_KINDS:
+        if seen.given is not None or not seen.current or seen.row(seen.current).kind not in QUANTIZABLE_KINDS:
             self.lane.cancel()
             return None
         name, config, metric, reduce = seen.current, seen.resolved(), seen.metric, seen.reduce

@@ -12,6 +12,7 @@ from workbench.recipe.history import recipe_said
 from workbench.recipe.recipe import Recipe
 from workbench.records.speed import SpeedPoint
 from workbench.session.exact import SessionErrors
+from workbench.session.given import Given
 from workbench.session.speed import SessionSpeed
 from workbench.sizes import size
 from workbench.sources import Source
@@ -27,6 +28,7 @@ class Told(Protocol):
     device: str
     recipe: Recipe
     coverage: Coverage
+    given: Given | None
     exact: SessionErrors
     current: str
     speed: SessionSpeed
@@ -46,6 +48,8 @@ def session_facts(session: Told) -> dict[str, str]:
         "Coverage": coverage.verdict().partition(", " + size(coverage.before_bytes))[0],
         "Recipe": recipe_said(session.recipe),
     }
+    if session.given is not None:
+        facts |= {"Size": size(coverage.before_bytes), "Recipe": f"none: int4 already, {session.given.said()}"}
     if known := [errors[row.name] for row in coverage.int4_rows if row.name in errors]:
         worst = max(known, key=lambda view: view.summary.relative_rmse)
         said = f"{len(known)} of {len(coverage.int4_rows)} layers solved, the largest {_error(worst)}"

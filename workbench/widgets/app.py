@@ -17,12 +17,12 @@ from workbench.recipe.recipe import Recipe
 from workbench.session import Event, Session, open_session
 from workbench.session.words import facts_html, session_facts
 from workbench.widgets.calibration_panel import CalibrationPanel
-from workbench.widgets.commands import Command, Commands
 from workbench.widgets.compare_panel import ComparePanel
 from workbench.widgets.configure_panel import ConfigurePanel
 from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
+from workbench.widgets.given_panels import GIVEN_TABS, GivenLayerPanel, GivenRecipePanel
 from workbench.widgets.histogram_panel import HistogramPanel
 from workbench.widgets.improve_panel import ImprovePanel
 from workbench.widgets.job_commands import JobCommands
@@ -37,6 +37,7 @@ from workbench.widgets.report_panel import ReportPanel
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
 from workbench.widgets.tabs import Tab, Tabs
+from workbench.widgets.tools import Tools
 
 TABS = (
     Tab("layers", "Layers and errors", "Which weights become int4, how, and what that does to each group"),
@@ -50,8 +51,11 @@ TABS = (
 class Workbench(ipywidgets.VBox):
     """The int4 workbench over a model: layers, settings, errors, speed and export, all linked.
 
+    One that is int4 already is shown as it is, to be timed and converted; errors and settings take the original.
+
     Args:
-        model_or_path: A live model (not changed), a model folder (read by header and slice), or None: the demo model.
+        model_or_path: A live model (not changed), a model folder (read by header and slice), or None: the demo model;
+            or an int4 model, live or on disk in any format that `wb.import_checkpoint` reads.
         tokenizer: Saved beside an exported checkpoint of a live model.
         device: Device that will run the layers; None is where a live model is, and for a folder "cuda" when this
             machine has it, or the CPU.
@@ -74,6 +78,7 @@ class Workbench(ipywidgets.VBox):
         report: The panel that saves the report.
         tabs: Which parts are shown; `tabs.selected` may be set.
         improve: The panel with what Improve changed, shown once it has an answer.
+        given: Of a model that came int4, the panels with how a layer is stored and with its recipe; else none.
         tools: Improve, undo, redo, and the sweep over all layers.
         commands: Resume where work stopped short of its end, and Cancel while something runs.
         status: The running job, and what went wrong.
@@ -85,6 +90,7 @@ class Workbench(ipywidgets.VBox):
 
     Raises:
         ModelError: when the model cannot be read.
+        CheckpointError: when an int4 checkpoint is damaged.
     """
 
     recipe = traitlets.Instance(Recipe)
@@ -115,40 +121,38 @@ class Workbench(ipywidgets.VBox):
         self.export = ExportPanel(self.session, self._on_error)
         self.report = ReportPanel(self.session, self._on_error)
         self.improve = ImprovePanel(self.session, self._on_error)
-        self.tools = Commands(
-            [
-                Command("improve", "Improve", "Find a recipe with less error at the same size", "primary"),
-                Command("undo", "Undo", "Go back to the recipe before the last change", enabled=False),
-                Command("redo", "Redo", "Take back the last undo", enabled=False),
-                Command("sweep", "Measure all layers", "Solve every int4 layer and fill the table's error column"),
-            ],
-            on_error=self._on_error,
-        )
+        is_int4 = self.session.given is not None
+        panels = (GivenLayerPanel, GivenRecipePanel) if is_int4 else ()
+        self.given = [panel(self.session, self._on_error) for panel in panels]
+        self.tools = Tools(self.session, on_error=self._on_error)
         self.commands = JobCommands(on_error=self._on_error)
-        self._enable_tools()
         self.tools.on_command(self._on_command)
         self.commands.on_command(self._on_command)
-        self.tabs = Tabs(TABS, on_error=self._on_error)
+        self.tabs = Tabs(GIVEN_TABS if is_int4 else TABS, on_error=self._on_error)
         header = styled(ipywidgets.Box([self.tools, self.layers.verdict]), "wb-app-header")
         footer = row(self.status, self.commands, grow=self.status)
         left = ipywidgets.VBox([self.layers, self.calibration, self.convergence])
-        right = ipywidgets.VBox([self.errors])
+        right = ipywidgets.VBox([self.errors, *self.given[:1]])
         columns = [styled(column, "wb-app-column", "wb-on-layers") for column in (left, right)]
         wide = [
             *(("layers", panel) for panel in (self.microscope, self.compare, self.histogram, self.layer_errors)),
             *(("speed", self.speed), ("quality", self.quality), ("recipe", self.recipe_panel), ("export", self.export)),
             ("export", self.report),
+            *(("recipe", panel) for panel in self.given[1:]),
         ]
         below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
-        for panel in (self.layers, self.errors):
+        for panel in (self.layers, self.errors, *self.given[:1]):
             styled(panel, "wb-tall")
         for panel in (self.convergence, self.histogram, self.layer_errors):
             styled(panel, "wb-aside")  # a third column where there is room for one
+        lost = (self.configure, self.errors, self.convergence, self.microscope, self.compare, self.histogram)
+        for panel in (*lost, self.layer_errors, self.recipe_panel) if is_int4 else ():
+            styled(panel, "wb-away")  # there is no original to measure errors against, and no recipe to choose
         settings = styled(self.configure, "wb-across", "wb-on-layers", "wb-configure")
         parts = [*above, styled(self.improve, "wb-across"), settings, *columns, *below]
-        grid = styled(ipywidgets.Box([*parts, styled(footer, "wb-panel", "wb-across")]), "wb-app-grid")
-        super().__init__([grid])
+        grid = styled(ipywidgets.Box(parts), "wb-app-grid")
+        super().__init__([grid, styled(footer, "wb-panel", "wb-footer")])
         styled(self, "wb-app")
         self.recipe = self.session.recipe
         self.selection = self.session.selection
@@ -188,7 +192,7 @@ class Workbench(ipywidgets.VBox):
         panels = (
             *(self.layers, self.configure, self.calibration, self.errors, self.convergence),
             *(self.microscope, self.compare, self.histogram, self.layer_errors, self.speed),
-            *(self.quality, self.recipe_panel, self.export, self.report, self.improve),
+            *(self.quality, self.recipe_panel, self.export, self.report, self.improve, *self.given),
         )
         with self._showing:
             for show in (*(panel.on_event for panel in panels), self._show):
@@ -201,7 +205,7 @@ class Workbench(ipywidgets.VBox):
         if event.kind == "coverage":
             self._told = self.session.recipe
             self.recipe = self._told
-            self._enable_tools()
+            self.tools.follow()
         elif event.kind == "selection":
             self.selection = list(self.session.selection)
         elif event.kind == "view":
@@ -213,10 +217,6 @@ class Workbench(ipywidgets.VBox):
         elif event.kind == "problem":
             job = event.job
             self.status.show_problem(event.data, job.label if job else "", job.details if job else "")
-
-    def _enable_tools(self) -> None:
-        some = bool(self.session.coverage.configs)
-        self.tools.enable(undo=self.session.can_undo, redo=self.session.can_redo, improve=some, sweep=some)
 
     def _show_job(self, job: Job) -> None:
         if not job.quiet or job.state == "failed":

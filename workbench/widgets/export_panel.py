@@ -44,9 +44,11 @@ class ExportPanel(Panel):
         values: dict[str, Value] = {"directory": "exports/int4", "overwrite": False, "verify": True}
         self.formats = FormatTable(on_error=on_error)
         self.form = Form(FIELDS, values, on_error=on_error, title="Export")
+        does = "Quantize under the recipe and write the checkpoint"
+        does = does if session.given is None else "Convert and write the checkpoint; the codes stay as they are"
         self.commands = Commands(
             [
-                Command("export", "Export checkpoint", "Quantize under the recipe and write the checkpoint", "primary"),
+                Command("export", "Export checkpoint", does, "primary"),
                 Command("python", "Copy as Python", "Copy and show a cell that does the same without the app"),
                 Command("shell", "Copy as command", "Copy and show a command line that does the same without the app"),
             ],
@@ -68,7 +70,7 @@ class ExportPanel(Panel):
         """Show the plan after a change, and the result after an export."""
         if event.kind == "coverage":
             answered = self.session.exports.table is not None  # as after a view that came before its recipe was told
-            self.formats.busy = bool(event.data.configs) and not answered
+            self.formats.busy = self.session.exports.some and not answered
             self._follow_choice()
         elif event.kind == "targets":
             self._show_formats(self.session.exports.table)
@@ -99,7 +101,7 @@ class ExportPanel(Panel):
     def _show_formats(self, table: TargetTable | None) -> None:
         if table is None:
             self.formats.show([_row(NATIVE, Fit(NATIVE))])
-            self.formats.busy = bool(self.session.coverage.configs)  # where nothing becomes int4, none is asked
+            self.formats.busy = self.session.exports.some  # where nothing becomes int4, none is asked
         else:
             self.formats.show([_row(name, table.fits[name]) for name in table.fits])
         self._follow_choice()
@@ -110,7 +112,7 @@ class ExportPanel(Panel):
         coverage = self.session.coverage
         fit = None if table is None else table.fits.get(chosen)
         refused = fit is not None and fit.state == "refused"
-        self.commands.enable(export=bool(coverage.configs) and not refused)
+        self.commands.enable(export=self.session.exports.some and not refused)
         self._show_refusal(chosen, fit if refused else None)
         after = coverage.after_bytes if fit is None or not fit.size_bytes else fit.size_bytes
         facts = [Fact("Format", _title(chosen), "" if fit is None else str(fit.state))]
@@ -128,7 +130,8 @@ class ExportPanel(Panel):
             self.fitting.set_buttons([_BACK])
         elif refused is not None:
             notes = [str(misfit) for misfit in refused.misfits]
-            self.refusal.show([], verdict=f"{_title(chosen)} cannot hold this recipe.", notes=notes)
+            held = "recipe" if self.session.given is None else "model"
+            self.refusal.show([], verdict=f"{_title(chosen)} cannot hold this {held}.", notes=notes)
             self.fitting.set_buttons([_FIT] if refused.change else [])
         else:
             self._callout.add_class("wb-away")

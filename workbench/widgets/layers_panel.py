@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from workbench.checkpoint.native import ModuleFormat
 from workbench.config import GROUP_SIZES
-from workbench.coverage.coverage import Coverage
-from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.coverage.coverage import ALREADY, Coverage
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.measure.decode import DecodeSpeed
 from workbench.records.layers import CoverageRow
 from workbench.session import Event, Session
@@ -25,8 +26,13 @@ class LayersPanel(Panel):
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
         self.verdict = Facts(on_error=on_error)
+        able = session.given is None  # else nothing is to be chosen, and no size changes
         self.table = LayerTable(
-            on_error=on_error, height=308, error_label="relative error (RMS)", group_sizes=list(GROUP_SIZES)
+            on_error=on_error,
+            height=308,
+            error_label="relative error (RMS)",
+            group_sizes=list(GROUP_SIZES) if able else [],
+            show_totals=able,
         )
         super().__init__(session, on_error, [self.table])
         self._told: tuple[tuple[str, ...], str] = ((), "")
@@ -51,7 +57,8 @@ class LayersPanel(Panel):
             self._show_notes(self.session.coverage)
 
     def _show_coverage(self, coverage: Coverage) -> None:
-        self.table.show(columns_with_groups(coverage))
+        given = self.session.given
+        self.table.show(columns_with_groups(coverage) if given is None else given_columns(coverage, given.forms))
         self._told = (tuple(self.table.selected), self.table.current)
         known = {name: view for name, view in self.session.errors.items() if name in coverage.configs}
         if known:
@@ -62,7 +69,8 @@ class LayersPanel(Panel):
         self._show_notes(coverage)
 
     def _show_verdict(self) -> None:
-        facts = [fact for fact in facts_of(self.session.coverage) if fact.label != "Size"]  # which the verdict says
+        said = ("Size",) if self.session.given is None else ("Size", "Int4 layers")  # by the verdict
+        facts = [fact for fact in facts_of(self.session.coverage) if fact.label not in said]
         self.verdict.show(facts, verdict=self.session.verdict.line())
 
     def _show_notes(self, coverage: Coverage) -> None:
@@ -105,6 +113,20 @@ def columns_with_groups(coverage: Coverage) -> dict[str, list[Any]]:
     return columns_of(coverage.rows) | {"group_size": sizes}
 
 
+def given_columns(coverage: Coverage, forms: Mapping[str, ModuleFormat]) -> dict[str, list[Any]]:
+    """Return the columns of the layer table of a model that came int4: these layers are int4, in groups of their own.
+
+    Args:
+        coverage: Every weight.
+        forms: Module path → form of each int4 layer.
+    """
+    columns = columns_of(coverage.rows)
+    sizes = [forms[row.name].group_size if row.name in forms else None for row in coverage.rows]
+    decisions = ["int4" if row.name in forms else row.decision for row in coverage.rows]
+    reasons = [row.reason.removeprefix(f"{ALREADY}: ") for row in coverage.rows]
+    return columns | {"group_size": sizes, "decision": decisions, "reason": reasons}
+
+
 def make_choice(session: Session, choice: LayerChoice) -> str:
     """Do what was chosen in the layer table; say what came of it."""
     return session.layers.choose(choice.names, choice.decision, group_size=choice.group_size, glob=choice.glob)
@@ -114,7 +136,7 @@ def facts_of(coverage: Coverage) -> list[Fact]:
     """Return the numbers of a coverage."""
     ratio = coverage.before_bytes / max(1, coverage.after_bytes)
     parameters = max(1, sum(row.parameters for row in coverage.rows))
-    already = [row for row in coverage.rows if row.kind == "int4_linear"]
+    already = [row for row in coverage.rows if row.kind == INT4]
     if already and not coverage.configs:
         share = sum(row.before_bytes for row in already) / max(1, coverage.before_bytes)
         return [

@@ -73,7 +73,7 @@ class Panel(ipywidgets.VBox):
     def shows_layer(self) -> bool:
         """Whether what is on show is a linear layer, of which there is a view to come."""
         name = self.session.current
-        return bool(name) and self.session.row(name).kind in QUANTIZABLE_KINDS
+        return self.session.given is None and bool(name) and self.session.row(name).kind in QUANTIZABLE_KINDS
 
     def close(self) -> None:
         """Close the channels of the panel and of its components."""

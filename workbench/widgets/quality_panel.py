@@ -87,7 +87,7 @@ class QualityPanel(Panel):
         super().__init__(session, on_error, parts)
         styled(self, "wb-quality")
         self._text: str | None = None
-        if session.quality.state.no_tokenizer is not None:  # the line above the numbers says why
+        if session.quality.state.refused is not None:  # the line above the numbers says why
             self.commands.enable(measure=False)
             self.asking.enable(ask=False)
         self._show()

@@ -21,8 +21,8 @@ def said(state: QualityState) -> str:
     if state.problem is not None:
         return f"Not measured: {state.problem}"
     if state.measured is None:
-        if state.no_tokenizer is not None:
-            return f"Nothing can be measured: {state.no_tokenizer}"
+        if state.refused is not None:
+            return f"Nothing can be measured: {state.refused}"
         if not state.origin:
             return "Not measured yet: give a text first."
         return "Not measured under this recipe yet." if state.history else "Not measured yet."

@@ -1,0 +1,98 @@
+"""A model that came with int4 layers: it is taken as it is, to be looked at, timed and converted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from workbench.checkpoint.contents import Contents
+from workbench.checkpoint.model_contents import ModelContents
+from workbench.checkpoint.native import ModuleFormat, int4_layers
+from workbench.config import Int4WeightOnlyConfig
+from workbench.coverage.coverage import Coverage
+from workbench.errors import ConfigError
+from workbench.int4_source import ORIGINAL, Int4Source
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
+from workbench.quantize import RECIPE_ATTRIBUTE
+from workbench.recipe.recipe import Choice, Recipe
+from workbench.records.layers import CoverageRow
+from workbench.sizes import size
+from workbench.sources import ModelSource, Source
+from workbench.targets import NATIVE
+
+_FORMS = 3  # that are named in a line
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a model that is int4 already came with.
+
+    Attributes:
+        method: Its format: "native", "gptq", …; "in memory" for a live model.
+        forms: Module path → form of each int4 weight.
+        path: Where it is read from, or None for a live model.
+        contents: Makes what a checkpoint of it is written from; codes stay as they are.
+        recipe: The recipe that it was made with, where it says so.
+        notes: What a person must know of how it is read.
+    """
+
+    method: str
+    forms: Mapping[str, ModuleFormat]
+    path: Path | None
+    contents: Callable[[], Contents] = field(repr=False)
+    recipe: Recipe | None = None
+    notes: tuple[str, ...] = ()
+
+    def said(self) -> str:
+        """Say its format, group sizes and domains: "native, g64 float"."""
+        counts = Counter(f"g{form.group_size} {form.domain}" for form in self.forms.values()).most_common()
+        shown = [form if len(counts) == 1 else f"{form} ({count})" for form, count in counts[:_FORMS]]
+        return ", ".join([self.method, *shown, *(["…"] if len(counts) > _FORMS else [])])
+
+    def choice(self, name: str) -> Choice | None:
+        """Return the settings that an int4 layer has, as far as a recipe could ask for them; None for another."""
+        form = self.forms.get(name)
+        return None if form is None else Choice(Int4WeightOnlyConfig(group_size=form.group_size), domain=form.domain)
+
+    def as_it_is(self, coverage: Coverage) -> Coverage:
+        """Return a coverage that says of dense layers that they are what they are, not what a recipe left out."""
+        return replace(coverage, rows=tuple(map(_kept, coverage.rows)), notes=(*self.notes, *coverage.notes))
+
+    def refusal(self, what: str) -> ConfigError:
+        """Return why something cannot be done that takes the original weights, and the mend."""
+        return ConfigError(f"The model is int4 already: {what}.", mend=ORIGINAL)
+
+
+def given_of(source: Source, tokenizer: Any = None) -> Given | None:
+    """Return what a source came with that is int4 already; None for a dense model."""
+    if isinstance(source, Int4Source):
+        outline = source.outline
+        forms, notes = dict(outline.int4), (*_stored_note(source), *outline.notes)
+        return Given(source.method, forms, source.path, lambda: source.contents, outline.recipe, notes)
+    if not isinstance(source, ModelSource):
+        return None
+    model = source.model
+    forms = {name: ModuleFormat.of(layer) for name, layer in int4_layers(model).items()}
+    recipe = getattr(model, RECIPE_ATTRIBUTE, None)
+    return Given("in memory", forms, None, lambda: ModelContents(model, tokenizer), recipe) if forms else None
+
+
+def int4_rows(coverage: Coverage) -> list[CoverageRow]:
+    """Return the rows of the layers that are int4 already."""
+    return [row for row in coverage.rows if row.kind == INT4]
+
+
+def _stored_note(source: Int4Source) -> tuple[str, ...]:
+    """Say of another library's format that what is counted is not its own bytes."""
+    if source.method == NATIVE:
+        return ()
+    scales = " and ".join(sorted({form.scale_dtype for form in source.outline.int4.values()}))
+    own = f"{source.method} stores {size(source.stored_bytes)}"
+    return (f"{own}; sizes here are those of the native format, with {scales} scales",)
+
+
+def _kept(row: CoverageRow) -> CoverageRow:
+    return replace(row, reason="dense in this model") if row.kind in QUANTIZABLE_KINDS else row
