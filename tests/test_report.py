@@ -264,7 +264,7 @@ def test_a_report_is_written_in_one_step(tmp_path):
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, r"needs 3 B, was not written: the disk is full\..*free some disk space"),
+        (errno.ENOSPC, r"was not written: the disk is full \(3 B are needed\)\..*free some disk space"),
         (errno.EACCES, r"was not written: Permission denied\..*choose a folder that you may write to"),
     ],
 )

@@ -82,7 +82,8 @@ def test_a_file_that_cannot_be_written_in_the_end_is_said_there_too(shown, tmp_p
     monkeypatch.setattr("os.fsync", full_disk)
     save(panel, tmp_path / "r.html")
     assert session.wait(60)
-    assert "No space left on device" in panel.form.errors["path"] and "choose a folder" in panel.form.errors["path"]
+    assert "the disk is full (" in panel.form.errors["path"]
+    assert "are needed). To mend it: free some disk space" in panel.form.errors["path"]
     assert panel.result.verdict == "Failed, nothing was written." and enabled(panel)
 
 

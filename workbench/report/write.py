@@ -9,7 +9,6 @@ from pathlib import Path
 
 from workbench.disk import why_unwritten
 from workbench.errors import ConfigError
-from workbench.sizes import size
 
 
 def check_target(path: Path | str) -> Path:
@@ -48,10 +47,9 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        reason, mend = why_unwritten(str(error.strerror), error.errno)
-        needs = size(len(text.encode("utf-8")))
-        what = f"The report {str(path)!r}, which needs {needs}, was not written: {reason}."
-        raise ConfigError(what, mend=mend) from None
+        need = len(text.encode("utf-8"))
+        reason, mend = why_unwritten(str(error.strerror), error.errno, need_bytes=need)
+        raise ConfigError(f"The report {str(path)!r} was not written: {reason}.", mend=mend) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
