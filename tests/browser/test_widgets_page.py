@@ -400,7 +400,7 @@ class TestLayerTable:
         expect(status).to_have_attribute("data-kind", "running")
         failed = table.locator("[data-name='model.layers.0.mlp.down_proj'] .wb-status")
         expect(failed).to_have_attribute("title", "failed: NaN in row 3")
-        expect(table.locator("[data-name='model.layers.0.self_attn.v_proj'] .wb-error")).to_have_text("0.5")
+        expect(table.locator("[data-name='model.layers.0.self_attn.v_proj'] .wb-error")).to_have_text("0.500")
         assert int(lab.run_code("print(sum(len(str(m)) for m in sent))")) < 400
 
     def test_python_selects_and_the_row_scrolls_into_view(self, lab: NotebookPage, table: Locator) -> None:
@@ -421,6 +421,20 @@ class TestLayerTable:
         lab.screenshot("layers-narrow", ".wb-layers")
         lab.run_code("table.layout.width = None")
         expect(table.get_by_role("columnheader")).to_have_count(wide)
+
+    def test_long_shapes_do_not_take_the_size_after_with_them(self, lab: NotebookPage, table: Locator) -> None:
+        lab.run_code(
+            "stacks = {**table.columns, 'shape': [[128, *shape] for shape in table.columns['shape']]}\n"
+            "table.layout.width = '600px'; table.show(stacks)"
+        )
+        header = table.get_by_role("columnheader")
+        expect(header).to_have_text(["Layer", "After", "Decision", "Error", "Status"])
+        assert header.evaluate_all("cells => cells.every(one => one.scrollWidth <= one.clientWidth + 4)")
+        table.locator(".wb-body").evaluate("body => { body.scrollTop = 0 }")
+        dense = table.locator("[data-name='model.layers.0.input_layernorm'] .wb-reason")
+        expect(dense).to_have_text("dense")  # there is no room for why
+        expect(dense).to_have_attribute("title", "not a matrix")
+        lab.run_code("table.layout.width = None; table.show(layers(1600))")
 
     @staticmethod
     def selected(lab: NotebookPage) -> list[str]:

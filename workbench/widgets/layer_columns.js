@@ -30,7 +30,7 @@ function treeCell({ node, level, open }, title) {
 
 function decisionCell(data, i, view) {
   const reason = data.reason[i];
-  if (data.decision[i] !== "int4") return make("span", { class: "wb-reason", title: reason, text: view.has("reason") ? "dense" : reason });
+  if (data.decision[i] !== "int4") return make("span", { class: "wb-reason", title: reason, text: view.saysWhy() ? reason : "dense" });
   const padding = data.padding?.[i];
   const title = [reason, padding && `padded: ${padding}`].filter(Boolean).join(" · ");
   return make("span", { class: "wb-badge", "data-kind": "good", title: `int4: ${title}`, text: padding && !view.has("padding") ? "int4, padded" : "int4" });
@@ -38,7 +38,7 @@ function decisionCell(data, i, view) {
 
 /** "int4", "dense", or how many of the weights that can become int4 do. */
 function decisionOf(sum, view) {
-  if (sum.int4Count === 0) return view.has("reason") || sum.reasons.size > 1 ? make("span", { class: "wb-reason", text: "dense" }) : reasonsOf(sum);
+  if (sum.int4Count === 0) return view.saysWhy() && sum.reasons.size === 1 ? reasonsOf(sum) : make("span", { class: "wb-reason", title: reasonTitle(sum), text: "dense" });
   const able = view.ableIn(sum);
   if (sum.int4Count === sum.count || sum.int4Count === able) {
     return make("span", { class: "wb-badge", "data-kind": "good", title: `${formatCount(sum.int4Count)} of ${plural(sum.count, "weight")}`, text: "int4" });
@@ -48,13 +48,14 @@ function decisionOf(sum, view) {
   return make("span", { class: "wb-badge", "data-kind": "warn", title: `${formatCount(sum.int4Count)} of ${plural(able, "layer")} that can`, text });
 }
 
+const reasonsIn = (sum) => [...sum.reasons].sort((a, b) => b[1] - a[1]);
+const reasonTitle = (sum) => reasonsIn(sum).map(([reason, count]) => `${formatCount(count)} ${reason}`).join("\n");
+
 /** The reason that all weights below share, or how many reasons there are, the most frequent first. */
 function reasonsOf(sum) {
-  const reasons = [...sum.reasons].sort((a, b) => b[1] - a[1]);
-  const title = reasons.map(([reason, count]) => `${formatCount(count)} ${reason}`).join("\n");
-  const [first] = reasons[0];
-  const text = first.replace(/^(int4|dense): /, "") + (reasons.length > 1 ? ` (+${reasons.length - 1} more)` : "");
-  return make("span", { class: "wb-reason", title, text });
+  const [first] = reasonsIn(sum)[0];
+  const text = first.replace(/^(int4|dense): /, "") + (sum.reasons.size > 1 ? ` (+${sum.reasons.size - 1} more)` : "");
+  return make("span", { class: "wb-reason", title: reasonTitle(sum), text });
 }
 
 function errorCell(value, view) {
@@ -62,8 +63,11 @@ function errorCell(value, view) {
   if (value === null || value === undefined) return make("span", { class: "wb-none", title: "not measured yet", text: "–" });
   const share = view.worst > 0 ? Math.max(0.02, value / view.worst) : 0;
   const bar = make("span", { class: "wb-bar" }, make("span", { style: `width:${(100 * share).toFixed(1)}%` }));
-  return make("div", { class: "wb-error" }, bar, make("span", { text: formatNumber(value) }));
+  return make("div", { class: "wb-error" }, bar, make("span", { text: errorText(value) }));
 }
+
+/** Three digits always, so that the numbers of a column stand under each other. */
+const errorText = (value) => (value >= 1e-3 && value < 1000 ? value.toPrecision(3) : formatNumber(value));
 
 /** A share of the whole; 100 % only when it is all of it. */
 function percentOf(share, digits = 1) {
@@ -89,26 +93,35 @@ const kindsCell = (sum) => make("span", { title: kindsOf(sum), text: sum.kinds.s
 const bitsText = (bits) => (bits ?? NaN).toFixed(2).replace("NaN", "–");
 const textCell = (text) => make("span", { title: text || null, text: text ?? "" });
 
+const longest = (texts) => texts.reduce((most, text) => Math.max(most, text.length), 0);
 /** Pixels that the longest shape takes, three numbers of a stack of experts for instance. */
-const shapeRoom = (data) => 20 + 7.4 * data.shape.reduce((longest, shape) => Math.max(longest, shape.join(" × ").length), 0);
+const shapeRoom = (data) => 20 + 7.4 * longest(data.shape.map((shape) => shape.join(" × ")));
 /** Pixels that "int4, padded" takes, where a layer is. */
 const decisionRoom = (data) => ((data.padding ?? []).some(Boolean) ? DECISION_ALONE : 0);
+/** Pixels that the longest path takes in a list, and in the tree the longest last part, indented and with its count. */
+const nameRoom = (data, tree) => (tree ? data.name.reduce((most, name) => Math.max(most, treeRoom(name)), 0) : 22 + 7.3 * longest(data.name));
+
+function treeRoom(name) {
+  const parts = name.split(".");
+  const level = parts.filter((part) => !/^\d+$/.test(part)).length; // an index stands beside its parent
+  return 16 * level + 7.3 * parts.at(-1).length + 52;
+}
 
 /**
- * `rank`: the lower, the longer a column stays as the table gets narrower; `small`: its width in a narrow table.
- * `need`: pixels that its widest cell takes, which it has in any table.
+ * `rank`: the lower, the longer a column stays as the table gets narrower.
+ * `small`: its width where there is no room for more; `need`: pixels that its widest cell takes, which it has always.
  * `cell` shows one weight, `sum` a node of the tree; `by` and `bySum` are what they are sorted by.
  */
 const LAYER_COLUMNS = [
   { id: "name", label: "Layer", width: 220, small: 164, grow: 3, rank: 0, cell: nameCell, sum: (s, view, item) => treeCell(item, item.node.path), bySum: (s, node) => node.label },
   { id: "weights", label: "Weights", width: 82, small: 82, rank: 4, right: true, tree: true, sum: (s) => formatCount(s.count), cell: () => "1", by: () => 1, bySum: (s) => s.count },
   { id: "kind", label: "Kind", width: 100, rank: 8, cell: (d, i) => textCell(kindOf(d.kind[i])), sum: kindsCell, bySum: kindsOf },
-  { id: "shape", label: "Shape", width: 118, small: 98, rank: 2.5, right: true, need: shapeRoom, cell: (d, i) => textCell(d.shape[i].join(" × ")), sum: (s) => textCell(s.shape), by: (d, i) => d.parameters[i], bySum: (s) => s.parameters },
+  { id: "shape", label: "Shape", width: 118, small: 98, rank: 3, right: true, need: shapeRoom, cell: (d, i) => textCell(d.shape[i].join(" × ")), sum: (s) => textCell(s.shape), by: (d, i) => d.parameters[i], bySum: (s) => s.parameters },
   { id: "parameters", label: "Params", width: 78, rank: 9, right: true, cell: (d, i) => compactCount(d.parameters[i]), sum: (s) => compactCount(s.parameters), bySum: (s) => s.parameters },
   { id: "before_bytes", label: "Before", width: 76, rank: 6, right: true, cell: (d, i) => formatBytes(d.before_bytes[i]), sum: (s) => formatBytes(s.before), bySum: (s) => s.before },
-  { id: "after_bytes", label: "After", width: 76, small: 70, rank: 3, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]), sum: (s) => formatBytes(s.after), bySum: (s) => s.after },
+  { id: "after_bytes", label: "After", width: 76, small: 70, rank: 2.5, right: true, cell: (d, i) => formatBytes(d.after_bytes[i]), sum: (s) => formatBytes(s.after), bySum: (s) => s.after },
   { id: "share", label: "In int4", title: "Share of the bytes that becomes int4", width: 96, small: 86, rank: 3.5, tree: true, cell: (d, i) => shareCell(totalsOf(d, [i])), sum: shareCell, by: (d, i) => (d.decision[i] === "int4" ? 1 : 0), bySum: (s) => s.coverage },
-  { id: "decision", label: "Decision", width: 160, small: 72, need: decisionRoom, grow: 2, rank: 1, cell: decisionCell, sum: decisionOf, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}`, bySum: (s) => `${s.int4Count ? 0 : 1}${s.int4Count === s.count ? "" : 1}` },
+  { id: "decision", label: "Decision", width: 160, small: 82, need: decisionRoom, grow: 2, rank: 1, cell: decisionCell, sum: decisionOf, by: (d, i) => `${d.decision[i] === "int4" ? 0 : 1}${d.reason[i]}`, bySum: (s) => `${s.int4Count ? 0 : 1}${s.int4Count === s.count ? "" : 1}` },
   { id: "group_size", label: "Group", title: "Weights per group", width: 70, rank: 8.5, right: true, cell: (d, i) => d.group_size[i] ?? "", sum: (s) => [...s.groups].sort((a, b) => a - b).join(", "), bySum: (s) => Math.max(0, ...s.groups) || null },
   { id: "reason", label: "Reason", width: 160, grow: 3, rank: 6.2, cell: (d, i) => make("span", { class: "wb-reason", title: d.reason[i], text: d.reason[i] }), sum: reasonsOf, bySum: (s) => [...s.reasons.keys()][0] },
   { id: "padding", label: "Padding", width: 96, grow: 1, rank: 8.8, cell: (d, i) => textCell(d.padding[i]), sum: (s) => (s.padded ? `${formatCount(s.padded)} padded` : ""), bySum: (s) => s.padded || null },
@@ -117,29 +130,55 @@ const LAYER_COLUMNS = [
   { id: "status", label: "Status", width: 92, rank: 2.3, cell: (d, i) => statusCell(d.status[i]), sum: (s) => statusCell(statesOf(s)), bySum: statesOf },
 ];
 
-const NARROW = 620;
 const DECISION = LAYER_COLUMNS.find((column) => column.id === "decision");
 const DECISION_ALONE = 108;
+const ESSENTIAL = 3; // columns up to this rank are there before any other takes room
 const ALWAYS = ["name", "shape", "parameters", "before_bytes", "after_bytes", "decision", "reason"];
 
-/** The columns that have data and fit into `width`, in their order, with the width of each. */
+/**
+ * The columns that have data and fit into `width`, in their order, with the width of each.
+ *
+ * The essential ones may be small, and grow before a column that is not essential joins them; then the paths grow.
+ */
 function fittingColumns(data, width, tree) {
   const known = LAYER_COLUMNS.filter((column) => (column.tree ? tree : isUsed(data, column.id)));
-  const room = (column) => Math.max((width < NARROW && column.small) || column.width, column.need?.(data) ?? 0);
-  const chosen = new Set();
+  const need = (column) => column.need?.(data) ?? 0;
+  const least = (column) => Math.max(column.small ?? column.width, need(column));
+  const wide = (column) => Math.max(column.width, need(column));
+  const widths = new Map();
   let left = width;
-  for (const column of [...known].sort((a, b) => a.rank - b.rank)) {
-    const saved = column.id === "reason" ? room(DECISION) - DECISION_ALONE : 0; // the decision need not say why, then
-    if (column.rank > 0 && left + saved < room(column)) {
+  const ranked = [...known].sort((a, b) => a.rank - b.rank);
+  for (const column of ranked.filter(({ rank }) => rank <= ESSENTIAL)) {
+    if (column.rank > 0 && left < least(column)) break;
+    widths.set(column, least(column));
+    left -= least(column);
+  }
+  const grown = [...widths.keys()].reduce((sum, column) => sum + wide(column) - least(column), 0);
+  if (left >= grown) {
+    for (const column of widths.keys()) widths.set(column, wide(column));
+    left -= grown;
+    left = addOthers(ranked.filter(({ rank }) => rank > ESSENTIAL), widths, left, wide);
+  }
+  const [name] = widths.keys();
+  widths.set(name, widths.get(name) + clamp(nameRoom(data, tree) - widths.get(name), 0, left));
+  const alone = [...widths.keys()].some((column) => column.id === "reason");
+  const grow = (column) => ((column === DECISION && alone) || column === name ? 0 : column.grow);
+  return known.filter((column) => widths.has(column)).map((column) => ({ ...column, width: widths.get(column), grow: grow(column) }));
+}
+
+/** Add columns as long as they fit; beside the reason the decision need not say why. Returns the pixels left. */
+function addOthers(columns, widths, left, wide) {
+  for (const column of columns) {
+    const saved = column.id === "reason" ? widths.get(DECISION) - DECISION_ALONE : 0;
+    if (left + saved < wide(column)) {
       if (column.id === "reason") continue;
       break;
     }
-    chosen.add(column);
-    left += saved - room(column);
+    if (saved) widths.set(DECISION, DECISION_ALONE);
+    widths.set(column, wide(column));
+    left += saved - wide(column);
   }
-  const alone = [...chosen].some((column) => column.id === "reason");
-  const fit = (column) => (column === DECISION && alone ? { ...column, width: DECISION_ALONE, grow: 0 } : { ...column, width: room(column) });
-  return known.filter((column) => chosen.has(column)).map(fit);
+  return left;
 }
 
 const isUsed = (data, id) => ALWAYS.includes(id) || (id === "group_size" && Boolean(data[id])) || (data[id] ?? []).some((value) => value !== null && value !== undefined && value !== "");

@@ -4,6 +4,8 @@ const ROW = 28;
 const WIDE = 1900; // pixels from which the table has a column of its own (theme.css)
 const AROUND_ROWS = 840; // pixels of what is seen with it there
 
+const SAYS_WHY = 130; // pixels of a column in which a reason is more than its first word
+
 class TableRows {
   layout() {
     const width = this.body.clientWidth;
@@ -39,6 +41,12 @@ class TableRows {
 
   has(id) {
     return this.columns.some((column) => column.id === id);
+  }
+
+  /** Whether a decision has the room to say why, and no column of its own does. */
+  saysWhy() {
+    const [decision] = this.columns.flatMap((column, at) => (column.id === "decision" ? [this.header.children[at]] : []));
+    return !this.has("reason") && decision?.clientWidth >= SAYS_WHY;
   }
 
   drawSoon() {
