@@ -20,7 +20,15 @@ def test_it_is_warm_first_and_then_measured():
     assert DecodeSpeed.from_json(found.to_json()) == found
 
 
-@pytest.mark.parametrize(("ours", "said"), [(1.0, "2.00× as fast as dense"), (4.0, "2.00× slower than dense")])
+@pytest.mark.parametrize(
+    ("ours", "said"),
+    [
+        (1.0, "2.00× as fast as dense"),
+        (4.0, "2.00× slower than dense"),
+        (0.1, "20.0× as fast as dense"),
+        (3521.72, "1,761× slower than dense"),
+    ],
+)
 def test_it_says_which_is_faster(ours, said):
     found = DecodeSpeed("cpu", "a CPU", "bfloat16", 8, 16, 64, ours, 2.0, 7)
     assert str(found) == f"{said} (batch 1, 8×16 bfloat16, a CPU)"

@@ -52,7 +52,8 @@ class DecodeSpeed(Record):
     @property
     def said(self) -> str:
         """Which is faster, in a phrase."""
-        return f"{self.ratio:.2f}× as fast as dense" if self.ratio >= 1 else f"{1 / self.ratio:.2f}× slower than dense"
+        times, said = (self.ratio, "as fast as") if self.ratio >= 1 else (1 / self.ratio, "slower than")
+        return f"{times:,.{2 if times < 10 else 1 if times < 100 else 0}f}× {said} dense"
 
     def __str__(self) -> str:
         """Say it in a phrase, with what was measured."""

@@ -92,7 +92,9 @@ class BarsView {
       make("svg:line", { class: "wb-gridline", x1: frame.left, x2: frame.right, y1: this.y(n), y2: this.y(n) }),
       make("svg:text", { x: frame.left - 7, y: this.y(n), dy: "0.35em", "text-anchor": "end", text: shortCount(n) }),
     ]);
-    const ticks = linearTicks(low, high, Math.max(4, Math.floor((frame.right - frame.left) / 80)));
+    const cuts = Math.max(4, Math.floor((frame.right - frame.left) / 80));
+    let ticks = linearTicks(low, high, cuts);
+    if (ticks.length < 3) ticks = linearTicks(low, high, 2 * cuts); // 0 alone is no scale
     const axis = ticks.flatMap((v) => [
       make("svg:line", { class: "wb-axis", x1: value(v), x2: value(v), y1: frame.bottom, y2: frame.bottom + 4 }),
       make("svg:text", { x: value(v), y: frame.bottom + 17, "text-anchor": "middle", text: formatNumber(v) }),

@@ -58,7 +58,8 @@ def _against(value: float, rtn: float, view: LayerView) -> str:
 def _gain(now: ErrorSummary, rtn: ErrorSummary, view: LayerView) -> str:
     if view.config.solver == "rtn" or now.mse == 0 or rtn.mse == 0:
         return "signal to error"
-    return f"{now.sqnr_db - rtn.sqnr_db:+.2f} dB over round-to-nearest"
+    gain = now.sqnr_db - rtn.sqnr_db
+    return f"{abs(gain):.2f} dB {'above' if gain >= 0 else 'below'} round-to-nearest"
 
 
 def _tone(value: float, rtn: float) -> Tone:

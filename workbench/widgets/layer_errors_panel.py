@@ -89,7 +89,7 @@ class LayerErrorsPanel(Panel):
     def _subtitle(self) -> str:
         wanted = self.session.coverage.configs
         known = sum(name in wanted for name in self.session.errors)
-        return f"{known} of {len(wanted)} int4 layers solved under this recipe"
+        return f"{known:,} of {len(wanted):,} int4 layers solved under this recipe"
 
     def _show_selection(self) -> None:
         with self.chart.hold_sync():
