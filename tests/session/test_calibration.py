@@ -16,7 +16,7 @@ from tests.session.stand_ins import Heard, Toy, assert_same_checkpoint, waited
 from tests.tiny_models import make, saved
 from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text
-from workbench.errors import ConfigError, ModelError
+from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.measure.errors import error_summary
 from workbench.session import Session, open_session
 from workbench.session.calibration import JOB_LABEL, SessionCalibration
@@ -202,6 +202,27 @@ def test_until_the_inputs_are_there_the_view_is_refined_and_not_recorded(pair, m
     progress = [job.label for job in heard.of("job") if job.label == JOB_LABEL]
     assert progress and heard.of("problem") == []
     assert heard.threads_of("calibration") == {"workbench-calibration"}
+
+
+def test_a_view_waits_for_what_takes_the_place_of_its_inputs(pair, monkeypatch):
+    session = open_session(*pair)
+    session.set_calibration_text(TEXT)
+    assert session.wait(TIMEOUT_S)
+    heard, begun, collected = Heard(session), threading.Event(), session.calibration._collected
+
+    def first_held_up(names, calibration, cancel):
+        if not begun.is_set():
+            begun.set()
+            assert cancel.wait(TIMEOUT_S)
+            raise Cancelled("Its place is taken.")
+        yield from collected(names, calibration, cancel)
+
+    monkeypatch.setattr(session.calibration, "_collected", first_held_up)
+    session.configure(solver="calibrated", scope="layer")
+    assert begun.wait(TIMEOUT_S)
+    session.calibration.request(NEXT, list(session.coverage.configs))  # as Improve asks for the inputs of all layers
+    assert session.wait(TIMEOUT_S)
+    assert badges(heard) == ["refined for now", "inputs of the dense model"]
 
 
 def test_inputs_are_collected_once_for_all_calibrated_layers_and_each_text_anew(pair):

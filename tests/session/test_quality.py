@@ -234,12 +234,19 @@ def test_answers_follow_the_recipe(session):
 
 def test_cancel_stops_both(session):
     session.quality.configure(windows="all")
-    first = threading.Event()
-    session.listen(lambda event: first.set() if event.kind == "answers" and event.data else None)
+    first, go_on = threading.Event(), threading.Event()
+
+    def hold(event):
+        if event.kind == "answers" and event.data:
+            first.set()
+            assert go_on.wait(TIMEOUT_S)
+
+    session.listen(hold)
     jobs = [session.quality.prompt.ask(PROMPT, 512)]
     assert first.wait(TIMEOUT_S)
     jobs.append(session.quality.measure())  # neither is near its end now
     session.cancel()
+    go_on.set()
     assert all(job.state in ("cancelling", "cancelled") for job in jobs)
     assert session.wait(TIMEOUT_S)
     assert {job.state for job in jobs} == {"cancelled"}

@@ -65,15 +65,18 @@ def test_another_group_size_is_measured_once_and_only_that_counts(measured):
     assert [target.group_size for target in measured] == [128, 64]
 
 
-def test_until_a_new_group_size_is_measured_no_number_is_shown(measured):
+def test_until_a_new_group_size_is_measured_no_number_is_shown(measured, monkeypatch):
     session = open_session(toy())
     session.refresh()
     assert session.wait(30)
-    lines = []
+    lines, told = [], threading.Event()
     session.listen(lambda event: lines.append(session.verdict.line()) if event.kind == "coverage" else None)
+    session.listen(lambda event: event.kind == "coverage" and told.set())
+    quick = session_verdict.iter_decode
+    monkeypatch.setattr(session_verdict, "iter_decode", lambda *given, **more: told.wait(30) and quick(*given, **more))
     session.configure(group_size=32)
     assert session.wait(30)
-    assert lines[0].endswith(MEASURING)
+    assert lines[0].endswith(MEASURING) and not session.verdict.line().endswith(MEASURING)
 
 
 def test_it_waits_for_other_work_and_follows_it(measured, monkeypatch):

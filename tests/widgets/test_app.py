@@ -308,13 +308,20 @@ def test_the_dtype_on_show_is_the_one_that_is_measured(app: Workbench, monkeypat
 
 
 def test_measuring_is_stopped_from_its_own_panel(app: Workbench) -> None:
-    started = threading.Event()
-    app.session.listen(lambda event: event.kind == "speed" and event.data.path == "dense" and started.set())
+    started, stopped = threading.Event(), threading.Event()
+
+    def hold(event: Event) -> None:
+        if event.kind == "speed" and event.data.path == "dense":
+            started.set()
+            assert stopped.wait(60)
+
+    app.session.listen(hold)
     click(app.speed.commands, "measure")
     assert started.wait(60)
     assert app.speed.chart.busy and enabled(app.speed.commands) == ["stop"]
     click(app.speed.commands, "stop")
-    assert app.wait(10)
+    stopped.set()
+    assert app.wait(60)
     assert app.status.job["state"] == "cancelled" and enabled(app.speed.commands) == ["measure"]
     assert not app.speed.chart.busy and app.speed.chart.chart.series[0].x[0] == 1.0
 

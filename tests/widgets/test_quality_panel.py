@@ -128,12 +128,19 @@ def test_stop_keeps_what_was_measured_and_the_settings_reach_the_session(app: Wo
     change(app.quality.form, "window", 2048)
     state = app.session.quality.state
     assert (state.window, state.windows) == (2048, None)
-    running = threading.Event()
-    app.session.listen(lambda event: running.set() if event.kind == "job" and event.data.state == "running" else None)
+    running, stopped = threading.Event(), threading.Event()
+
+    def hold(event: Any) -> None:
+        if event.kind == "job" and event.data.state == "running":
+            running.set()
+            assert stopped.wait(60)
+
+    app.session.listen(hold)
     click(app, app.quality.commands, "measure")
     assert running.wait(60)
     assert enabled(app) == {"measure": False, "stop": True}
     click(app, app.quality.commands, "stop")
+    stopped.set()
     assert app.wait(60)
     assert enabled(app) == {"measure": True, "stop": False}
     assert app.status.job["state"] == "cancelled"

@@ -57,7 +57,7 @@ class SessionCalibration(TokenizedText):
         super().__init__(source, tokenizer, on_state=on_state, loads_bytes=self._inputs.loads_bytes)
         self._in_turn, self._on_job, self._again = in_turn, on_job, again
         self.lane = Lane("calibration", latest_wins=True)
-        self._covers: frozenset[str] = frozenset()  # layers that the running job collects for
+        self._newest: tuple[Job | None, frozenset[str]] = None, frozenset()  # a job, and the layers it collects for
 
     def set_text(self, text: str, origin: str = TYPED_ORIGIN, path: Path | None = None) -> None:
         """Take another text, and look at it on the lane; an empty one is none.
@@ -124,11 +124,13 @@ class SessionCalibration(TokenizedText):
         """
         inputs = self.inputs(name)
         if inputs is None:
-            job = self.request(name, wanted, self._again)
+            job: Job | None = self.request(name, wanted, self._again)
             yield from found(WAITING)
-            while not job.wait(_POLL_S):
-                if cancel.is_set():
-                    raise Cancelled(f"The view of {name} was superseded.")
+            while job is not None:
+                while not job.wait(_POLL_S):
+                    if cancel.is_set():
+                        raise Cancelled(f"The view of {name} was superseded.")
+                job = self._collecting(name)  # what was asked for by others may have taken its place
             inputs = self.inputs(name) or STOPPED
         yield from found(inputs)
 
@@ -157,8 +159,8 @@ class SessionCalibration(TokenizedText):
             wanted: Layers whose inputs will be asked for too.
             again: Begins anew what they are for, after a cancel; None where who asks has a Resume of its own.
         """
-        running = self.lane.current
-        if running is not None and name in self._covers and running.state != "cancelling":
+        running = self._collecting(name)
+        if running is not None:
             running.again = running.again and again
             return running
         names = self._inputs.together(name, wanted)
@@ -170,6 +172,11 @@ class SessionCalibration(TokenizedText):
             )
 
         return self._submit(collect, names, again)
+
+    def _collecting(self, name: str) -> Job | None:
+        """Return the job that collects the inputs of a layer, or will, or None."""
+        job, names = self._newest
+        return job if job is not None and name in names and not (job.finished or job.state == "cancelling") else None
 
     def _collected(self, names: Sequence[str], calibration: Calibration, cancel: threading.Event) -> Iterator[Progress]:
         stamp = self.stamp
@@ -197,7 +204,7 @@ class SessionCalibration(TokenizedText):
         again: Callable[[], Any] | None = None,
     ) -> Job:
         job = Job(JOB_LABEL, work, self._on_progress, self._on_job, quiet=not names, again=again)
-        self._covers = frozenset(names)
+        self._newest = job, frozenset(names)
         return self.lane.submit(job)
 
     def _on_progress(self, job: Job, progress: Progress) -> None:
