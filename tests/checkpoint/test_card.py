@@ -20,7 +20,8 @@ from workbench.errors import CheckpointError
 from workbench.measure.paired import Comparison, WindowPair
 from workbench.records.quality import Quality
 from workbench.session.export import quality_found
-from workbench.session.quality_state import Measured, Plan, QualityState
+from workbench.session.quality_plan import Plan
+from workbench.session.quality_state import Measured, QualityState
 from workbench.targets.run import verify_export
 
 CONFIG = wb.Int4WeightOnlyConfig(group_size=32, zero_point_domain=wb.ZeroPointDomain.INT)

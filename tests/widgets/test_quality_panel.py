@@ -15,8 +15,9 @@ from tests.tiny_models import make, saved
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError
 from workbench.measure.paired import Comparison, WindowPair
+from workbench.session.quality_plan import Plan
 from workbench.session.quality_prompt import Answers
-from workbench.session.quality_state import Measured, Plan, QualityState, Results
+from workbench.session.quality_state import Measured, QualityState, Results
 from workbench.widgets.app import Workbench
 from workbench.widgets.quality_bars import Bar, QualityBars
 from workbench.widgets.quality_panel import SHOWN_CHARACTERS

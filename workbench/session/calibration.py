@@ -87,8 +87,7 @@ class SessionCalibration(TokenizedText):
         Raises:
             ConfigError: for any other model.
         """
-        if not self.has_demo_text:
-            raise ConfigError(f"{self.source.name!r} comes with no text.", mend="paste a text, or name a file")
+        self.check_demo()
         self.set_text(demo_calibration_text(), DEMO_ORIGIN)
 
     def look_once(self) -> None:

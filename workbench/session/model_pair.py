@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 
+import torch
 from torch import nn
 
 from workbench.coverage.coverage import Coverage
@@ -14,7 +15,7 @@ from workbench.measure.remembered import LogitsStore, Remembered
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
 from workbench.session.twin import twin_of
-from workbench.sources import ModelSource
+from workbench.sources import FolderSource, ModelSource
 from workbench.views.cache import ViewCache
 from workbench.views.int4_layers import Int4Layers, Wanted
 
@@ -38,6 +39,13 @@ class ModelPair:
         """A number that differs when a weight of a live model was changed, in place or by another."""
         source = self._calibration.source
         return stamp_of(source.model) if isinstance(source, ModelSource) else 0
+
+    def device_note(self, device: str) -> str:
+        """Say that a folder's model is measured on the CPU, where its layers will run on another device; else ""."""
+        if not isinstance(self._calibration.source, FolderSource) or torch.device(device).type == "cpu":
+            return ""
+        mend = f"to measure on {device}, open the model itself: wb.Workbench(*wb.load_model(path, device={device!r}))"
+        return f"measured on the CPU, where a folder's model is loaded, and not on {device}; {mend}"
 
     def make(
         self, coverage: Coverage, cancel: threading.Event

@@ -12,9 +12,9 @@ from workbench.errors import WorkbenchError
 from workbench.jobs import Job, Lane
 from workbench.records.progress import Progress
 from workbench.session.model_pair import ModelPair
+from workbench.session.quality_plan import recipe_label
 from workbench.session.quality_prompt import Answers, check_prompt, iter_prompt, prompt_ids
 from workbench.session.quality_run import Failures
-from workbench.session.quality_state import recipe_label
 
 PROMPT_LABEL = "Prompt on both models"
 Behind = Callable[[Iterator[Any], threading.Event], Iterator[Any]]

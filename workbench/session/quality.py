@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from workbench.coverage.coverage import Coverage, needs_calibration
+from workbench.coverage.coverage import Coverage
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.jobs import Job, Lane, behind
@@ -19,13 +17,12 @@ from workbench.records.progress import Progress
 from workbench.session.calibration import InTurn, SessionCalibration
 from workbench.session.model_pair import ModelPair
 from workbench.session.prompt import SessionPrompt
+from workbench.session.quality_plan import Plan, Planner
 from workbench.session.quality_prompt import Answers
 from workbench.session.quality_run import Failures, iter_measured
-from workbench.session.quality_state import Measured, Plan, QualityState, Results, recipe_label
+from workbench.session.quality_state import Measured, QualityState, Results
 from workbench.session.quality_text import WINDOWS, QualityText, windows_of
-from workbench.sources import FolderSource, Source
 from workbench.views.cache import ViewCache
-from workbench.views.int4_layers import settings_of
 
 DEMO_ORIGIN = "the demo model's held-out text"
 TYPED_ORIGIN = "text given here"
@@ -74,7 +71,7 @@ class SessionQuality:
         self.lane = Lane("quality", latest_wins=True)
         self._pair, self._results, self._failures = ModelPair(calibration, cache), Results(), Failures()
         self._changing = threading.Lock()  # held while text, plan, results and state change together
-        self._keyed: tuple[Coverage | None, Hashable] = (None, None)  # a coverage, and what it is known by
+        self._planner = Planner(calibration, coverage)
         self._plan: Plan | None = None  # what the running measurement is of
         self._measured = False  # whether a person has asked for a measurement
         self.prompt = SessionPrompt(
@@ -94,7 +91,7 @@ class SessionQuality:
             windows=DEFAULT_WINDOWS,
             follow=True,
             loads_bytes=calibration.state.loads_bytes,
-            device_note=_device_note(calibration.source, device),
+            device_note=self._pair.device_note(device),
             refused=refused or calibration.tokenizer_problem(),
         )
 
@@ -127,9 +124,7 @@ class SessionQuality:
         Raises:
             ConfigError: for any other model.
         """
-        if not self.has_demo_text:
-            name = self._calibration.source.name
-            raise ConfigError(f"{name!r} comes with no text.", mend="paste a text, or name a file")
+        self._calibration.check_demo()
         self._take_text(QualityText(demo_eval_text(), DEMO_ORIGIN))
 
     def configure(
@@ -189,36 +184,22 @@ class SessionQuality:
         if self.state.follow and self._measured and self.text.text.strip():
             self._measure(quiet=True)
 
-    def _plan_now(self, state: QualityState) -> Plan:
-        coverage = self._coverage()
-        if coverage is not self._keyed[0]:
-            self._keyed = coverage, settings_of(coverage)
-        calibrated = self._calibration.stamp if needs_calibration(coverage) else ""
-        text = (self.text.stamp, state.window, self._pair.weights)
-        return Plan(recipe_label(coverage), (self._keyed[1], calibrated), text)
-
     def _shown(self, state: QualityState) -> QualityState:
         """Return the state with the results that hold now."""
-        state = replace(state, calibrated_on=self._calibrated_on())
+        state = replace(state, calibrated_on=self._planner.calibrated_on(self.text))
         if not len(self._results):
             return replace(state, measured=None, change=None, before="", history=())
-        plan = self._plan_now(state)
+        plan = self._planner.now(self.text, state.window, self._pair.weights)
         found = self._results.get(plan)
         change, before = (found and self._results.change(found)) or (None, "")
         return replace(state, measured=found, change=change, before=before, history=self._results.on(plan.text))
 
-    def _calibrated_on(self) -> bool:
-        """Say whether a layer is calibrated on the text that is measured, or on one that holds it or is in it."""
-        one, other = self.text.text.strip(), self._calibration.text.strip()
-        return bool(one and other and needs_calibration(self._coverage()) and (one in other or other in one))
-
     def _measure(self, *, quiet: bool) -> Job | None:
         with self._changing:
-            state, text, coverage, plan = self.state, self.text, self._coverage(), self._plan_now(self.state)
+            state, text, coverage = self.state, self.text, self._coverage()
+            plan = self._planner.now(text, state.window, self._pair.weights)
             known = self._results.get(plan)
-            if known is not None and len(known.comparison.windows) >= min(
-                state.windows or known.available, known.available
-            ):
+            if known is not None and known.covers(state.windows):
                 return None
             self._plan = plan
 
@@ -268,11 +249,3 @@ class SessionQuality:
                 if plan is self._plan:
                     self.state = replace(self.state, problem=error)
             self._on_state(self.state)
-
-
-def _device_note(source: Source, device: str) -> str:
-    """Say that a folder's model is measured on the CPU, where its layers will run elsewhere."""
-    if not isinstance(source, FolderSource) or torch.device(device).type == "cpu":
-        return ""
-    mend = f"to measure on {device}, open the model itself: wb.Workbench(*wb.load_model(path, device={device!r}))"
-    return f"measured on the CPU, where a folder's model is loaded, and not on {device}; {mend}"

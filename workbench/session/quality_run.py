@@ -17,7 +17,8 @@ from workbench.measure.causal import run_side_by_side
 from workbench.measure.paired import Comparison, WindowPair
 from workbench.measure.quality import iter_quality
 from workbench.records.progress import Progress
-from workbench.session.quality_state import Measured, Plan
+from workbench.session.quality_plan import Plan
+from workbench.session.quality_state import Measured
 from workbench.session.quality_text import Windows
 
 _INT4 = "the int4 model"

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workbench.coverage.coverage import Coverage
 from workbench.errors import WorkbenchError
 from workbench.measure.paired import Change, Comparison, change_between
-from workbench.sizes import size
+from workbench.session.quality_plan import Plan
 
 _KEPT = 24  # results: a few kilobytes each
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured: a result stands for one plan, and is shown only while that holds.
-
-    Attributes:
-        label: The recipe in a line.
-        recipe: Stands for the values of the int4 layers.
-        text: Stands for the text, the window and the weights of the original.
-    """
-
-    label: str
-    recipe: Hashable
-    text: Hashable
-
-    @property
-    def key(self) -> Hashable:
-        """What results are remembered by."""
-        return self.recipe, self.text
 
 
 @dataclass(frozen=True)
@@ -143,15 +122,3 @@ class Results:
         others = [one for one in self.on(result.plan.text) if one.plan != result.plan]
         before = next((one for one in others if one.complete), next(iter(others), None))
         return None if before is None else (change_between(before.comparison, result.comparison), before.label)
-
-
-def recipe_label(coverage: Coverage) -> str:
-    """Say in a few words what a recipe makes of a model: "all linear: g64 float hqq" and its size."""
-    configs = list(coverage.configs.values())
-    if not configs:
-        return f"nothing int4, {size(coverage.after_bytes)}"
-    counts = Counter((one.group_size, one.domain, one.solver) for one in configs)
-    (group, domain, solver), _ = counts.most_common(1)[0]
-    more = f" + {len(counts) - 1} more" if len(counts) > 1 else ""
-    layers = f"{len(configs)} layer{'s' * (len(configs) != 1)}"
-    return f"{layers} g{group} {domain} {solver}{more}, {size(coverage.after_bytes)}"

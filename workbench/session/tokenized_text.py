@@ -54,6 +54,15 @@ class TokenizedText:
         """Whether the model is the demo model, which comes with a text."""
         return is_demo(self.source)
 
+    def check_demo(self) -> None:
+        """Refuse to go on for a model that comes with no text.
+
+        Raises:
+            ConfigError: with the mend.
+        """
+        if not self.has_demo_text:
+            raise ConfigError(f"{self.source.name!r} comes with no text.", mend="paste a text, or name a file")
+
     def put(self, text: str, origin: str, path: Path | None = None) -> None:
         """Hold another text, of which nothing is known yet; nobody is told."""
         with self._changing:
