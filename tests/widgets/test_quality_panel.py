@@ -20,9 +20,9 @@ from workbench.session.quality_prompt import Answers
 from workbench.session.quality_state import Measured, QualityState, Results
 from workbench.widgets.app import Workbench
 from workbench.widgets.quality_bars import Bar, QualityBars
-from workbench.widgets.quality_panel import SHOWN_CHARACTERS
 from workbench.widgets.quality_words import answers_said, bars_of, facts_of, notes_of, said
 from workbench.widgets.side_by_side import SideBySide, marked
+from workbench.widgets.text_panel import SHOWN_CHARACTERS
 
 TEXT = demo_eval_text()[:6000]
 

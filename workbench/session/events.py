@@ -28,6 +28,7 @@ EventKind = Literal[
     "targets",
     "quality",
     "answers",
+    "perplexity",
     "improved",
     "report",
     "verdict",
@@ -47,7 +48,7 @@ class Event:
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception), "targets"
             (TargetTable),
             "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
-            (QualityState), "answers" (Answers, or None), "improved" (Improvement, SoFar
+            (QualityState), "answers" (Answers, or None), "perplexity" (Perplexity), "improved" (Improvement, SoFar
             while it is looked for, or None once it is let go of),
             "report" (ReportFile), "verdict" (SessionVerdict: its speed is measured, or cannot be). "coverage",
             "selection" and "recipe" come on the thread of the person's action ("coverage" on a worker's where Improve

@@ -30,6 +30,7 @@ from workbench.session.history import SessionHistory
 from workbench.session.improve import SessionImprove
 from workbench.session.layers import Scope, SessionLayers
 from workbench.session.microscope import SessionMicroscope
+from workbench.session.perplexity import SessionPerplexity
 from workbench.session.quality import SessionQuality
 from workbench.session.recipe import SessionRecipe
 from workbench.session.report import SessionReport
@@ -46,7 +47,7 @@ from workbench.targets import NATIVE
 from workbench.views.cache import ViewCache
 from workbench.views.views import LayerView
 
-_NOTHING_TO_COMPARE = "there is no original beside it to compare with; wb.measure_quality(model, ids) measures it alone"
+_NOTHING_TO_COMPARE = "there is no original beside it to compare with; session.perplexity measures it alone"
 
 
 class Session(SessionState):
@@ -61,6 +62,7 @@ class Session(SessionState):
         exact: The exact errors under the recipe that holds.
         calibration: The calibration text, and what becomes of it.
         quality: The model under the recipe beside the original, on a text and on a prompt.
+        perplexity: How well a model that came int4 predicts a text, alone.
         recipes: The recipe's rules, text and files, and the recipes before it.
         details: Histograms and output error of the layer on show.
         compare: Settings that are held fast, and the layer on show under both.
@@ -103,6 +105,7 @@ class Session(SessionState):
             refused=None if self.given is None else self.given.refusal(_NOTHING_TO_COMPARE),
         )
         self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
+        self.perplexity = SessionPerplexity(self, turns.behind, emit, on_job)
         self.zoom = SessionZoom(self, means)
         self.ahead = SessionAhead(self, replace(means, in_turn=turns.behind), lambda: self.lanes)
         self.verdict = SessionVerdict(self, turns.alone, emit)
@@ -115,6 +118,7 @@ class Session(SessionState):
             *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
             *(self.details.lane, self.compare.lane, self.zoom.lane, self.exports.lane),
         )
+            self.perplexity.lane,
         self.recipes: SessionRecipe = SessionRecipe(self, self.preflight, lambda: emit("recipe", self.recipes))
         self.history = SessionHistory(self.recipes.history, self.preflight, self._take)
         self.layers = SessionLayers(self)

@@ -30,6 +30,7 @@ from workbench.widgets.layer_errors_panel import LayerErrorsPanel
 from workbench.widgets.layers_panel import LayersPanel
 from workbench.widgets.microscope_panel import MicroscopePanel
 from workbench.widgets.panel import close_children, row, styled
+from workbench.widgets.perplexity_panel import PerplexityPanel
 from workbench.widgets.quality_panel import QualityPanel
 from workbench.widgets.quality_words import tab_badge
 from workbench.widgets.recipe_panel import RecipePanel
@@ -78,7 +79,7 @@ class Workbench(ipywidgets.VBox):
         report: The panel that saves the report.
         tabs: Which parts are shown; `tabs.selected` may be set.
         improve: The panel with what Improve changed, shown once it has an answer.
-        given: Of a model that came int4, the panels with how a layer is stored and with its recipe; else none.
+        given: Of a model that came int4, the panels with a layer's form, its recipe and its perplexity; else none.
         tools: Improve, undo, redo, and the sweep over all layers.
         commands: Resume where work stopped short of its end, and Cancel while something runs.
         status: The running job, and what went wrong.
@@ -122,7 +123,7 @@ class Workbench(ipywidgets.VBox):
         self.report = ReportPanel(self.session, self._on_error)
         self.improve = ImprovePanel(self.session, self._on_error)
         is_int4 = self.session.given is not None
-        panels = (GivenLayerPanel, GivenRecipePanel) if is_int4 else ()
+        panels = (GivenLayerPanel, GivenRecipePanel, PerplexityPanel) if is_int4 else ()
         self.given = [panel(self.session, self._on_error) for panel in panels]
         self.tools = Tools(self.session, on_error=self._on_error)
         self.commands = JobCommands(on_error=self._on_error)
@@ -138,7 +139,7 @@ class Workbench(ipywidgets.VBox):
             *(("layers", panel) for panel in (self.microscope, self.compare, self.histogram, self.layer_errors)),
             *(("speed", self.speed), ("quality", self.quality), ("recipe", self.recipe_panel), ("export", self.export)),
             ("export", self.report),
-            *(("recipe", panel) for panel in self.given[1:]),
+            *zip(("recipe", "quality"), self.given[1:], strict=False),
         ]
         below = [styled(panel, "wb-across", f"wb-on-{tab}") for tab, panel in wide]
         above = [styled(header, "wb-panel", "wb-across"), styled(ipywidgets.VBox([self.tabs]), "wb-across")]
@@ -147,7 +148,7 @@ class Workbench(ipywidgets.VBox):
         for panel in (self.convergence, self.histogram, self.layer_errors):
             styled(panel, "wb-aside")  # a third column where there is room for one
         lost = (self.configure, self.errors, self.convergence, self.microscope, self.compare, self.histogram)
-        for panel in (*lost, self.layer_errors, self.recipe_panel) if is_int4 else ():
+        for panel in (*lost, self.layer_errors, self.recipe_panel, self.quality) if is_int4 else ():
             styled(panel, "wb-away")  # there is no original to measure errors against, and no recipe to choose
         settings = styled(self.configure, "wb-across", "wb-on-layers", "wb-configure")
         parts = [*above, styled(self.improve, "wb-across"), settings, *columns, *below]

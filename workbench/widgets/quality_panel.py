@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from workbench.errors import WorkbenchError
 from workbench.jobs import Job
 from workbench.session import Event, Session
-from workbench.session.quality import DEMO_ORIGIN
 from workbench.session.quality_prompt import Answers
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
-from workbench.widgets.facts import Facts
 from workbench.widgets.form import Field, Form, Value
-from workbench.widgets.panel import Panel, row, styled
+from workbench.widgets.panel import row, styled
 from workbench.widgets.quality_bars import QualityBars
 from workbench.widgets.quality_words import answers_said, bars_of, facts_of, notes_of, said
 from workbench.widgets.side_by_side import SideBySide
+from workbench.widgets.text_panel import TextPanel
 
-SHOWN_CHARACTERS = 20_000
-_TEXT = (
-    Field(
-        "text",
-        "Text to measure on",
-        "area",
-        (),
-        "Like what the model will read, and nothing that it was trained on; some pages are enough",
-        wide=True,
-        placeholder="Paste some pages of text here, or name a file below.",
-        limit=SHOWN_CHARACTERS,
-    ),
-    Field("path", "or a text file", "text", (), "A file in UTF-8, read once", wide=True, placeholder="wiki.test.raw"),
-)
-_HOW = (
-    Field("window", "Context", "segments", ((512, "512"), (2048, "2048")), "Tokens of a window; each starts anew"),
-    Field(
-        "windows",
-        "Windows",
-        "segments",
-        ((8, "8"), (32, "32"), (128, "128"), ("all", "all")),
-        "How much of the text is measured: more makes the interval narrower",
-    ),
-    Field("follow", "Update after each change", "switch", (), "Measure, and answer the prompt, after each change"),
-)
 _PROMPT = (
     Field("prompt", "Prompt", "text", (), "The beginning of a text", wide=True, placeholder="Once upon a time"),
     Field("tokens", "Tokens", "segments", ((20, "20"), (60, "60"), (200, "200")), "Most tokens of each answer"),
@@ -62,39 +34,23 @@ _ASKING = (
     Command("ask", "Try on both", "Let both models go on from the prompt", "primary"),
     Command("stop", "Stop", "Keep the words so far", enabled=False),
 )
-_DEMO = Command("demo", "Use the demo text", "Pages that the demo model was not trained on")
 
 
-class QualityPanel(Panel):
+class QualityPanel(TextPanel):
     """Text and settings, headline numbers, the last results with their intervals, and both answers to a prompt."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        how: dict[str, Value] = {"window": 512, "windows": 32, "follow": True}
         prompt: dict[str, Value] = {"prompt": _FIRST_PROMPT if session.quality.has_demo_text else "", "tokens": 60}
-        self.text = Form(_TEXT, {"text": "", "path": ""}, on_error=on_error, title="Text", fold="closed")
-        self.form = Form(_HOW, how, on_error=on_error, inline=True)
-        self.commands = Commands(_MEASURING, on_error=on_error)
-        self.demo = Commands([_DEMO], on_error=on_error)
-        self.numbers = Facts(on_error=on_error)
         self.bars = QualityBars(on_error=on_error, title="Distance from the original", columns=_COLUMNS, empty=_NO_BARS)
         self.prompt = Form(_PROMPT, prompt, on_error=on_error, title="Try a prompt", inline=True)
         self.asking = Commands(_ASKING, on_error=on_error)
         self.sides = SideBySide(on_error=on_error, names=_NAMES)
-        self._demo = row(self.demo)  # a component's own classes stay as they were when it was drawn
-        controls = row(self.form, self.commands, grow=self.form)
         asked = styled(row(self.prompt, self.asking, grow=self.prompt), "wb-quality-prompt")
-        parts = [self.text, self._demo, controls, self.numbers, self.bars, asked, self.sides]
-        super().__init__(session, on_error, parts)
-        styled(self, "wb-quality")
-        self._text: str | None = None
+        super().__init__(session, on_error, _MEASURING, [self.bars, asked, self.sides], follow=True)
         if session.quality.state.refused is not None:  # the line above the numbers says why
             self.commands.enable(measure=False)
             self.asking.enable(ask=False)
         self._show()
-        self.text.on_change(self._text_changed)
-        self.form.on_change(self._how_changed)
-        self.commands.on_command(self._run)
-        self.demo.on_command(self._run)
         self.prompt.on_change(self._prompt_changed)
         self.asking.on_command(self._run_prompt)
 
@@ -108,19 +64,8 @@ class QualityPanel(Panel):
             self._follow_newest(event.data)
 
     def _show(self) -> None:
-        quality = self.session.quality
-        state = quality.state
-        if quality.text.text is not self._text:  # a text of megabytes is not compared
-            self._text = quality.text.text
-            self.text.set_values(text=self._text, path="" if state.path is None else str(state.path))
-            self.text.errors = {}
-            self.text.fold = "closed" if self._text else "open"
-        self.text.hint = f"{state.origin}, {state.characters:,} characters" if state.origin else "no text yet"
-        away = not quality.has_demo_text or state.origin == DEMO_ORIGIN
-        (self._demo.add_class if away else self._demo.remove_class)("wb-away")
-        windows = "all" if state.windows is None else state.windows
-        shown = windows in [value for value, _ in _HOW[1].options]
-        self.form.set_values(window=state.window, follow=state.follow, **({"windows": windows} if shown else {}))
+        self.show_text()
+        state = self.session.quality.state
         self.numbers.show(facts_of(state), verdict=said(state), notes=notes_of(state))
         bars = bars_of(state)
         self.bars.empty = _ONE_BAR if bars else _NO_BARS
@@ -153,31 +98,15 @@ class QualityPanel(Panel):
         self.sides.busy = not job.finished
         self.asking.enable(ask=job.finished, stop=not job.finished)
 
-    def _text_changed(self, field: str, value: Value) -> None:
-        try:
-            if field == "text":
-                self.session.quality.set_text(str(value))
-            elif str(value).strip():
-                self.session.quality.load_file(str(value).strip())
-            self.text.errors = {}
-        except WorkbenchError as error:
-            self.text.errors = {**self.text.errors, field: str(error)}
-
-    def _how_changed(self, field: str, value: Value) -> None:
-        change: dict[str, Any] = {field: value}
-        self.session.quality.configure(**change)
-
     def _prompt_changed(self, field: str, value: Value) -> None:
         self.prompt.errors = {}
 
-    def _run(self, command: str) -> str:
+    def run(self, command: str) -> str:
+        """Do what a button says; return what came of it."""
         quality = self.session.quality
         if command == "stop":
             quality.lane.cancel()
             return "stopping after this window"
-        if command == "demo":
-            quality.use_demo_text()
-            return ""
         return "" if quality.measure() is not None else "measured already"
 
     def _run_prompt(self, command: str) -> str:
