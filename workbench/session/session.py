@@ -104,8 +104,8 @@ class Session(SessionState):
             device=self.device,
             refused=None if self.given is None else self.given.refusal(_NOTHING_TO_COMPARE),
         )
-        self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
         self.perplexity = SessionPerplexity(self, turns.behind, emit, on_job)
+        self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
         self.zoom = SessionZoom(self, means)
         self.ahead = SessionAhead(self, replace(means, in_turn=turns.behind), lambda: self.lanes)
         self.verdict = SessionVerdict(self, turns.alone, emit)
@@ -117,8 +117,8 @@ class Session(SessionState):
             *(self.views.lane, self.microscope.lane, self.calibration.lane, self.work),
             *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
             *(self.details.lane, self.compare.lane, self.zoom.lane, self.exports.lane),
-        )
             self.perplexity.lane,
+        )
         self.recipes: SessionRecipe = SessionRecipe(self, self.preflight, lambda: emit("recipe", self.recipes))
         self.history = SessionHistory(self.recipes.history, self.preflight, self._take)
         self.layers = SessionLayers(self)
