@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,13 +107,22 @@ def test_missing_packages_are_named_with_their_command(monkeypatch, capsys):
     assert error.startswith("workbench: The notebook needs jupyterlab") and '"int4-workbench[notebook]"' in error
 
 
-@pytest.mark.parametrize("kind", ["nowhere", "no config", "int4"])
+def test_a_model_that_is_int4_already_is_handed_over_as_it_is(server, tmp_path, capsys):
+    assert main(["quantize", "demo", "--out", str(tmp_path / "int4")]) == 0
+    assert main(["lab", str(tmp_path / "int4")]) == 0
+    assert server.environment[MODEL_VARIABLE] == str(tmp_path / "int4")
+    assert "int4 already, shown and converted as it is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["nowhere", "no config", "quantized otherwise"])
 def test_a_model_that_the_app_could_not_open_is_refused_before_the_server(kind, server, tmp_path, capsys):
     folder = tmp_path / "model"
     if kind == "no config":
         folder.mkdir()
-    elif kind == "int4":
-        assert main(["quantize", "demo", "--out", str(folder)]) == 0
+    elif kind == "quantized otherwise":
+        shutil.copytree(demo_path(), folder)
+        config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "hqq"}}
+        (folder / "config.json").write_text(json.dumps(config))
     assert main(["lab", str(folder)]) == 2
     assert server.command == []
     assert capsys.readouterr().err.splitlines()[-1].startswith("workbench: ")

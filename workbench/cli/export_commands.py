@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.cli.progress import ProgressLine, stopping
 from workbench.cli.quantize_commands import mean_error
-from workbench.cli.settings import SETTINGS, calibration_of, recipe_of
+from workbench.cli.settings import asked, calibration_of, recipe_of
 
 if TYPE_CHECKING:
     from workbench.checkpoint.contents import Contents
@@ -92,9 +92,7 @@ def _contents(arguments: argparse.Namespace) -> NamedContents:
 
     if int4_path(arguments.model) is None:
         return contents_of(arguments.model, recipe_of(arguments))
-    given = {name: getattr(arguments, name) for name in ("recipe", *SETTINGS)}
-    asked = next((name for name, value in given.items() if value is not None and value is not False), None)
-    return contents_of(arguments.model, None if asked is None else recipe_of(arguments))
+    return contents_of(arguments.model, recipe_of(arguments) if asked(arguments) else None)
 
 
 def _written(

@@ -114,10 +114,15 @@ def model_variable(model: str | None) -> dict[str, str]:
         print(f"model: the embedded demo model, {forecast(demo_path())}", flush=True)
         print("name another with: workbench lab MODEL", flush=True)
         return {}
+    from workbench.conversion import int4_path
     from workbench.hf.folders import dense_folder
 
-    place = dense_folder(model)
-    print(f"model {model}: {forecast(place)}", flush=True)
+    place = int4_path(model)
+    if place is not None:
+        print(f"model {model}: int4 already, shown and converted as it is", flush=True)
+    else:
+        place = dense_folder(model)
+        print(f"model {model}: {forecast(place)}", flush=True)
     return {MODEL_VARIABLE: str(place.absolute()) if Path(model).exists() else model}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from workbench.cli.progress import ProgressLine, finish, stopping
-from workbench.cli.settings import recipe_of
+from workbench.cli.settings import asked, recipe_of
 from workbench.errors import ConfigError, EnvironmentProblem
 
 
@@ -33,7 +33,8 @@ def report(arguments: argparse.Namespace) -> None:
     session = open_session(arguments.model)
     if arguments.calibration is not None:
         session.load_calibration_file(arguments.calibration)
-    session.set_recipe(recipe)
+    if session.given is None or asked(arguments):
+        session.set_recipe(recipe)
     session.refresh()
     session.wait()  # for the first view, and the speed that is measured behind it
     with ProgressLine() as shown, stopping() as cancel:

@@ -49,6 +49,12 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     )
 
 
+def asked(arguments: argparse.Namespace) -> bool:
+    """Say whether any setting or recipe was asked for."""
+    given = [getattr(arguments, name) for name in ("recipe", *SETTINGS)]
+    return any(value is not None and value is not False for value in given)
+
+
 def _named_recipe(name: str) -> Recipe:
     """Return the preset of that name, else read the file: a file called like a preset is ./NAME."""
     from workbench.recipe.recipe import Recipe
