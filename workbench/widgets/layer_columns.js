@@ -113,7 +113,7 @@ function treeRoom(name) {
  * `cell` shows one weight, `sum` a node of the tree; `by` and `bySum` are what they are sorted by.
  */
 const LAYER_COLUMNS = [
-  { id: "name", label: "Layer", width: 220, small: 164, grow: 3, rank: 0, cell: nameCell, sum: (s, view, item) => treeCell(item, item.node.path), bySum: (s, node) => node.label },
+  { id: "name", label: "Layer", width: 164, rank: 0, cell: nameCell, sum: (s, view, item) => treeCell(item, item.node.path), bySum: (s, node) => node.label },
   { id: "weights", label: "Weights", width: 82, small: 82, rank: 4, right: true, tree: true, sum: (s) => formatCount(s.count), cell: () => "1", by: () => 1, bySum: (s) => s.count },
   { id: "kind", label: "Kind", width: 100, rank: 8, cell: (d, i) => textCell(kindOf(d.kind[i])), sum: kindsCell, bySum: kindsOf },
   { id: "shape", label: "Shape", width: 118, small: 98, rank: 3, right: true, need: shapeRoom, cell: (d, i) => textCell(d.shape[i].join(" × ")), sum: (s) => textCell(s.shape), by: (d, i) => d.parameters[i], bySum: (s) => s.parameters },
@@ -138,7 +138,7 @@ const ALWAYS = ["name", "shape", "parameters", "before_bytes", "after_bytes", "d
 /**
  * The columns that have data and fit into `width`, in their order, with the width of each.
  *
- * The essential ones may be small, and grow before a column that is not essential joins them; then the paths grow.
+ * The essential ones may be small; then the paths have what they take, and only then the others grow and are joined.
  */
 function fittingColumns(data, width, tree) {
   const known = LAYER_COLUMNS.filter((column) => (column.tree ? tree : isUsed(data, column.id)));
@@ -153,20 +153,21 @@ function fittingColumns(data, width, tree) {
     widths.set(column, least(column));
     left -= least(column);
   }
-  const grown = [...widths.keys()].reduce((sum, column) => sum + wide(column) - least(column), 0);
+  const [name, ...rest] = widths.keys();
+  const more = clamp(nameRoom(data, tree) - least(name), 0, Math.max(0, left));
+  widths.set(name, least(name) + more);
+  left -= more;
+  const grown = rest.reduce((sum, column) => sum + wide(column) - least(column), 0);
   if (left >= grown) {
-    for (const column of widths.keys()) widths.set(column, wide(column));
-    left -= grown;
-    left = addOthers(ranked.filter(({ rank }) => rank > ESSENTIAL), widths, left, wide);
+    for (const column of rest) widths.set(column, wide(column));
+    addOthers(ranked.filter(({ rank }) => rank > ESSENTIAL), widths, left - grown, wide);
   }
-  const [name] = widths.keys();
-  widths.set(name, widths.get(name) + clamp(nameRoom(data, tree) - widths.get(name), 0, left));
   const alone = [...widths.keys()].some((column) => column.id === "reason");
-  const grow = (column) => ((column === DECISION && alone) || column === name ? 0 : column.grow);
+  const grow = (column) => (column === DECISION && alone ? 0 : column.grow);
   return known.filter((column) => widths.has(column)).map((column) => ({ ...column, width: widths.get(column), grow: grow(column) }));
 }
 
-/** Add columns as long as they fit; beside the reason the decision need not say why. Returns the pixels left. */
+/** Add columns as long as they fit; beside the reason the decision need not say why. */
 function addOthers(columns, widths, left, wide) {
   for (const column of columns) {
     const saved = column.id === "reason" ? widths.get(DECISION) - DECISION_ALONE : 0;
@@ -178,7 +179,6 @@ function addOthers(columns, widths, left, wide) {
     widths.set(column, wide(column));
     left += saved - wide(column);
   }
-  return left;
 }
 
 const isUsed = (data, id) => ALWAYS.includes(id) || (id === "group_size" && Boolean(data[id])) || (data[id] ?? []).some((value) => value !== null && value !== undefined && value !== "");
