@@ -79,6 +79,17 @@ def test_what_was_written_is_shown_with_the_lines_that_load_it(panel, tmp_path):
     assert "mlx_lm" in panel.result.code and "# in a shell" in panel.result.code
 
 
+def test_a_folder_that_is_there_is_said_under_the_field_with_the_switch_that_replaces_it(panel, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    panel.form.change("directory", str(tmp_path))
+    click(panel.commands, "export")
+    assert panel.session.wait(TIMEOUT_S)
+    said = panel.form.errors["directory"]
+    assert "is not empty" in said and "replace what is there" in said
+    panel.form.change("directory", str(tmp_path / "out"))
+    assert panel.form.errors == {}
+
+
 def test_the_cell_and_the_command_name_the_chosen_format(panel):
     panel.formats.selected = "gguf"
     click(panel.commands, "python")

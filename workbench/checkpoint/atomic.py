@@ -93,7 +93,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise CheckpointError(
             f"The folder {str(target)!r} exists and is not empty.",
-            mend="choose another folder, or pass overwrite=True (--overwrite)",
+            mend="choose another folder, or replace what is there (overwrite=True, --overwrite)",
         )
 
 

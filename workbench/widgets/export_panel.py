@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from workbench.errors import CheckpointError
 from workbench.exporting import ExportResult
 from workbench.quantization_report import layer_notes
 from workbench.recipe.recipe import Recipe
@@ -22,6 +23,7 @@ from workbench.widgets.formats import FormatRow, FormatTable
 from workbench.widgets.panel import Panel, row, styled
 
 _MOST_NOTES = 8
+_JOB = "Export to "  # how the labels of exports begin
 FIELDS = (
     Field("directory", "Directory", "text", (), "Where the checkpoint goes; made when it does not exist", wide=True),
     Field("overwrite", "Replace what is there", "switch", (), "Off: an existing directory is refused"),
@@ -63,6 +65,7 @@ class ExportPanel(Panel):
         super().__init__(session, on_error, parts)
         self.formats.observe(lambda _change: self._follow_choice(), names="selected")
         self._show_formats(session.exports.table)
+        self.form.on_change(lambda _field, _value: self._complain(None))
         self.commands.on_command(self._run)
         self.fitting.on_command(self._fit)
 
@@ -76,6 +79,12 @@ class ExportPanel(Panel):
             self._show_formats(self.session.exports.table)
         elif event.kind == "export":
             self._show_result(event.data)
+        elif event.kind == "job" and event.data.label.startswith(_JOB):
+            self._complain(event.data.error)
+
+    def _complain(self, error: BaseException | None) -> None:
+        """Say under the directory why nothing was written there."""
+        self.form.errors = {"directory": str(error)} if isinstance(error, CheckpointError) else {}
 
     def _run(self, command: str) -> str:
         values: dict[str, Any] = self.form.values
