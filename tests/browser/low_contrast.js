@@ -1,5 +1,9 @@
 // Texts below a root whose contrast with what is painted behind them is under 4.5 to 1 (WCAG AA).
-(root) => {
+async (root) => {
+    // Colours that are on their way to others are waited for.
+    const ends = (one) => one.playState === "running" && one.effect.getComputedTiming().endTime !== Infinity;
+    const moving = root.getAnimations({subtree: true}).filter(ends);
+    await Promise.all(moving.map((one) => one.finished.catch(() => null)));
     const numbers = (text) => (text.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
     const parse = (text) => numbers(text).map((v, i) => (text.startsWith("color(srgb") && i < 3 ? 255 * v : v));
     const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -39,6 +40,15 @@ SETTINGS = {
         "doNotDisturbMode": True,
     },
 }
+# Whether all places are what they were when it was last asked, and no transition is under way.
+SETTLED = """() => {
+    const all = [...document.querySelectorAll(".wb, .jp-Notebook, .jp-Cell")];
+    const places = JSON.stringify(all.map((one) => one.getBoundingClientRect()));
+    const ends = (one) => one.playState === "running" && one.effect.getComputedTiming().endTime !== Infinity;
+    const still = places === window.lastPlaces && !document.getAnimations().some(ends);
+    window.lastPlaces = places;
+    return still;
+}"""
 CHROMIUM_FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -268,12 +278,17 @@ class NotebookPage:
         self.page.evaluate("theme => { jupyterapp.commands.execute('apputils:change-theme', {theme}) }", THEMES[name])
         light = "true" if name == "light" else "false"
         self.page.wait_for_function("light => document.body.dataset.jpThemeLight === light", arg=light)
-        self.page.wait_for_timeout(300)
+        self.settle()
 
     def collapse_sidebar(self) -> None:
         """Hide the file browser, so that the notebook has the page's width."""
         self.page.evaluate("() => { jupyterapp.shell.collapseLeft() }")
-        self.page.wait_for_timeout(150)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until nothing of the page moves or changes its size any more."""
+        self.page.evaluate("() => { window.lastPlaces = null }")
+        self.page.wait_for_function(SETTLED, polling=100)
 
     def screenshot(self, name: str, selector: str | None = None) -> Path:
         """Save the page, or the first element that matches `selector`, under tests/screenshots/."""
@@ -337,6 +352,9 @@ def _plain(traceback: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port below those that systems hand out themselves: until a server takes it, nobody is given it."""
+    while True:
+        port = random.randrange(12_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

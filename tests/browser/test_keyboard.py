@@ -78,6 +78,7 @@ def test_tab_reaches_every_control_of_every_tab_in_order_and_each_is_named(lab: 
     wrong = []
     for label in labels(lab):
         open_tab(lab, label)
+        lab.settle()  # what is drawn anew once it is shown stays
         found = stops(lab)
         assert len(found) > 4, label
         wrong += [f"{label}: no name: {one['html']}" for one in found if not one["name"]]

@@ -46,7 +46,7 @@ def variant(view: Locator, name: str) -> Locator:
 
 def test_the_first_paint_shows_the_worst_group_and_every_variant(lab: NotebookPage, view: Locator) -> None:
     expect(view.locator(".wb-badge").first).to_have_text("worst group of the layer by RMS error")
-    count = lab.run_code("print(len(app.session.microscope.latest.microscope.solved))")
+    count = lab.run_code("app.wait(); print(len(app.session.microscope.latest.microscope.solved))")  # not the first few
     expect(view.locator("tr[data-variant]")).to_have_count(int(count))
     expect(variant(view, "float · rtn")).to_contain_text("in use")
     expect(variant(view, "float · rtn").locator(".wb-level")).to_have_count(16)
@@ -190,7 +190,7 @@ def test_settings_and_layers_are_followed(lab: NotebookPage, view: Locator) -> N
 def test_it_is_readable_and_fits(lab: NotebookPage, view: Locator, theme: str, width: int) -> None:
     lab.set_theme(theme)
     lab.page.set_viewport_size({"width": width, "height": 2600})
-    lab.page.wait_for_timeout(400)
+    lab.settle()
     expect(view).to_have_attribute("data-theme", theme)
     for name in ("int · hqq", "symmetric · rtn", "float · refined"):
         view.get_by_role("button", name=name, exact=True).click()

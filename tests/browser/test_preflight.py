@@ -75,8 +75,7 @@ def labels(table: Locator) -> list[str]:
 
 
 def rules(lab: NotebookPage) -> str:
-    """Pattern and group size of each rule in the kernel."""
-    lab.page.wait_for_timeout(250)
+    """Pattern and group size of each rule in the kernel, once the page shows what came of the last choice."""
     size = "rule.choice and rule.choice.config.group_size"
     return lab.run_code(f"print([(rule.pattern, {size}) for rule in table.recipe.rules])")
 
@@ -146,7 +145,6 @@ class TestTree:
         expect(tree.locator(".wb-counts")).to_contain_text("24 selected")
         expect(line(tree, "model.layers.*.self_attn.q_proj")).to_have_attribute("aria-selected", "true")
         expect(line(tree, "model")).to_have_attribute("aria-selected", "false")
-        lab.page.wait_for_timeout(250)
         lab.expect_output("print(len(table.table.selected))", "24")
 
     def test_a_filter_keeps_the_tree_and_gives_it_back(self, tree: Locator) -> None:
@@ -234,6 +232,7 @@ class TestChoices:
         assert rules(lab) == "[('model.layers.2.self_attn.q_proj', None)]"
         line(tree, "model.layers.0, 1, 3–5").click()
         tree.get_by_role("button", name="128", exact=True).click()
+        expect(cell(tree, "model.layers.0, 1, 3–5", "Group")).to_have_text("128")
         assert rules(lab).startswith("[('re:model\\\\.layers\\\\.[01345]\\\\..*', 128)")
         for _ in range(2):
             lab.page.get_by_role("button", name="Undo").click()
@@ -327,7 +326,6 @@ def test_every_text_can_be_read(lab: NotebookPage, tree: Locator, theme: str) ->
     lab.set_theme(theme)
     line(tree, "model.layers.*.mlp").click()
     lab.page.mouse.move(0, 0)
-    lab.page.wait_for_timeout(200)
     for at in range(2):
         assert lab.page.locator(".wb-layers").nth(at).evaluate(LOW_CONTRAST) == []
     lab.screenshot(f"preflight-{theme}")

@@ -144,7 +144,6 @@ def test_a_pasted_text_is_measured_and_the_demo_text_comes_back(lab: NotebookPag
 def test_both_themes_can_be_read(lab: NotebookPage, panel: Locator, theme: str) -> None:
     lab.set_theme(theme)
     lab.page.mouse.move(0, 0)
-    lab.page.wait_for_timeout(300)
     assert panel.evaluate(LOW_CONTRAST) == []
     lab.screenshot(f"quality-{theme}", ".wb-quality")
     lab.set_theme("light")

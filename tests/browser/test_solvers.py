@@ -107,7 +107,7 @@ def test_calibrated_shows_its_text_and_ends_in_a_calibrated_view(lab: NotebookPa
 def test_it_is_readable(lab: NotebookPage, theme: str) -> None:
     lab.set_theme(theme)
     lab.page.set_viewport_size({"width": 1440, "height": 3000})
-    lab.page.wait_for_timeout(400)
+    lab.settle()
     for part in lab.page.locator(".wb:visible").all():
         assert part.evaluate(LOW_CONTRAST) == []
         assert part.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
@@ -117,7 +117,7 @@ def test_it_is_readable(lab: NotebookPage, theme: str) -> None:
 
 def test_a_narrow_page_holds_it(lab: NotebookPage) -> None:
     lab.page.set_viewport_size({"width": 800, "height": 3600})
-    lab.page.wait_for_timeout(400)
+    lab.settle()
     app = lab.page.locator(".wb-app")
     assert app.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
     lab.screenshot("solvers-narrow", ".wb-app")
@@ -171,11 +171,16 @@ def test_a_file_is_read_or_said_to_be_missing(lab: NotebookPage) -> None:
 
 
 def test_collecting_inputs_can_be_cancelled_and_begun_again(lab: NotebookPage) -> None:
-    lab.page.locator("[data-name='model.layers.0.self_attn.k_proj']").click()
-    expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text(
-        re.compile("refined for now|inputs of the dense model"), timeout=30_000
+    lab.run_code(  # the text waits at the model's first block
+        "import threading\n"
+        "gate, first = threading.Event(), app.session.calibration.model.model.layers[0]\n"
+        "hook = first.register_forward_pre_hook(lambda *_: gate.wait(60) and None)\n"
+        "app.session.calibration.set_text(app.session.calibration.text[:40_000])"
     )
+    lab.page.locator("[data-name='model.layers.0.self_attn.k_proj']").click()
+    expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("refined for now", timeout=30_000)
     lab.page.get_by_role("button", name="Cancel", exact=True).click()
+    lab.run_code("gate.set(); hook.remove()")
     lab.page.locator("[data-name='model.layers.0.self_attn.v_proj']").click()
     expect(lab.page.locator(".wb-heat .wb-title")).to_have_text("model.layers.0.self_attn.v_proj")
     expect(lab.page.locator(".wb-heat .wb-badge")).to_have_text("inputs of the dense model", timeout=60_000)

@@ -284,7 +284,7 @@ def test_the_whole_view_is_readable(lab: NotebookPage, theme: str) -> None:
     lab.set_theme(theme)
     lab.page.set_viewport_size({"width": 1440, "height": 2200})
     lab.page.locator(".wb-layers .wb-body").evaluate("body => { body.scrollTop = 0 }")
-    lab.page.wait_for_timeout(400)
+    lab.settle()
     for part in lab.page.locator(".wb").all():
         expect(part).to_have_attribute("data-theme", theme)
         assert part.evaluate(LOW_CONTRAST) == []
@@ -296,7 +296,7 @@ def test_the_whole_view_is_readable(lab: NotebookPage, theme: str) -> None:
 def test_a_narrow_page_stacks_the_panels(lab: NotebookPage) -> None:
     lab.set_theme("light")
     lab.page.set_viewport_size({"width": 800, "height": 2600})
-    lab.page.wait_for_timeout(400)
+    lab.settle()
     app = lab.page.locator(".wb-app")
     places = "app => ['.wb-layers', '.wb-heat'].map(part => app.querySelector(part).getBoundingClientRect())"
     layers, heat = app.evaluate(places)  # at once: a part above may still grow
