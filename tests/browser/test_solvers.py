@@ -145,7 +145,7 @@ def test_a_long_text_is_shown_in_part_and_replaced_whole(lab: NotebookPage) -> N
     calibration(lab).get_by_role("button", name="Use this text").click()
     expect(calibration(lab)).to_contain_text("the first 20,000 of 432,000 characters are shown", timeout=30_000)
     expect(fact(lab, "Used")).to_contain_text("65,536 tokens", timeout=30_000)
-    lab.expect_output("print(len(app.session.calibration_text))", "432000")
+    lab.expect_output("print(len(app.session.calibration.text))", "432000")
     assert lab.run_code("app.session.calibration.lane.cancel()") == ""
 
 
@@ -188,7 +188,7 @@ def test_collecting_inputs_can_be_cancelled_and_begun_again(lab: NotebookPage) -
 
 def test_the_progress_of_an_export_names_layer_and_solver(lab: NotebookPage) -> None:
     lab.run_code(
-        "app.session.set_calibration_text(app.session.calibration_text[:6000])\n"
+        "app.session.calibration.set_text(app.session.calibration.text[:6000])\n"
         "app.session.configure(options={'sweeps': 0, 'candidates': 2}, scope='all')\n"
         "labels = []\n"
         "app.session.listen(lambda e: e.kind == 'job' and e.data.progress and labels.append(e.data.progress.label))"

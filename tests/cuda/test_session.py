@@ -88,7 +88,7 @@ def test_a_prompt_is_answered_by_both(session):
 
 
 def test_calibrated_layers_are_solved_and_exported(session, pair, tmp_path):
-    session.use_demo_text()
+    session.calibration.use_demo_text()
     session.select([Q])
     session.configure(solver="calibrated", scope="layer")
     assert session.wait(TIMEOUT_S)

@@ -40,7 +40,7 @@ def pair():
 def session(pair):
     """A live demo model, one layer of which is calibrated, with a text that is short enough for tests."""
     session = open_session(*pair)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     session.configure(solver="calibrated", scope="layer")
     assert session.wait(TIMEOUT_S)
     yield session
@@ -58,25 +58,25 @@ def badges(heard):
 def test_the_demo_model_begins_with_its_own_text_and_others_with_none(pair):
     for given in ("demo", pair[0]):
         session = open_session(given)
-        assert session.calibration_text == demo_calibration_text()
+        assert session.calibration.text == demo_calibration_text()
         assert session.calibration.state.origin == DEMO_ORIGIN
     bare = open_session(nn.Sequential(nn.Linear(64, 64)))
-    assert (bare.calibration_text, bare.calibration.state.origin) == ("", "")
+    assert (bare.calibration.text, bare.calibration.state.origin) == ("", "")
     with pytest.raises(ConfigError, match="comes with no text"):
-        bare.use_demo_text()
+        bare.calibration.use_demo_text()
 
 
 def test_a_text_is_looked_at_and_what_is_used_is_told(session, pair):
     heard = Heard(session)
-    session.set_calibration_text(TEXT[:2900])
+    session.calibration.set_text(TEXT[:2900])
     assert session.wait(TIMEOUT_S)
     state = session.calibration.state
     expected = Calibration.from_text(TEXT[:2900], pair[1])
     assert (state.sequences, state.sequence_length, state.tokens) == (*expected.ids.shape, expected.tokens)
     assert (state.notes, state.characters, state.origin) == (expected.notes, 2900, TYPED_ORIGIN)
     assert heard.of("calibration")[-1] == state and heard.of("problem") == []
-    session.use_demo_text()
-    assert session.calibration_text == demo_calibration_text()
+    session.calibration.use_demo_text()
+    assert session.calibration.text == demo_calibration_text()
     assert session.calibration.state.origin == DEMO_ORIGIN
 
 
@@ -85,7 +85,7 @@ def test_a_text_is_looked_at_and_what_is_used_is_told(session, pair):
 )
 def test_a_text_that_cannot_be_used_is_said_with_its_mend_and_the_view_falls_back(session, text, said):
     heard = Heard(session)
-    session.set_calibration_text(text)
+    session.calibration.set_text(text)
     assert session.wait(TIMEOUT_S)
     problem = session.calibration.state.problem
     assert said in str(problem) and "To mend it" in str(problem)
@@ -97,7 +97,7 @@ def test_a_text_that_cannot_be_used_is_said_with_its_mend_and_the_view_falls_bac
     for action in refused:
         with pytest.raises(ConfigError, match=said):
             action()
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     assert session.wait(TIMEOUT_S)
     assert session.calibration.state.problem is None
     assert badges(heard)[-1] == "inputs of the dense model"
@@ -105,7 +105,7 @@ def test_a_text_that_cannot_be_used_is_said_with_its_mend_and_the_view_falls_bac
 
 def test_too_few_tokens_fall_back_and_say_how_many_are_needed(session):
     heard = Heard(session)
-    session.set_calibration_text("a few words only")
+    session.calibration.set_text("a few words only")
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[-1] == "refined instead"
     assert "fewer than 128" in heard.of("view")[-1].notes[-1]
@@ -115,7 +115,7 @@ def test_too_few_tokens_fall_back_and_say_how_many_are_needed(session):
 def test_a_model_of_few_positions_gets_shorter_sequences_and_is_told(live, tmp_path):
     session = open_session(make("qwen2") if live else saved("qwen2", tmp_path), Letters())
     heard = Heard(session)
-    session.set_calibration_text("The module provides some words. " * 10)
+    session.calibration.set_text("The module provides some words. " * 10)
     session.select([Q])
     session.configure(solver="calibrated", scope="layer", options={"candidates": 1, "sweeps": 0})
     assert session.wait(TIMEOUT_S)
@@ -127,8 +127,8 @@ def test_a_model_of_few_positions_gets_shorter_sequences_and_is_told(live, tmp_p
 
 def test_half_a_pair_of_a_character_is_refused_and_the_old_text_stays(session):
     with pytest.raises(ConfigError, match=r"Character 2 .*half of a pair"):
-        session.set_calibration_text("ab\ud83d c")
-    assert session.calibration_text == TEXT
+        session.calibration.set_text("ab\ud83d c")
+    assert session.calibration.text == TEXT
 
 
 def test_a_live_model_without_a_tokenizer_says_so(pair):
@@ -145,7 +145,7 @@ def test_weights_without_a_model_fall_back_with_the_reason():
     session, (_, tokenizer) = Session(source), wb.demo_model()
     session.calibration.tokenizer = tokenizer
     heard = Heard(session)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     session.configure(solver="calibrated")
     assert session.wait(TIMEOUT_S)
     assert "no model that can run a text" in heard.of("view")[-1].notes[0]
@@ -157,16 +157,16 @@ def test_weights_without_a_model_fall_back_with_the_reason():
 
 def test_a_file_that_cannot_be_used_changes_nothing(session, tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
-        session.load_calibration_file(tmp_path / "none.txt")
-    assert session.calibration_text == TEXT
+        session.calibration.load_file(tmp_path / "none.txt")
+    assert session.calibration.text == TEXT
 
 
 def test_a_file_is_loaded_and_named(session, tmp_path):
     (tmp_path / "corpus.txt").write_text(TEXT[:2000], encoding="utf-8")
-    session.load_calibration_file(str(tmp_path / "corpus.txt"))
+    session.calibration.load_file(str(tmp_path / "corpus.txt"))
     assert session.wait(TIMEOUT_S)
     state = session.calibration.state
-    assert (session.calibration_text, state.path) == (TEXT[:2000], tmp_path / "corpus.txt")
+    assert (session.calibration.text, state.path) == (TEXT[:2000], tmp_path / "corpus.txt")
     assert state.origin == str(tmp_path / "corpus.txt") and state.tokens
 
 
@@ -206,7 +206,7 @@ def test_until_the_inputs_are_there_the_view_is_refined_and_not_recorded(pair, m
 
 def test_a_view_waits_for_what_takes_the_place_of_its_inputs(pair, monkeypatch):
     session = open_session(*pair)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     assert session.wait(TIMEOUT_S)
     heard, begun, collected = Heard(session), threading.Event(), session.calibration._collected
 
@@ -227,7 +227,7 @@ def test_a_view_waits_for_what_takes_the_place_of_its_inputs(pair, monkeypatch):
 
 def test_inputs_are_collected_once_for_all_calibrated_layers_and_each_text_anew(pair):
     session = open_session(*pair)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     session.configure(solver="calibrated", scope="all")
     assert session.wait(TIMEOUT_S)
     heard = Heard(session)
@@ -235,19 +235,19 @@ def test_inputs_are_collected_once_for_all_calibrated_layers_and_each_text_anew(
     assert session.wait(TIMEOUT_S)
     assert badges(heard) == ["inputs of the dense model"], "they came with those of the first layer"
     first = heard.of("view")[-1].summary
-    session.set_calibration_text(TEXT[:2500])
+    session.calibration.set_text(TEXT[:2500])
     assert session.errors == {}
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[1:] == ["refined for now", "inputs of the dense model"]
     assert heard.of("view")[-1].summary != first
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     assert session.wait(TIMEOUT_S)
     assert heard.of("view")[-1].summary == first
 
 
 def test_cancel_stops_collecting_and_says_so(pair):
     session = open_session(*pair)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     heard, begun, cancelled = Heard(session), threading.Event(), threading.Event()
 
     def hold(_module, _args):
@@ -320,7 +320,7 @@ def test_the_microscope_is_given_the_inputs(session):
 def small(pair):
     """A session in which few layers are int4, one of them calibrated: order matters and a sweep is short."""
     session = open_session(*pair)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     calibrated = wb.Recipe.from_json(
         {
             "rules": [
@@ -373,7 +373,7 @@ def test_a_text_changed_during_a_sweep_is_the_one_that_counts(small):
     def change_once(event):
         if event.kind == "error" and event.data.solver == "calibrated" and not changed.is_set():
             changed.set()
-            small.set_calibration_text(TEXT[:2500])
+            small.calibration.set_text(TEXT[:2500])
 
     small.listen(change_once)
     assert waited(small.sweep_errors()).state == "done"
@@ -387,7 +387,7 @@ def test_a_sweep_goes_on_past_a_weight_that_is_not_finite(tmp_path):
     with torch.no_grad():
         model.model.layers[0].mlp.gate_proj.weight[1, 2] = torch.nan
     session = open_session(model, tokenizer)
-    session.set_calibration_text(TEXT)
+    session.calibration.set_text(TEXT)
     session.configure(solver="calibrated")
     assert session.wait(TIMEOUT_S)
     heard = Heard(session)
@@ -426,10 +426,10 @@ def test_the_cell_alone_makes_the_same_checkpoint_bit_for_bit(kind, tmp_path, mo
     session = open_session("demo")
     text = TEXT.replace("\n", "\r\n", 40) + "Grüße 😀"
     if kind == "typed":
-        session.set_calibration_text(text)
+        session.calibration.set_text(text)
     elif kind == "file":
         (tmp_path / "corpus.txt").write_bytes(text.encode("utf-8-sig"))
-        session.load_calibration_file("corpus.txt")
+        session.calibration.load_file("corpus.txt")
     session.configure(group_size=128, solver="calibrated")
     session.configure(options={"sweeps": 0, "candidates": 2})
     calibrated = "layers.0.self_attn" if kind == "demo" else "layers.0."  # the demo text is long
@@ -451,7 +451,7 @@ def test_the_cell_alone_makes_the_same_checkpoint_bit_for_bit(kind, tmp_path, mo
 def test_a_file_that_was_changed_since_is_copied_as_it_was(session, tmp_path):
     file = tmp_path / "corpus.txt"
     file.write_text(TEXT, encoding="utf-8")
-    session.load_calibration_file(file)
+    session.calibration.load_file(file)
     assert session.wait(TIMEOUT_S)
     assert repr(str(file)) in session.as_python(tmp_path / "out")
     file.write_text("another text", encoding="utf-8")
@@ -462,7 +462,7 @@ def test_a_file_that_was_changed_since_is_copied_as_it_was(session, tmp_path):
 
 
 def test_a_recipe_that_calibrates_nothing_needs_no_text(session, tmp_path):
-    session.set_calibration_text("")
+    session.calibration.set_text("")
     session.configure(solver="refined", scope="all")
     assert "calibration" not in session.as_python(tmp_path / "out")
     assert session.wait(TIMEOUT_S)

@@ -98,7 +98,7 @@ KINDS: dict[str, tuple[str, str, Callable[[Session, Any], Any]]] = {
 def test_cancel_is_told_at_once_and_at_most_one_more_block_is_worked_through(name, session, monkeypatch, tmp_path):
     kind, solver, start = KINDS[name]
     if name == "improve":
-        session.set_calibration_text("")
+        session.calibration.set_text("")
     if solver != "hqq":
         session.configure(solver=solver)
     session.cancel()

@@ -68,7 +68,7 @@ def test_the_output_error_is_measured_where_it_is_asked_for_and_follows_from_the
     assert finer.config.group_size == 32 and 0 < finer.output.relative < first.output.relative
     demo.select([GATE])
     assert settled(demo).name == GATE and settled(demo).output is not None
-    demo.set_calibration_text(demo_calibration_text()[20_000:40_000])
+    demo.calibration.set_text(demo_calibration_text()[20_000:40_000])
     assert settled(demo).output is not None
     assert settled(demo).output.tokens == demo.calibration.inputs(GATE).moments.tokens
 

@@ -83,7 +83,7 @@ def test_with_a_text_the_outputs_are_judged():
     model, tokenizer = demo_model()
     model.model.layers = model.model.layers[:1]
     session = open_session(model, tokenizer)
-    session.set_calibration_text("A plain text of many words, said once more. " * 400)
+    session.calibration.set_text("A plain text of many words, said once more. " * 400)
     session.set_recipe(replace(session.recipe, default=None).with_rule("v_proj", session.recipe.default))
     before = session.recipe
     ended(session)
@@ -98,7 +98,7 @@ def test_inputs_that_do_not_fit_are_not_collected(monkeypatch):
     monkeypatch.setattr(session_improve, "HELD_BYTES", 1000)
     model, tokenizer = demo_model()
     session = open_session(model, tokenizer)
-    session.set_calibration_text("word " * 4000)
+    session.calibration.set_text("word " * 4000)
     session.set_recipe(replace(session.recipe, default=None).with_rule("layers.0.self_attn", session.recipe.default))
     ended(session)
     found = session.improving.latest

@@ -302,13 +302,13 @@ def test_a_folder_gives_what_its_live_model_gives(session):
 
 
 def test_calibrated_layers_are_those_of_an_export(session, pair):
-    session.set_calibration_text(demo_calibration_text()[:4000])
+    session.calibration.set_text(demo_calibration_text()[:4000])
     session.configure(solver="calibrated", scope="layer")
     assert session.wait(TIMEOUT_S)
     steps = session.quality._pair.make(session.coverage, threading.Event())
     _, int4 = finished(steps)
     model, tokenizer = wb.demo_model()
-    wb.quantize_(model, session.recipe, calibration=session.calibration_text, tokenizer=tokenizer)
+    wb.quantize_(model, session.recipe, calibration=session.calibration.text, tokenizer=tokenizer)
     for name in (row.name for row in session.coverage.int4_rows):
         ours, theirs = (one.get_submodule(name).quantized_weight() for one in (int4, model))
         assert torch.equal(ours.codes, theirs.codes), name
@@ -489,7 +489,7 @@ def test_the_calibration_text_is_not_taken_for_a_held_out_one(session):
     assert state().calibrated_on
     session.quality.set_text(TEXT)
     assert not state().calibrated_on
-    session.set_calibration_text("before " + TEXT + " after")
+    session.calibration.set_text("before " + TEXT + " after")
     assert state().calibrated_on  # a part of it flatters too
     session.configure(solver="rtn", scope="layer")
     assert not state().calibrated_on

@@ -196,7 +196,7 @@ def test_a_preset_and_a_saved_recipe_are_named_on_the_command_line(session, tmp_
 def test_a_calibration_text_of_ones_own_is_a_file_on_the_command_line(session, tmp_path):
     session.recipes.take_preset("calibrated")
     assert "--calibration" not in session.as_command(tmp_path / "out")
-    session.set_calibration_text("some text of my own")
+    session.calibration.set_text("some text of my own")
     words = shlex.split(session.as_command(tmp_path / "out"))
     assert Path(words[words.index("--calibration") + 1]).read_text() == "some text of my own"
 

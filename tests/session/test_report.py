@@ -80,7 +80,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path):
 def test_a_cell_for_a_text_that_is_in_no_file_reads_it_from_one(tmp_path):
     session = open_session(Toy(a=torch.randn(8, 64)))
     session.configure(solver="calibrated")
-    session.set_calibration_text("some words")
+    session.calibration.set_text("some words")
     assert session.wait(30)
     assert "calibration.txt" in session.reporting.contents().python
     assert list(tmp_path.iterdir()) == []

@@ -92,7 +92,7 @@ def test_the_demo_text_comes_back_with_a_button_that_is_there_when_it_can_do_som
     assert not away(app.calibration.children[-1])
     app.calibration.commands._handle_custom_msg({"type": "command", "command": "demo", "click": "c"}, [])
     assert app.wait(60)
-    assert app.session.calibration_text == demo_calibration_text()
+    assert app.session.calibration.text == demo_calibration_text()
     assert away(app.calibration.children[-1])
 
 
@@ -102,7 +102,7 @@ def test_the_page_has_the_beginning_of_a_long_text_and_the_session_all_of_it(app
     app.configure.form.change("solver", "refined")
     wire.clear()
     change(app, "text", text)
-    assert app.session.calibration_text == text
+    assert app.session.calibration.text == text
     assert len(app.calibration.form.values["text"]) == SHOWN_CHARACTERS
     assert app.calibration.form.lengths == {"text": len(text)}
     assert sum(len(str(message)) for message, _ in wire.messages) < 10 * SHOWN_CHARACTERS
@@ -145,7 +145,7 @@ def test_files_are_read_and_what_is_wrong_with_one_stands_under_its_field(app: W
     calibrate(app)
     change(app, "path", str(tmp_path / "none.txt"))
     assert "cannot be read" in app.calibration.form.errors["path"]
-    assert app.session.calibration_text == TEXT
+    assert app.session.calibration.text == TEXT
     (tmp_path / "short.txt").write_text("few words", encoding="utf-8")
     change(app, "path", str(tmp_path / "short.txt"))
     assert "too few" in app.calibration.form.errors["path"]

@@ -69,7 +69,7 @@ def test_the_tab_has_the_change_of_perplexity_while_it_holds_and_the_calibration
     app.session.configure(group_size=32)
     assert app.tabs.badges == {}
     assert not any("calibration text" in note for note in app.quality.numbers.notes)
-    app.session.set_calibration_text(TEXT)
+    app.session.calibration.set_text(TEXT)
     app.session.configure(solver="calibrated", scope="layer")
     app.session.cancel()
     assert app.quality.numbers.notes[-1].startswith("this is the calibration text")

@@ -32,7 +32,7 @@ def report(arguments: argparse.Namespace) -> None:
     check_target(arguments.out)
     session = open_session(arguments.model)
     if arguments.calibration is not None:
-        session.load_calibration_file(arguments.calibration)
+        session.calibration.load_file(arguments.calibration)
     if session.given is None or asked(arguments):
         session.set_recipe(recipe)
     session.refresh()

@@ -36,6 +36,7 @@ class SessionCalibration(TokenizedText):
         on_state: Called after each change of `state`, on any thread.
         on_job: Called after each change of the lane's job, on its thread.
         again: Asks anew for the view that the inputs were collected for, after a cancel; None for no such way.
+        on_text: Called after another text was taken: what was solved with the one before is stale.
         max_bytes: Most bytes of moments that are held.
 
     Attributes:
@@ -51,11 +52,12 @@ class SessionCalibration(TokenizedText):
         on_state: Callable[[CalibrationState], None],
         on_job: Callable[[Job], None],
         again: Callable[[], Job | None] | None = None,
+        on_text: Callable[[], None] = lambda: None,
         max_bytes: int = HELD_BYTES,
     ) -> None:
         self._inputs = LayerInputs(source, max_bytes)
         super().__init__(source, tokenizer, on_state=on_state, loads_bytes=self._inputs.loads_bytes)
-        self._in_turn, self._on_job, self._again = in_turn, on_job, again
+        self._in_turn, self._on_job, self._again, self._on_text = in_turn, on_job, again, on_text
         self.lane = Lane("calibration", latest_wins=True)
         self._newest: tuple[Job | None, frozenset[str]] = None, frozenset()  # a job, and the layers it collects for
 
@@ -72,6 +74,7 @@ class SessionCalibration(TokenizedText):
         self.put(text, origin if text else "", path)
         self._on_state(self.state)
         self.look()
+        self._on_text()
 
     def load_file(self, path: Path | str) -> None:
         """Take the text of a file.

@@ -86,6 +86,7 @@ class Session(SessionState):
             on_state=partial(emit, "calibration"),
             on_job=self._listeners.on_long_job,
             again=self.refresh,
+            on_text=self._recalibrate,
         )
         means = Means(self._cache, turns.in_turn, emit, on_job, self.calibration.inputs)
         self.exact = SessionErrors(self, self._cache, self._state, emit, on_job)
@@ -257,30 +258,6 @@ class Session(SessionState):
     def errors(self) -> dict[str, LayerView]:
         """Layer name → its latest exact view under the recipe; replaced, never changed in place."""
         return self.exact.views
-
-    @property
-    def calibration_text(self) -> str:
-        """The text from which the calibrated solver learns the inputs of its layers, or ""."""
-        return self.calibration.text
-
-    def set_calibration_text(self, text: str) -> None:
-        """Take another calibration text; what was solved with the one before is solved anew.
-
-        Raises:
-            ConfigError: when the text cannot be written as UTF-8. One that is too short is told as an event.
-        """
-        self.calibration.set_text(text)
-        self._recalibrate()
-
-    def load_calibration_file(self, path: Path | str) -> None:
-        """Take the text of a file; see `SessionCalibration.load_file`."""
-        self.calibration.load_file(path)
-        self._recalibrate()
-
-    def use_demo_text(self) -> None:
-        """Go back to the text that comes with the demo model; see `SessionCalibration.use_demo_text`."""
-        self.calibration.use_demo_text()
-        self._recalibrate()
 
     def sweep_errors(self) -> Job:
         """Solve every int4 layer under the recipe and record its errors; see `SessionErrors.start`."""

@@ -62,8 +62,8 @@ class CalibrationPanel(Panel):
         session = self.session
         _show_if(self, bool(needs_calibration(session.coverage)) or session.details.wants_output)
         state = session.calibration.state
-        if session.calibration_text is not self._text:  # a text of megabytes is not compared
-            self._text = session.calibration_text
+        if session.calibration.text is not self._text:  # a text of megabytes is not compared
+            self._text = session.calibration.text
             self.form.set_values(text=self._text)
         self.form.set_values(path="" if state.path is None else str(state.path))
         self.form.errors = errors_of(state, _fewest_tokens(session.coverage))
@@ -74,14 +74,14 @@ class CalibrationPanel(Panel):
     def _changed(self, field: str, value: Value) -> None:
         try:
             if field == "text":
-                self.session.set_calibration_text(str(value))
+                self.session.calibration.set_text(str(value))
             elif str(value).strip():
-                self.session.load_calibration_file(str(value))
+                self.session.calibration.load_file(str(value))
         except WorkbenchError as error:
             self.form.errors = {**self.form.errors, field: str(error)}
 
     def _run(self, command: str) -> str:
-        self.session.use_demo_text()
+        self.session.calibration.use_demo_text()
         return ""
 
 
