@@ -5,15 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from torch import Size, Tensor
 
+from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Contents, Header, Outline
-from workbench.errors import ModelError
+from workbench.checkpoint.native import ModuleFormat
+from workbench.errors import CheckpointError, ModelError
 from workbench.kinds import INT4
 from workbench.records.layers import LayerRecord
 
+NATIVE_FIRST = "export it as native, its codes as they are, and open that folder"
 ORIGINAL = 'open the model that it was made from: wb.Workbench("its folder or hub name")'
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Contents of which one weight can be read without the rest."""
+
+    def read_weight(self, name: str, form: ModuleFormat) -> QuantizedWeight:
+        """Read an int4 weight."""
+        ...
 
 
 class Int4Source:
@@ -56,6 +69,16 @@ class Int4Source:
             ModelError: always.
         """
         raise ModelError(f"{name} is not read: {self.missing(name)}.", mend=ORIGINAL)
+
+    def quantized(self, name: str) -> QuantizedWeight:
+        """Read one int4 weight: [N, K], or [E * N, K] of a stack of experts.
+
+        Raises:
+            CheckpointError: when its format is read as a whole only, or it is damaged.
+        """
+        if not isinstance(self.contents, Readable):
+            raise CheckpointError(f"{self.method} is read as a whole only.", mend=NATIVE_FIRST)
+        return self.contents.read_weight(name, self.outline.int4[name])
 
     def missing(self, name: str) -> str:
         """Say why no weight can be quantized from here."""

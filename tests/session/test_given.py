@@ -13,10 +13,13 @@ from tests.tiny_models import make
 from workbench.conversion import opened_int4
 from workbench.errors import CheckpointError, ConfigError, ModelError
 from workbench.exporting import ExportResult, iter_write
+from workbench.hf.reverse_names import NamedContents
+from workbench.int4_source import Int4Source
 from workbench.kinds import INT4
 from workbench.recipe.recipe import Recipe
 from workbench.session import open_session
 from workbench.session.given import given_of
+from workbench.session.stored import STORED_METRICS
 from workbench.sources import ModelSource
 from workbench.targets import NATIVE, TARGETS
 
@@ -221,3 +224,37 @@ def test_the_report_says_what_is_known(session, tmp_path):
     assert session.wait(TIMEOUT_S)
     page = (tmp_path / "report.html").read_text()
     assert "wb.export(" in page and "int4 already" in page
+
+
+# --- what is stored -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", STORED_METRICS)
+def test_what_is_stored_of_a_layer_is_pictured(session, metric):
+    weight = session.given.read(Q_PROJ)
+    session.stored.show(metric)
+    assert session.wait(TIMEOUT_S)
+    found = session.stored.latest
+    assert (found.name, found.metric, found.form) == (Q_PROJ, metric, session.given.forms[Q_PROJ])
+    assert (found.map.total_rows, found.map.total_cols) == (64, 64 if metric == "dequantized" else 2)
+    assert list(found.codes) == [int((weight.codes == code).sum()) for code in range(16)]
+    if metric == "scale":
+        assert found.map.hi == pytest.approx(float(weight.scale.max()))
+    with pytest.raises(ConfigError, match="metric='original'"):
+        session.stored.show("original")
+
+
+@pytest.mark.parametrize("name", [NATIVE, *FOREIGN])
+def test_a_layer_on_disk_is_read_alone(folders, name, monkeypatch):
+    session = open_session(folders / name)
+    wanted = {part.name: part.weight for part in session.given.contents().parts() if part.weight is not None}
+    monkeypatch.setattr(type(session.given.contents()), "parts", None)
+    for layer in session.given.forms:
+        assert torch.equal(session.given.read(layer).dequantize(), wanted[layer].dequantize())
+
+
+def test_a_format_that_is_read_as_a_whole_says_what_to_do(folders):
+    session = open_session(folders / NATIVE)
+    whole = Int4Source(NamedContents(session.given.contents()), folders / NATIVE, name="x", method="gguf")
+    with pytest.raises(CheckpointError, match=r"gguf is read as a whole only.*export it as native"):
+        whole.quantized(Q_PROJ)

@@ -62,7 +62,14 @@ def test_a_layer_s_form_stands_in_place_of_its_errors(app):
         "Solver": "rtn",
     }
     assert "its errors take the original" in layer.facts.verdict and "wb.Workbench(" in layer.facts.notes[0]
+    payload = layer.heatmap.payload
+    assert (payload.title, payload.col_name, payload.total_cols) == (Q_PROJ, "group", 4)
+    assert sum(layer.codes.chart.counts) == 256 * 256
+    layer.form.change("metric", "dequantized")
+    assert app.wait(TIMEOUT_S)
+    assert (layer.heatmap.payload.col_name, layer.heatmap.payload.total_cols) == ("input feature", 256)
     app.session.select(["lm_head"])
+    assert layer.heatmap.payload is None and layer.heatmap.message
     assert layer.facts.facts == [] and "Dense" in layer.facts.verdict
     assert "It was made with this one:" in recipe.facts.verdict and '"group_size": 64' in recipe.facts.code
     assert app.wait(TIMEOUT_S) and app.status.problems == []

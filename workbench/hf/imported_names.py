@@ -18,8 +18,10 @@ from torch import Tensor
 from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Contents, Outline, Part
 from workbench.checkpoint.native import ModuleFormat
+from workbench.checkpoint.stored_contents import StoredFolder
 from workbench.errors import CheckpointError
 from workbench.hf.reverse_names import pieces_of_model
+from workbench.int4_source import NATIVE_FIRST
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _AGAIN = "quantize the original model in the workbench"
@@ -93,6 +95,19 @@ class ImportedContents:
     def write_files(self, folder: Path) -> None:
         """Write config.json (without quantization_config), generation configuration and tokenizer."""
         self._contents.write_files(folder)
+
+    def read_weight(self, name: str, form: ModuleFormat) -> QuantizedWeight:
+        """Read one int4 weight of the model, without the rest of the folder.
+
+        Raises:
+            CheckpointError: when it is put together from several pieces, or is damaged.
+        """
+        folder, whole = self._contents, _Place(f"{name}.weight", None)
+        own = getattr(folder, "forms", {})
+        stored = next((one for one in own if self._place(f"{one}.weight") == whole), None)
+        if stored is None or not isinstance(folder, StoredFolder):
+            raise CheckpointError(f"{name} is put together from several pieces.", mend=NATIVE_FIRST)
+        return folder.read_weight(stored, own[stored])
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ EventKind = Literal[
     "quality",
     "answers",
     "perplexity",
+    "stored",
     "improved",
     "report",
     "verdict",
@@ -48,7 +49,8 @@ class Event:
             "error" (LayerView of one layer in a sweep), "export" (ExportResult), "problem" (Exception), "targets"
             (TargetTable),
             "calibration" (CalibrationState), "recipe" (SessionRecipe: pinned, loaded or saved), "quality"
-            (QualityState), "answers" (Answers, or None), "perplexity" (Perplexity), "improved" (Improvement, SoFar
+            (QualityState), "answers" (Answers, or None), "perplexity" (Perplexity), "stored" (StoredView),
+            "improved" (Improvement, SoFar
             while it is looked for, or None once it is let go of),
             "report" (ReportFile), "verdict" (SessionVerdict: its speed is measured, or cannot be). "coverage",
             "selection" and "recipe" come on the thread of the person's action ("coverage" on a worker's where Improve

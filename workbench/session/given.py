@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat, int4_layers
@@ -35,6 +36,7 @@ class Given:
         forms: Module path → form of each int4 weight.
         path: Where it is read from, or None for a live model.
         contents: Makes what a checkpoint of it is written from; codes stay as they are.
+        read: Reads the int4 weight of a module path.
         recipe: The recipe that it was made with, where it says so.
         notes: What a person must know of how it is read.
     """
@@ -43,6 +45,7 @@ class Given:
     forms: Mapping[str, ModuleFormat]
     path: Path | None
     contents: Callable[[], Contents] = field(repr=False)
+    read: Callable[[str], QuantizedWeight] = field(repr=False)
     recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
 
@@ -71,13 +74,19 @@ def given_of(source: Source, tokenizer: Any = None) -> Given | None:
     if isinstance(source, Int4Source):
         outline = source.outline
         forms, notes = dict(outline.int4), (*_stored_note(source), *outline.notes)
-        return Given(source.method, forms, source.path, lambda: source.contents, outline.recipe, notes)
+        return Given(
+            source.method, forms, source.path, lambda: source.contents, source.quantized, outline.recipe, notes
+        )
     if not isinstance(source, ModelSource):
         return None
     model = source.model
     forms = {name: ModuleFormat.of(layer) for name, layer in int4_layers(model).items()}
     recipe = getattr(model, RECIPE_ATTRIBUTE, None)
-    return Given("in memory", forms, None, lambda: ModelContents(model, tokenizer), recipe) if forms else None
+
+    def read(name: str) -> QuantizedWeight:
+        return int4_layers(model)[name].quantized_weight()
+
+    return Given("in memory", forms, None, lambda: ModelContents(model, tokenizer), read, recipe) if forms else None
 
 
 def int4_rows(coverage: Coverage) -> list[CoverageRow]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from workbench.errors import ConfigError, WorkbenchError
 from workbench.forward import evaluating
-from workbench.int4_source import Int4Source
+from workbench.int4_source import NATIVE_FIRST, Int4Source
 from workbench.jobs import Job, Lane
 from workbench.machine import present_devices
 from workbench.measure.causal import check_causal
@@ -95,7 +95,7 @@ class SessionPerplexity:
             return ConfigError("The model has an original to compare with.", mend="measure session.quality")
         if isinstance(owner.source, Int4Source) and owner.source.method != NATIVE:
             what = f"A checkpoint of {owner.source.method} does not run here."
-            return ConfigError(what, mend="export it as native, its codes as they are, and open that folder")
+            return ConfigError(what, mend=NATIVE_FIRST)
         return None
 
     def measure(self) -> Job:

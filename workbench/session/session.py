@@ -38,6 +38,7 @@ from workbench.session.rooms import Means
 from workbench.session.script import DEFAULT_DIRECTORY, command_of, convert_command, convert_python, python_of
 from workbench.session.speed import SessionSpeed
 from workbench.session.state import SessionState
+from workbench.session.stored import SessionStored
 from workbench.session.turns import Turns
 from workbench.session.verdict import SessionVerdict
 from workbench.session.views import SessionViews
@@ -62,6 +63,7 @@ class Session(SessionState):
         exact: The exact errors under the recipe that holds.
         calibration: The calibration text, and what becomes of it.
         quality: The model under the recipe beside the original, on a text and on a prompt.
+        stored: What is stored of the layer on show, where it came int4.
         perplexity: How well a model that came int4 predicts a text, alone.
         recipes: The recipe's rules, text and files, and the recipes before it.
         details: Histograms and output error of the layer on show.
@@ -105,6 +107,7 @@ class Session(SessionState):
             device=self.device,
             refused=None if self.given is None else self.given.refusal(_NOTHING_TO_COMPARE),
         )
+        self.stored = SessionStored(self, turns.in_turn, emit, on_job)
         self.perplexity = SessionPerplexity(self, turns.behind, emit, on_job)
         self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
         self.zoom = SessionZoom(self, means)
@@ -118,7 +121,7 @@ class Session(SessionState):
             *(self.views.lane, self.microscope.lane, self.calibration.lane, self.work),
             *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
             *(self.details.lane, self.compare.lane, self.zoom.lane, self.exports.lane),
-            self.perplexity.lane,
+            *(self.perplexity.lane, self.stored.lane),
         )
         self.recipes: SessionRecipe = SessionRecipe(self, self.preflight, lambda: emit("recipe", self.recipes))
         self.history = SessionHistory(self.recipes.history, self.preflight, self._take)
@@ -250,6 +253,7 @@ class Session(SessionState):
     def refresh(self) -> Job | None:
         """Compute the view of the current layer anew; what an older request still computes is dropped."""
         if self.given is not None:  # there is no view to come before these
+            self.stored.refresh()
             self.exports.follow()
             self.verdict.follow()
         return self.views.refresh()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from workbench.checkpoint.native import ModuleFormat
 from workbench.int4_source import ORIGINAL
+from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.recipe.text import recipe_text
 from workbench.session import Event, Session
+from workbench.session.stored import StoredMetric, StoredView
+from workbench.widgets.bars import BarChart, Bars
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
+from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.heatmap import Heatmap, HeatPayload
 from workbench.widgets.panel import Panel
 from workbench.widgets.tabs import Tab
 
@@ -18,21 +25,41 @@ GIVEN_TABS = (
     Tab("recipe", "Recipe", "The recipe that the model was made with, where it says so"),
     Tab("export", "Export", "Convert the model to another format, its codes as they are; save a report"),
 )
+_SHOW = Field(
+    "metric",
+    "Show",
+    "menu",
+    (("scale", "scale of each group"), ("zero", "zero of each group"), ("dequantized", "dequantized weight")),
+    "What a cell's colour stands for",
+)
+_NOT_READ = "The layer is being read."
+_DENSE = "Nothing of this weight is in int4."
+_MORE = "to make it int4 too: wb.quantize_(model, config) in memory, then open the app again"
 NO_ORIGINAL = "errors are measured against the original weights, which are not here: to see them, and to choose anew, "
 
 
 class GivenLayerPanel(Panel):
-    """How the layer on show is stored, in place of the heatmap of its errors."""
+    """What is stored of the layer on show, in place of the heatmap of its errors."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
+        self.form = Form([_SHOW], {"metric": session.stored.metric}, on_error=on_error, inline=True)
+        self.heatmap = Heatmap(on_error=on_error)
         self.facts = Facts(on_error=on_error)
-        super().__init__(session, on_error, [self.facts])
+        self.codes = Bars(BarChart(title="Codes", empty=_NOT_READ), on_error=on_error)
+        super().__init__(session, on_error, [self.facts, self.form, self.heatmap, self.codes])
         self._show()
+        self.form.on_change(self._changed)
 
     def on_event(self, event: Event) -> None:
-        """Show the layer that is on show now."""
+        """Show the layer that is on show now, and what is stored of it."""
         if event.kind == "selection":
             self._show()
+        elif event.kind == "stored":
+            self._show_stored(event.data, event.job.number if event.job else 0)
+        elif event.kind == "job" and (job := event.data) is self.session.stored.lane.latest and job is not None:
+            self.heatmap.busy = not job.finished
+            if job.error is not None:
+                self._clear(str(job.error))
 
     def _show(self) -> None:
         session = self.session
@@ -41,10 +68,26 @@ class GivenLayerPanel(Panel):
         title = "" if row is None else row.name
         notes = [NO_ORIGINAL + ORIGINAL]
         if row is None or form is None:
-            self.facts.show([], title=title, verdict="Dense, in a model that is int4 already.", notes=notes)
+            live = session.given is not None and session.given.path is None
+            more = [_MORE] if live and row is not None and row.kind in QUANTIZABLE_KINDS else []
+            self.facts.show([], title=title, verdict="Dense, in a model that is int4 already.", notes=[*more, *notes])
+            self._clear(_DENSE)
             return
-        facts = form_facts(form, row.bits_per_weight)
-        self.facts.show(facts, title=title, verdict="Int4 already: its errors take the original.", notes=notes)
+        verdict = "Int4 already: its errors take the original, and this is what is stored."
+        self.facts.show(form_facts(form, row.bits_per_weight), title=title, verdict=verdict, notes=notes)
+        if session.stored.latest is None or session.stored.latest.name != row.name:
+            self._clear(_NOT_READ)
+
+    def _clear(self, message: str) -> None:
+        self.heatmap.clear(message)
+        self.codes.show(BarChart(title="Codes", empty=message))
+
+    def _show_stored(self, view: StoredView, number: int) -> None:
+        if view.name == self.session.current and self.heatmap.show(payload_of(view, number)):
+            self.codes.show(codes_chart(view))
+
+    def _changed(self, _field: str, value: Value) -> None:
+        self.session.stored.show(cast(StoredMetric, value))
 
 
 class GivenRecipePanel(Panel):
@@ -65,6 +108,46 @@ class GivenRecipePanel(Panel):
 
     def on_event(self, event: Event) -> None:
         """Nothing that happens changes it."""
+
+
+def payload_of(view: StoredView, seq: int) -> HeatPayload:
+    """Return the heatmap's payload of what is stored."""
+    picture, weights = view.map, view.metric == "dequantized"
+    return HeatPayload(
+        values=picture.values,
+        rows=picture.rows,
+        cols=picture.cols,
+        lo=picture.lo,
+        hi=picture.hi,
+        unit=picture.unit,
+        log=picture.log,
+        row_span=picture.row_span,
+        col_span=picture.col_span,
+        total_rows=picture.total_rows,
+        total_cols=picture.total_cols,
+        title=view.name,
+        badge="as stored",
+        seq=seq,
+        reduce=picture.reduce,  # type: ignore[arg-type]
+        row_name="output feature",
+        col_name="input feature" if weights else "group",
+        group_size=None if weights else view.form.group_size,
+        total_in=None if weights else view.form.in_features,
+        stack_rows=view.form.out_features if view.form.experts else None,
+    )
+
+
+def codes_chart(view: StoredView) -> BarChart:
+    """Return how many weights have each code."""
+    return BarChart(
+        view.codes,
+        -0.5,
+        15.5,
+        title="Codes",
+        subtitle=f"{view.name} · {sum(view.codes):,} weights",
+        x_label="code",
+        what="weights",
+    )
 
 
 def form_facts(form: ModuleFormat, bits_per_weight: float) -> list[Fact]:
