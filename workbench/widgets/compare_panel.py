@@ -156,8 +156,10 @@ def notes_of(found: Comparison) -> list[str]:
 def _pair(label: str, a: float, b: float) -> Fact:
     ratio = f"B: {b / a - 1:+.1%}" if a > 0 else "A is exact"
     same = a == b
-    tone: Tone = "" if same or label == "Bits per weight" else ("good" if b < a else "warn")
-    return Fact(label, f"{a:.3g} | {b:.3g}", "the same" if same else ratio.replace("-", "−"), tone)
+    bits = label == "Bits per weight"
+    tone: Tone = "" if same or bits else ("good" if b < a else "warn")
+    form = ".2f" if bits else ".3g"
+    return Fact(label, f"{a:{form}} | {b:{form}}", "the same" if same else ratio.replace("-", "−"), tone)
 
 
 def _decibels(a: ErrorSummary, b: ErrorSummary) -> Fact:

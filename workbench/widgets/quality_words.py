@@ -160,7 +160,10 @@ def _signed(value: float) -> str:
 
 
 def _percent(value: float) -> str:
-    return "∞" if not math.isfinite(value) else f"{100 * value:.2g} %" if value < 1 else f"{100 * value:,.0f} %"
+    if not math.isfinite(value):
+        return "∞"
+    digits = f"{100 * value:#.2g}".removesuffix(".") if 0 < value < 0.995 else f"{100 * value:,.0f}"
+    return f"{digits} %"  # "1.0", beside "0.72" and "1.4" of its interval
 
 
 def _signed_percent(value: float) -> str:

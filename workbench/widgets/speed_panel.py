@@ -61,12 +61,14 @@ class SpeedPanel(Panel):
             self._follow(event.data)
 
     def _follow(self, job: Job) -> None:
-        if job.state == "running" and self._job is not job:
-            self._show()  # without the points of the run before
+        begins = job.state == "running" and self._job is not job
         self._job = job
-        if self.chart.busy == job.finished:
+        turns = self.chart.busy == job.finished
+        if turns:
             self.chart.busy = not job.finished
             self.commands.enable(measure=job.finished, stop=not job.finished)
+        if begins or turns:
+            self._show()  # without the points of the run before
 
     def _changed(self, field: str, value: Value) -> None:
         if field != "compiled":
@@ -87,13 +89,18 @@ class SpeedPanel(Panel):
         device = self._choose_device()
         dtype, view = str(self.form.values["dtype"]), cast(View, self.form.values["view"])
         points = [p for p in self.session.speed.points if p.device == device and p.dtype == dtype]
-        empty = "Press Measure speed: int4, its paths and dense are timed on this machine."
-        if self.session.speed.points and not points:
+        empty, nothing = (
+            "Press Measure speed: int4, its paths and dense are timed on this machine.",
+            "Not measured yet.",
+        )
+        if self.chart.busy:
+            empty, nothing = "The first points come in a moment.", "Measuring…"
+        elif self.session.speed.points and not points:
             empty = f"{dtype} is not measured yet: press Measure speed."
         self.chart.show(speed_chart(points, view, dtype=dtype, x_ticks=BATCH_SIZES, empty=empty))
         self.verdict.show(
             self._facts(points, device, dtype),
-            verdict=said(points, dtype) if points else "Not measured yet.",
+            verdict=said(points, dtype) if points else nothing,
             notes=self.session.speed.notes if points else [],
         )
 
