@@ -54,8 +54,8 @@ session.layers session.state session.microscope session.speed session.history se
 session.layer_inputs session.tokenized_text session.calibration session.sweep session.exact session.views session.words
 session.twin session.model_pair session.quality_text session.quality_prompt session.quality_plan session.quality_state
 session.quality_run session.prompt session.quality session.perplexity session.stored
-session.improve session.decode_target session.verdict session.export session.report session.session session.opening
-session
+session.improve session.decode_target session.verdict session.export session.report
+session.connected session.session session.opening session
 figures widgets
 cli.notebooks cli.launch cli.progress cli.settings
 cli.quantize_commands cli.measure_commands cli.page_commands cli.export_commands cli.inspect_commands cli.main cli

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from tests.session.stand_ins import (
     Heard,
     assert_same_checkpoint,
     broken_toy,
-    toy,
     waited,
 )
 from workbench.demo import demo_path
@@ -73,42 +71,6 @@ def test_an_unknown_name_changes_nothing(demo, names, current):
         demo.select(names, current)
     assert (demo.selection, demo.current) == before
     assert heard.events == []
-
-
-# --- working --------------------------------------------------------------------------------------------------------
-
-
-def test_two_jobs_at_once_are_refused_by_name():
-    source = toy("a")
-    session = Session(source)
-    source.gate.clear()
-    first = session.sweep_errors()
-    for second in (session.sweep_errors, session.speed.measure, lambda: session.export("somewhere")):
-        with pytest.raises(ConfigError, match="Errors of all layers is running"):
-            second()
-    assert session.speed.points == []
-    source.gate.set()
-    assert waited(first).state == "done"
-    assert waited(session.sweep_errors()).state == "done"
-
-
-def test_cancel_stops_everything_at_the_next_block_and_wait_knows_the_time():
-    source = toy("a", "b")
-    session = Session(source)
-    source.gate.clear()
-    preview, sweep = session.refresh(), session.sweep_errors()
-    started = time.monotonic()
-    assert not session.wait(0.05)
-    assert time.monotonic() - started < TIMEOUT_S
-    session.cancel()
-    assert preview.state in ("cancelling", "cancelled")
-    assert sweep.state in ("cancelling", "cancelled")
-    source.gate.set()
-    assert session.wait(TIMEOUT_S)
-    assert (preview.state, sweep.state) == ("cancelled", "cancelled")
-    assert session.errors == {}
-    session.cancel()
-    assert waited(session.refresh()).state == "done"
 
 
 # --- exporting ----------------------------------------------------------------------------------------------------

@@ -6,126 +6,28 @@ previews on a latest-wins lane, measurements and exports one at a time on anothe
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from workbench.coverage.coverage import Coverage, needs_calibration
+from workbench.coverage.coverage import needs_calibration
 from workbench.exporting import ExportResult
-from workbench.jobs import Job, Lane, wait_for_all
+from workbench.jobs import Job
 from workbench.measure.error_map import Metric
 from workbench.options import SolverName
-from workbench.recipe.recipe import Recipe
-from workbench.session.ahead import SessionAhead
-from workbench.session.calibration import SessionCalibration
-from workbench.session.compare import SessionCompare
-from workbench.session.details import SessionDetails
-from workbench.session.events import Event, Listeners
-from workbench.session.exact import SessionErrors
-from workbench.session.export import SessionExport
-from workbench.session.history import SessionHistory
-from workbench.session.improve import SessionImprove
-from workbench.session.layers import Scope, SessionLayers
-from workbench.session.microscope import SessionMicroscope
-from workbench.session.perplexity import SessionPerplexity
-from workbench.session.quality import SessionQuality
-from workbench.session.recipe import SessionRecipe
-from workbench.session.report import SessionReport
-from workbench.session.rooms import Means
+from workbench.session.connected import ConnectedRooms
+from workbench.session.layers import Scope
 from workbench.session.script import DEFAULT_DIRECTORY, command_of, convert_command, convert_python, python_of
-from workbench.session.speed import SessionSpeed
-from workbench.session.state import SessionState
-from workbench.session.stored import SessionStored
-from workbench.session.turns import Turns
-from workbench.session.verdict import SessionVerdict
-from workbench.session.views import SessionViews
 from workbench.session.words import facts_html, session_facts
-from workbench.session.zoom import SessionZoom
 from workbench.targets import NATIVE
-from workbench.views.cache import ViewCache
 from workbench.views.views import LayerView
 
-_NOTHING_TO_COMPARE = "there is no original beside it to compare with; session.perplexity measures it alone"
 
+class Session(ConnectedRooms):
+    """Model, recipe, selection and results, with one method per user action; made by `open_session`.
 
-class Session(SessionState):
-    """Model, recipe, selection and results; made by `open_session`.
-
-    Attributes:
-        layers: Settings layer by layer.
-        history: The way back to the recipes before, and forth again.
-        views: The picture of the layer on show.
-        microscope: A group of the layer on show, weight by weight.
-        speed: The measured speed of a layer shape.
-        exact: The exact errors under the recipe that holds.
-        calibration: The calibration text, and what becomes of it.
-        quality: The model under the recipe beside the original, on a text and on a prompt.
-        stored: What is stored of the layer on show, where it came int4.
-        perplexity: How well a model that came int4 predicts a text, alone.
-        recipes: The recipe's rules, text and files, and the recipes before it.
-        details: Histograms and output error of the layer on show.
-        compare: Settings that are held fast, and the layer on show under both.
-        zoom: Parts of the heatmap at full size.
-        ahead: Neighbouring settings, solved while nothing else runs, where `ahead.on` is set.
-        verdict: Size, error and speed in a line.
-        improving: What the latest search for a better recipe found.
-        reporting: The report that was written last.
-        exports: Which formats hold the model, and what was written last.
+    What is seen and made of the model is in its rooms: see `ConnectedRooms`.
     """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._listeners, self._cache, turns = Listeners(), ViewCache(), Turns()
-        self._state = threading.Lock()  # held while recipe, coverage and errors change together
-        self.work = Lane("work", latest_wins=False)
-        emit, on_job = self._listeners.emit, self._listeners.on_job
-        self.calibration = SessionCalibration(
-            *(self.source, self.tokenizer),
-            in_turn=turns.in_turn,
-            on_state=partial(emit, "calibration"),
-            on_job=self._listeners.on_long_job,
-            again=self.refresh,
-            on_text=self._recalibrate,
-        )
-        means = Means(self._cache, turns.in_turn, emit, on_job, self.calibration.inputs)
-        self.exact = SessionErrors(self, self._cache, self._state, emit, on_job)
-        self.microscope = SessionMicroscope(self, means, self._state)
-        self.views = SessionViews(self, means, self.exact, self.microscope)
-        self.speed = SessionSpeed(self, turns.alone, emit, on_job)
-        self.quality = SessionQuality(
-            self.calibration,
-            self._cache,
-            coverage=lambda: self.coverage,
-            in_turn=turns.behind,
-            views=self.views.lane,
-            on_state=partial(emit, "quality"),
-            on_answers=partial(emit, "answers"),
-            on_job=on_job,
-            device=self.device,
-            refused=None if self.given is None else self.given.refusal(_NOTHING_TO_COMPARE),
-        )
-        self.stored = SessionStored(self, turns.in_turn, emit, on_job)
-        self.perplexity = SessionPerplexity(self, turns.behind, emit, on_job)
-        self.details, self.compare = SessionDetails(self, means), SessionCompare(self, means)
-        self.zoom = SessionZoom(self, means)
-        self.ahead = SessionAhead(self, replace(means, in_turn=turns.behind), lambda: self.lanes)
-        self.verdict = SessionVerdict(self, turns.alone, emit)
-        self.improving = SessionImprove(self, emit, on_job)
-        self.reporting = SessionReport(self, sweep=self.exact.sweep, on_swept=self.exact.take, emit=emit, on_job=on_job)
-        self.exports = SessionExport(self, self._cache, emit, on_job)
-        # Views come first: one waits for inputs, and starts a look when it is there.
-        self.lanes: tuple[Lane, ...] = (
-            *(self.views.lane, self.microscope.lane, self.calibration.lane, self.work),
-            *(self.quality.lane, self.quality.prompt.lane, self.verdict.lane),
-            *(self.details.lane, self.compare.lane, self.zoom.lane, self.exports.lane),
-            *(self.perplexity.lane, self.stored.lane),
-        )
-        self.recipes: SessionRecipe = SessionRecipe(self, self.preflight, lambda: emit("recipe", self.recipes))
-        self.history = SessionHistory(self.recipes.history, self.preflight, self._take)
-        self.layers = SessionLayers(self)
 
     def __repr__(self) -> str:
         """Name the model and the coverage."""
@@ -134,10 +36,6 @@ class Session(SessionState):
     def _repr_html_(self) -> str:
         """What is known so far as a plain table, where no widget need run."""
         return facts_html("Int4 Workbench", session_facts(self))
-
-    def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
-        """Call `listener` with every event, on the thread where it happens; returns a function that stops it."""
-        return self._listeners.add(listener)
 
     # --- choosing -----------------------------------------------------------------------------------------------
 
@@ -211,17 +109,6 @@ class Session(SessionState):
         """Make the layers of the scope int4 with the settings on show; the output head only when it is selected."""
         self.layers.make_int4(scope)
 
-    def set_recipe(self, recipe: Recipe) -> None:
-        """Take a recipe as a whole; it can be undone.
-
-        Raises:
-            PatternError: for a pattern that matches nothing; the recipe stays as it was.
-            ConfigError: for a model that was opened int4 already.
-        """
-        if recipe != self.recipe:
-            self._choosable("no recipe applies to it")
-            self.history.add(recipe)
-
     @property
     def can_undo(self) -> bool:
         """Whether there is a recipe to go back to."""
@@ -249,14 +136,6 @@ class Session(SessionState):
     def show(self, *, metric: Metric | None = None, reduce: Literal["max", "mean"] | None = None) -> None:
         """Change what the heatmap shows; see `SessionViews.show`."""
         self.views.show(metric, reduce)
-
-    def refresh(self) -> Job | None:
-        """Compute the view of the current layer anew; what an older request still computes is dropped."""
-        if self.given is not None:  # there is no view to come before these
-            self.stored.refresh()
-            self.exports.follow()
-            self.verdict.follow()
-        return self.views.refresh()
 
     @property
     def errors(self) -> dict[str, LayerView]:
@@ -305,15 +184,6 @@ class Session(SessionState):
         """Write one HTML file with all figures, for people without a kernel; see `SessionReport.start`."""
         return self.reporting.start(path)
 
-    def cancel(self) -> None:
-        """Stop what runs; acknowledged at once, done at the next block."""
-        for lane in (self.ahead.lane, *reversed(self.lanes)):  # who asks for something before who gives it
-            lane.cancel()
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until nothing runs; False when `timeout_s` seconds passed first."""
-        return wait_for_all(self.lanes, timeout_s)
-
     def as_python(self, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
         """Return a cell that, run alone, quantizes the same model under the same recipe and saves it.
 
@@ -339,28 +209,3 @@ class Session(SessionState):
             return convert_command(self.source, directory, format)
         text = self.calibration.as_file(directory) if needs_calibration(self.coverage) else None
         return command_of(self.source, self.recipe, directory, text, self.recipes.file, format)
-
-    # --- inside -------------------------------------------------------------------------------------------------
-
-    def _choosable(self, why: str) -> None:
-        if self.given is not None:
-            raise self.given.refusal(why)
-
-    def _recalibrate(self) -> None:
-        """Drop what was measured with another text, and show the current layer anew."""
-        self.exact.text_changed()
-        self.refresh()
-        self.quality.recipe_changed()
-
-    def _take(self, recipe: Recipe, coverage: Coverage, step: Callable[[], bool]) -> bool:
-        with self._state:
-            if not step():
-                return False
-            size = self.resolved().group_size
-            self.hold(recipe, coverage)
-            self.microscope.regroup(size, self.resolved().group_size)
-            self.exact.recipe_changed()
-        self.refresh()  # first: the new view is computed while all else that follows from the recipe is told
-        self._listeners.emit("coverage", coverage)
-        self.quality.recipe_changed()
-        return True
