@@ -41,6 +41,7 @@ def folders(model, tmp_path_factory):
     place = tmp_path_factory.mktemp("int4")
     for name in (NATIVE, *FOREIGN):
         wb.export(model, place / name, name)
+    wb.export("demo", place / "gguf", "gguf", recipe=INT)  # which carries a tokenizer
     return place
 
 
@@ -84,10 +85,10 @@ def test_it_opens_on_its_first_int4_layer_and_says_what_it_came_with(session):
     assert "none: int4 already" in session._repr_html_()
 
 
-@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("name", [*FOREIGN, "gguf"])
 def test_a_checkpoint_of_another_library_opens_as_its_import_reads_it(folders, name, tmp_path):
     session = open_session(str(folders / name))
-    assert session.given.said() == f"{name}, g32 int"
+    assert session.given.said() == f"{name}, g32 {'float' if name == 'gguf' else 'int'}"
     assert any(note.startswith(f"{name} stores ") for note in session.coverage.notes)
     again = exported(session, tmp_path / "out", NATIVE)
     wanted = codes_of(opened_int4(folders / name))
@@ -244,7 +245,7 @@ def test_what_is_stored_of_a_layer_is_pictured(session, metric):
         session.stored.show("original")
 
 
-@pytest.mark.parametrize("name", [NATIVE, *FOREIGN])
+@pytest.mark.parametrize("name", [NATIVE, *FOREIGN, "gguf"])
 def test_a_layer_on_disk_is_read_alone(folders, name, monkeypatch):
     session = open_session(folders / name)
     wanted = {part.name: part.weight for part in session.given.contents().parts() if part.weight is not None}

@@ -92,6 +92,15 @@ class GgufContents:
                 stop_when(cancel)
                 yield Part(_module(name), beside.pop(_module(name), {}), self._read_int4(name, source))
 
+    def read_weight(self, name: str, form: ModuleFormat) -> QuantizedWeight:
+        """Read the int4 weight of a module, without the rest of the file.
+
+        Raises:
+            CheckpointError: when a scale is not finite.
+        """
+        stored = next(one for one, source in self._sources.items() if _module(one) == name and _is_int4(one, source))
+        return self._read_int4(stored, self._sources[stored])
+
     def write_files(self, folder: Path) -> None:
         """Write config.json and the tokenizer, where it is one that can be told."""
         if not tokenizer_problem(self._file.metadata):
