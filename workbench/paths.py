@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from workbench.errors import WorkbenchError
+from workbench.printed import Printed
 
 PathName = Literal["op", "fused", "dequantize"]
 PATHS: tuple[PathName, ...] = ("op", "fused", "dequantize")
@@ -70,7 +71,7 @@ _Shape = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class PathTable:
+class PathTable(Printed):
     """What is known of the speed of the paths on one device of one machine.
 
     Attributes:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.coverage.coverage import Coverage
+from workbench.printed import Printed
 from workbench.records.errors import LayerResult
 
 _NAMED = 8  # layers of a note that are named one by one
 
 
 @dataclass(frozen=True)
-class QuantizationReport:
+class QuantizationReport(Printed):
     """What was done: the coverage, each layer's errors, and everything that was decided on the way.
 
     Attributes:

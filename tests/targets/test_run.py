@@ -16,6 +16,7 @@ from workbench.checkpoint.solved_contents import SolvedContents
 from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import Cancelled, CheckpointError, ConfigError
+from workbench.hf.reverse_names import NamedContents
 from workbench.recipe.recipe import as_recipe
 from workbench.sources import ModelSource
 from workbench.targets.run import (
@@ -24,6 +25,7 @@ from workbench.targets.run import (
     TargetTable,
     accept_export_changes,
     iter_export_to,
+    steps_of,
     verify_export,
 )
 
@@ -237,3 +239,12 @@ def test_the_tokenizer_is_looked_at_where_one_is_at_hand(model, native):
     [misfit] = wb.export_targets(native).fit("gguf").misfits  # a folder has what it has
     assert "there is none" in misfit.what and "copy the tokenizer's files into the folder" in misfit.mend
     assert wb.export_targets(native).fit("mlx").state != "refused"
+
+
+@pytest.mark.parametrize("target", ["native", "mlx", "compressed-tensors"])
+def test_the_steps_of_an_export_are_counted_beforehand(target, tmp_path):
+    model = make("mixtral")
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=32), domain="symmetric", solver="rtn")
+    contents = NamedContents(ModelContents(model))
+    *steps, _ = iter_export_to(target, contents, tmp_path / "out")
+    assert len(steps) == steps_of(target, contents.outline())

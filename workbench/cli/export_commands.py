@@ -99,10 +99,10 @@ def _written(
     target: str, contents: Contents, place: Path, arguments: argparse.Namespace
 ) -> tuple[ExportReport, list[Any]]:
     from workbench.jobs import progress_since
-    from workbench.targets.run import ExportReport, iter_export_to
+    from workbench.targets.run import ExportReport, iter_export_to, steps_of
 
     results: list[Any] = []
-    start, count = time.monotonic(), len(contents.outline().int4)
+    start, count = time.monotonic(), steps_of(target, contents.outline())
     with ProgressLine() as shown, stopping() as cancel:
         steps = iter_export_to(target, contents, place, overwrite=arguments.overwrite, cancel=cancel)
         for done, step in enumerate(steps, start=1):

@@ -9,6 +9,7 @@ from typing import Any
 from workbench.config import ResolvedConfig
 from workbench.coverage.words import coverage_html
 from workbench.kinds import INT4, QUANTIZABLE_KINDS
+from workbench.printed import Printed
 from workbench.records.layers import CoverageRow
 from workbench.sizes import size
 
@@ -17,7 +18,7 @@ STACKED = "stacked matrices outside transformers' registry of experts"
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Printed):
     """The coverage of a model under a recipe.
 
     Attributes:
@@ -98,12 +99,15 @@ class Coverage:
     def __str__(self) -> str:
         """The table as text."""
         width = max((len(row.name) for row in self.rows), default=5)
-        lines = [f"{'weight':<{width}}  {'kind':<12} {'shape':<14} {'before':>9} {'after':>9} {'bits':>5}  decision"]
+        kinds = max([12, *(len(row.kind) for row in self.rows)])
+        lines = [
+            f"{'weight':<{width}}  {'kind':<{kinds}} {'shape':<14} {'before':>9} {'after':>9} {'bits':>5}  decision"
+        ]
         for row in self.rows:
             shape = "x".join(map(str, row.shape))
             why = f"{row.decision}: {row.reason}" + (f"; padded {row.padding}" if row.padding else "")
             lines.append(
-                f"{row.name:<{width}}  {row.kind:<12} {shape:<14} {size(row.before_bytes):>9} "
+                f"{row.name:<{width}}  {row.kind:<{kinds}} {shape:<14} {size(row.before_bytes):>9} "
                 f"{size(row.after_bytes):>9} {row.bits_per_weight:>5.2f}  {why}"
             )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), self.verdict()])

@@ -15,6 +15,7 @@ from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.measure.quality import DEFAULT_WINDOW, measure_qualities, token_windows
 from workbench.options import SOLVERS, SolverName
+from workbench.printed import Printed
 from workbench.quantization_report import QuantizationReport, layer_notes
 from workbench.quantize import quantize_
 from workbench.records.progress import Progress
@@ -22,7 +23,7 @@ from workbench.records.quality import Quality
 
 
 @dataclass(frozen=True)
-class SolverComparison:
+class SolverComparison(Printed):
     """What each solver made of a model.
 
     Attributes:

@@ -12,6 +12,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.measure.roofline import Roofline
 from workbench.measure.timing import Environment
+from workbench.printed import Printed
 from workbench.records.speed import SpeedPoint
 
 _WIDE, _FEW = 2.0, 0.1  # a spread that is no noise of an idle machine, and the share of points that may have it
@@ -19,7 +20,7 @@ _ABOVE_THE_ROOF = 1.1  # a share of the roofline that is no rounding
 
 
 @dataclass(frozen=True)
-class SpeedReport:
+class SpeedReport(Printed):
     """All points of a benchmark, and where they were taken.
 
     Attributes:

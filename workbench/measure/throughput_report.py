@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.errors import ConfigError
 from workbench.measure.timing import Environment
+from workbench.printed import Printed
 from workbench.records.record import Record
 
 
@@ -44,7 +45,7 @@ class ModelThroughput(Record):
 
 
 @dataclass(frozen=True)
-class ThroughputReport:
+class ThroughputReport(Printed):
     """What was measured, and where.
 
     Attributes:

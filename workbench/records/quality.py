@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workbench.printed import Printed
 from workbench.records.record import Record
 
 
 @dataclass(frozen=True)
-class Quality(Record):
+class Quality(Record, Printed):
     """How well a model predicts a text, and how far it is from a reference on the same tokens.
 
     Attributes:

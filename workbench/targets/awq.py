@@ -38,6 +38,7 @@ class Awq(IntTarget):
     name = "awq"
     title = "AWQ"
     engines = "vLLM, SGLang, GPTQModel"
+    packages = "gptqmodel"
     expert_domains = ("int", "symmetric")
     packs_rows = True
 

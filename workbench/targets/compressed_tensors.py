@@ -44,6 +44,7 @@ class CompressedTensors(IntTarget):
     name = "compressed-tensors"
     title = "compressed-tensors"
     engines = "vLLM, transformers"
+    packages = "compressed-tensors"
 
     def scale_dtype(self, outline: Outline) -> torch.dtype:
         """Return the dtype that scales are stored in: the model's."""
@@ -118,9 +119,11 @@ class CompressedTensors(IntTarget):
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
         if self._several_sizes(outline):
-            return family_lines(directory, outline)
+            return super().load_lines(directory, outline)
         argument = ", quantization_config=CompressedTensorsConfig(dequantize=True)"
-        return family_lines(directory, outline, python_extra="CompressedTensorsConfig", argument=argument)
+        return family_lines(
+            directory, outline, packages=self.packages, extra="CompressedTensorsConfig", argument=argument
+        )
 
 
 def _group(group_size: int, targets: list[str], *, symmetric: bool) -> dict[str, Any]:

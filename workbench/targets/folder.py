@@ -37,11 +37,13 @@ class FolderTarget(ABC):
         name: As `wb.export(format=…)` takes it.
         title: As a person reads it.
         engines: What loads it.
+        asked_later: What `fit` does not ask where the files beside the weights are not at hand.
     """
 
     name: str
     title: str
     engines: str
+    asked_later = ""
     max_shard_bytes = MAX_SHARD_BYTES
 
     # --- what a format says -----------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class Gguf:
     name = "gguf"
     title = "GGUF (Q4_1, Q4_0)"
     engines = "llama.cpp, Ollama, LM Studio, transformers"
+    asked_later = f"the tokenizer is looked at before the first layer; llama.cpp has {COUNTERPARTS}"
 
     def fit(self, outline: Outline, companions: Companions | None = None) -> Fit:
         """Say whether the file can hold a model, and its tokenizer where it is at hand; no value is read."""
@@ -44,7 +45,7 @@ class Gguf:
         architecture = ARCHITECTURES[outline.config["model_type"]]
         plan = plan_tensors(outline, architecture)
         size_bytes = sum(info.size_bytes for info in plan.tensors.values())
-        notes = _notes(outline, architecture, unseen=companions is None)
+        notes = _notes(outline, architecture)
         return Fit(self.name, _rounds(outline), (), size_bytes, tuple(notes))
 
     def write(
@@ -146,10 +147,8 @@ def _rounds(outline: Outline) -> str:
     return f"{what} to float16" if what else ""
 
 
-def _notes(outline: Outline, architecture: Architecture, *, unseen: bool) -> list[str]:
+def _notes(outline: Outline, architecture: Architecture) -> list[str]:
     notes = ["scales below 6.1e-5 lose digits in float16; max |Δw| says how much"]
-    if unseen:
-        notes.append(f"the tokenizer is looked at before the first layer; llama.cpp has {COUNTERPARTS}")
     return [*notes, *filter(None, (window_note(outline.config, architecture), transformers_note(outline.config)))]
 
 

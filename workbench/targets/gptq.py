@@ -41,6 +41,7 @@ class Gptq(IntTarget):
     name = "gptq"
     title = "GPTQ v2"
     engines = "GPTQModel, vLLM, SGLang"
+    packages = "gptqmodel optimum"
     packs_rows = True
 
     def scale_dtype(self, outline: Outline) -> torch.dtype:

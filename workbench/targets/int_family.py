@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -185,14 +186,13 @@ def ignored(outline: Outline) -> list[str]:
     return [*found, *([] if "lm_head" in found or "lm_head" in outline.int4 else ["lm_head"])]
 
 
-def family_lines(directory: Path, outline: Outline, *, python_extra: str = "", argument: str = "") -> LoadLines:
-    """Return the lines that load a folder in transformers and serve it with vLLM."""
+def family_lines(directory: Path, outline: Outline, *, packages: str, extra: str = "", argument: str = "") -> LoadLines:
+    """Return the lines that load a folder in transformers, which asks for `packages`, and serve it with vLLM."""
     auto = loading_class(outline.config)
-    names = f"{auto}, {python_extra}" if python_extra else auto
-    return LoadLines(
-        f"from transformers import {names}\n\nmodel = {auto}.from_pretrained({str(directory)!r}{argument})",
-        f"vllm serve {directory}",
-    )
+    names = f"{auto}, {extra}" if extra else auto
+    head = f"from transformers import {names}  # pip install {packages}"
+    model = f"model = {auto}.from_pretrained({str(directory)!r}{argument})"
+    return LoadLines(f"{head}\n\n{model}", f"vllm serve {shlex.quote(str(directory))}")
 
 
 def settings_of(outline: Outline, settings: dict[str, Any]) -> dict[str, Any]:

@@ -35,11 +35,13 @@ class IntTarget(FolderTarget):
     Attributes:
         expert_domains: Domains that engines take of a mixture of experts.
         packs_rows: Whether eight rows share a word.
+        packages: What transformers asks for to load it.
     """
 
     domains: tuple[Domain, ...] = ("int", "symmetric")
     expert_domains: tuple[Domain, ...] = ("symmetric",)
     packs_rows = False
+    packages = ""
 
     @abstractmethod
     def scale_dtype(self, outline: Outline) -> torch.dtype:
@@ -91,4 +93,4 @@ class IntTarget(FolderTarget):
 
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
-        return family_lines(directory, outline)
+        return family_lines(directory, outline, packages=self.packages)

@@ -14,10 +14,12 @@ from workbench.checkpoint.contents import Contents, Outline, has_tokenizer, toke
 from workbench.checkpoint.findings import Findings, with_layers
 from workbench.checkpoint.save import iter_write_native
 from workbench.export_formats import EXPORT_FORMATS
+from workbench.printed import Printed
 from workbench.records.errors import LayerResult
 from workbench.sizes import size
 from workbench.targets import NATIVE, TARGETS, get_target
 from workbench.targets.companions import Companions
+from workbench.targets.int_target import IntTarget
 from workbench.targets.record import RECORD_FILE as RECORD_FILE
 from workbench.targets.record import accept_export_changes as accept_export_changes
 from workbench.targets.record import verify_export as verify_export
@@ -29,7 +31,7 @@ _CELL = "text-align:left;vertical-align:top"
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Printed):
     """What was written.
 
     Attributes:
@@ -66,7 +68,7 @@ class ExportReport:
 
 
 @dataclass(frozen=True)
-class TargetTable:
+class TargetTable(Printed):
     """Which formats can hold a model under its recipe, in the order in which they are offered.
 
     Attributes:
@@ -128,10 +130,18 @@ def fits_of(outline: Outline, companions: Companions | None = None) -> TargetTab
         outline: What would be written.
         companions: The files beside the weights; None where they are not at hand, and then not asked about.
     """
-    native = Fit(NATIVE, size_bytes=outline.native_bytes)
-    return TargetTable(
-        outline.model, {NATIVE: native} | {name: one.fit(outline, companions) for name, one in TARGETS.items()}
-    )
+    fits = {NATIVE: Fit(NATIVE, size_bytes=outline.native_bytes)}
+    for name, one in TARGETS.items():
+        fit = one.fit(outline, companions)
+        asked_later = companions is None and one.asked_later and not fit.misfits
+        fits[name] = replace(fit, notes=(*fit.notes, one.asked_later)) if asked_later else fit
+    return TargetTable(outline.model, fits)
+
+
+def steps_of(target: str, outline: Outline) -> int:
+    """Count the layers that `iter_export_to` yields: experts one by one where the format has them so."""
+    one = TARGETS.get(target)
+    return len((one.written(outline) if isinstance(one, IntTarget) else outline).int4)
 
 
 def iter_export_to(
@@ -188,7 +198,7 @@ def iter_export_to(
 def error_said(max_error: float, worst: str) -> str:
     """Say what rounding did to the weights."""
     if max_error == 0:
-        return "weights: exactly ours (max |Δw| 0)"
+        return "weights: exact (max |Δw| 0)"
     return f"weights: max |Δw| {max_error:.3g} from rounding scales and zero points, in {worst}"
 
 

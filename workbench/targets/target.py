@@ -161,6 +161,11 @@ class Target(Protocol):
         """What loads it."""
         ...
 
+    @property
+    def asked_later(self) -> str:
+        """What `fit` does not ask where the files beside the weights are not at hand, "" for nothing."""
+        ...
+
     def fit(self, outline: Outline, companions: Companions | None = None) -> Fit:
         """Say whether the target can hold a model; no value is read.
 
