@@ -146,6 +146,8 @@ REFUSED = [
     (HqqOptions, {"iters": True}, "iters=True"),
     (resolve, {"domain": "none"}, "domain='none' is unknown.*'float', 'int', 'symmetric'"),
     (resolve, {"solver": "gptq"}, "solver='gptq' is unknown.*'rtn', 'hqq'"),
+    (resolve, {"solver": "refind"}, "To mend it: use solver='refined'"),
+    (resolve, {"domain": "symetric"}, "To mend it: use domain='symmetric'"),
     (resolve, {"scale_dtype": torch.float16}, "scale_dtype=torch.float16.*bfloat16 or torch.float32"),
     (
         resolve,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 import workbench as wb
 import workbench.quantize as quantize
 from tests.tiny_models import QUANTIZABLE, logits, make
-from workbench.errors import Cancelled, ConfigError, WeightError
+from workbench.errors import Cancelled, ConfigError, ModelError, WeightError
 from workbench.layers import model_device
 from workbench.recipe.recipe import Recipe
 from workbench.sources import ModelSource
@@ -202,3 +203,14 @@ def test_the_device_of_a_model():
     assert model_device(model) == torch.device("cpu")
     assert model_device(nn.ReLU()) == torch.device("cpu")
     assert ModelSource(model).records()[0].kind == "int4_linear"
+
+
+@pytest.mark.parametrize("given", ["demo", Path("demo"), None])
+def test_what_is_no_model_is_said_to_be_none(given):
+    with pytest.raises(ModelError, match=r"is a \w+, no model.*wb\.load_model\(path\)"):
+        wb.quantize_(given)
+
+
+def test_a_layer_without_a_model_around_it_is_refused():
+    with pytest.raises(ModelError, match=r"one linear layer.*wb\.quantize_weight"):
+        wb.quantize_(nn.Linear(64, 64))

@@ -5,6 +5,7 @@ Everything that cannot work is refused here, when the configuration is made, so 
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal, get_args
@@ -223,7 +224,9 @@ class Int4WeightOnlyConfig:
 
     def _resolve_domain(self, device: torch.device, domain: Domain | None, notes: list[Resolution]) -> Domain:
         if domain is not None and domain not in DOMAINS:
-            raise ConfigError(f"domain={domain!r} is unknown.", allowed=_quoted(DOMAINS), mend="use domain='float'")
+            raise ConfigError(
+                f"domain={domain!r} is unknown.", allowed=_quoted(DOMAINS), mend=_nearest("domain", domain, DOMAINS)
+            )
         named: dict[ZeroPointDomain, Domain] = {ZeroPointDomain.FLOAT: "float", ZeroPointDomain.INT: "int"}
         configured = named.get(self.zero_point_domain)
         if configured is None:
@@ -245,7 +248,9 @@ class Int4WeightOnlyConfig:
             notes.append(Resolution("solver", "None", final, f"use_hqq={self.use_hqq}"))
             return final
         if solver not in SOLVERS:
-            raise ConfigError(f"solver={solver!r} is unknown.", allowed=_quoted(SOLVERS), mend="use solver='hqq'")
+            raise ConfigError(
+                f"solver={solver!r} is unknown.", allowed=_quoted(SOLVERS), mend=_nearest("solver", solver, SOLVERS)
+            )
         if self.use_hqq and solver != "hqq":
             raise ConfigError(
                 f"solver={solver!r} contradicts use_hqq=True.",
@@ -296,6 +301,12 @@ def _check_type(name: str, value: object, kind: type, allowed: str) -> None:
         raise ConfigError(
             f"{name}={value!r} is of type {type(value).__name__}.", allowed=f"a {kind.__name__}", mend=mend
         )
+
+
+def _nearest(name: str, value: object, names: tuple[str, ...]) -> str:
+    """Say which of the names was meant, by its spelling; the first where none is like it."""
+    close = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
+    return f"use {name}={(close or names)[0]!r}"
 
 
 def _quoted(values: tuple[str, ...]) -> str:

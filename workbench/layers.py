@@ -155,6 +155,25 @@ def swap_layer(model: nn.Module, name: str, layer: nn.Module) -> object:
     return old
 
 
+def refuse_no_module(model: object) -> None:
+    """Refuse what holds no layers that could be replaced.
+
+    Raises:
+        ModelError: for a path or anything else that is no module, and for a layer that stands alone.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"{model!r} is a {type(model).__name__}, no model.",
+            allowed="a live model",
+            mend="load it first, wb.load_model(path); workbench quantize MODEL --out DIR goes from folder to folder",
+        )
+    if isinstance(model, nn.Linear):
+        raise ModelError(
+            "The model is one linear layer, and there is nothing around it to put the int4 one into.",
+            mend="wrap it, torch.nn.Sequential(layer), or take its weight alone, wb.quantize_weight(layer.weight, cfg)",
+        )
+
+
 def refuse_adapters(model: nn.Module, mend: str) -> None:
     """Refuse a model with PEFT's adapters in it, which stand where its layers should.
 

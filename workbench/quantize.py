@@ -27,6 +27,7 @@ from workbench.layers import (
     lies_transposed,
     model_device,
     refuse_adapters,
+    refuse_no_module,
     swap_layer,
     untie_embeddings,
     unties_head,
@@ -88,7 +89,7 @@ def quantize_(
         PatternError: for a pattern that matches nothing.
         WeightError: when a weight holds NaN or infinity; the model is unchanged.
         Cancelled: when `cancel` was set; the model is unchanged.
-        ModelError: when the model has adapters of PEFT.
+        ModelError: for what is no module, and when the model has adapters of PEFT.
     """
     settled = as_recipe(
         recipe,
@@ -99,6 +100,7 @@ def quantize_(
         options=options,
         output_head=output_head,
     )
+    refuse_no_module(model)
     refuse_adapters(model, "quantize first and put adapters on it afterwards; model.unload() takes them off")
     source = ModelSource(model)
     coverage = preflight_source(source, settled, device=model_device(model), min_coverage=min_coverage)

@@ -93,8 +93,8 @@ def iter_quantize(
     if calibration is None:
         raise ConfigError(
             f"{calibrated[0]} is to be calibrated, and there is no calibration text.",
-            allowed="calibration=Calibration.from_text(text, tokenizer)",
-            mend="give a text, or use solver='refined', which looks at the weights alone",
+            allowed="a text like what the model will see, or a Calibration of one",
+            mend="pass calibration=text, tokenizer=tokenizer, or solver='refined', which looks at the weights alone",
         )
     run = source.model if isinstance(source, ModelSource) else model
     if run is None:

@@ -39,7 +39,7 @@ def text_sequences(
         ConfigError: for an empty text, one of fewer than 2 tokens, or no tokenizer.
     """
     if tokenizer is None:
-        raise ConfigError("A calibration text without a tokenizer.", mend="pass the model's own tokenizer")
+        raise ConfigError("A calibration text without a tokenizer.", mend="pass the model's own, tokenizer=tokenizer")
     for name, value in (("sequence_length", sequence_length), ("max_sequences", max_sequences)):
         least = LEAST_TOKENS if name == "sequence_length" else 1
         if type(value) is not int or value < least:

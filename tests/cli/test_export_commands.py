@@ -127,10 +127,9 @@ def test_what_is_int4_already_takes_no_recipe_and_what_is_dense_is_no_import(fai
 
 
 def test_an_int4_folder_of_another_library_says_how_it_comes_in(fails, exported, tmp_path):
-    for command in (["lab", exported], ["quantize", exported, "--out", tmp_path / "out"]):
-        error = fails(*command)
-        assert "is quantized already, by compressed-tensors" in error
-        assert f"workbench import {exported} --out DIR" in error and "wb.import_checkpoint(" in error
+    error = fails("quantize", exported, "--out", tmp_path / "out")
+    assert "is quantized already, by compressed-tensors" in error
+    assert f"workbench import {exported} --out DIR" in error and "wb.import_checkpoint(" in error
     assert f"workbench import {exported} --out DIR" in fails("generate", exported, "Hi")
 
 

@@ -33,3 +33,24 @@ def test_a_damaged_checkpoint_is_said_place_by_place(checkpoint, tmp_path, capsy
     assert out.count("damaged: ") == 1 and "model.safetensors" in out
     last = error.splitlines()[-1]  # after the progress
     assert last.startswith("workbench: ") and "is damaged in 1 of " in last
+
+
+def test_only_a_file_beside_the_weights_can_be_accepted(checkpoint, tmp_path, capsys):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    (copy / "README.md").write_text("mine")
+    assert main(["verify", str(copy)]) == 2
+    assert f"or accept what you changed yourself: workbench verify {copy} --accept." in capsys.readouterr().err
+    (copy / SAFETENSORS).write_bytes((copy / SAFETENSORS).read_bytes()[:-1] + b"?")
+    assert main(["verify", str(copy)]) == 2
+    assert "--accept" not in capsys.readouterr().err
+
+
+def test_a_setting_for_what_is_int4_already_is_refused(checkpoint, fails):
+    error = fails("inspect", checkpoint, "--group-size", 32, "--hqq")
+    assert "--group-size, --hqq with what is int4 already" in error and "leave the settings away" in error
+
+
+def test_a_file_that_is_no_checkpoint_is_said_to_be_one(fails, tmp_path):
+    (tmp_path / "text.txt").write_text("words")
+    error = fails("import", tmp_path / "text.txt", "--out", tmp_path / "out")
+    assert "text.txt' is a file. Allowed: a checkpoint folder, or a GGUF file" in error and "damaged" not in error

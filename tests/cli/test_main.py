@@ -72,6 +72,14 @@ def test_argparse_says_the_rest(arguments, capsys):
     assert "usage: workbench" in capsys.readouterr().err
 
 
+def test_an_unknown_option_is_said_with_the_usage_of_its_own_command(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["quantize", "demo", "--grop-size", "32"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and "usage: workbench quantize" in said and "--group-size GROUP_SIZE" in said
+    assert "workbench quantize: error: unrecognized arguments: --grop-size 32" in said
+
+
 @pytest.mark.parametrize("command", [["quantize", "--out", "OUT"], ["inspect"], ["lab"]])
 def test_a_model_that_does_not_exist(command, fails, tmp_path):
     name, *rest = (str(tmp_path / "out") if part == "OUT" else part for part in command)

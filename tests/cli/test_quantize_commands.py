@@ -178,3 +178,9 @@ def test_ctrl_c_in_the_middle_leaves_what_was_there(existing, deep, checkpoint, 
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["out"][:existing]
     assert not existing or main(["verify", str(out)]) == 0
+
+
+def test_a_model_without_a_tokenizer_is_said_to_have_none(says, fails, model, tmp_path):
+    out = tmp_path / "out"
+    assert "note: the folder has no tokenizer" in says("quantize", model, "--out", out, "--group-size", 32)
+    assert "has no tokenizer, or its model generates no text" in fails("generate", out, "Hi")

@@ -30,6 +30,11 @@ def read_json(path: Path) -> dict[str, Any]:
         return read_object(path)
     except FileNotFoundError:
         raise CheckpointError(f"{str(path)!r} does not exist.", mend="name a checkpoint folder") from None
+    except NotADirectoryError:
+        allowed = "a checkpoint folder, or a GGUF file that ends in .gguf"
+        raise CheckpointError(f"{str(path.parent)!r} is a file.", allowed=allowed) from None
+    except PermissionError:
+        raise CheckpointError(f"{str(path)!r} may not be read.", mend="ask for the right to read it") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}.", mend="the file is damaged") from None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.cli.progress import ProgressLine, stopping
-from workbench.cli.settings import recipe_of
+from workbench.cli.settings import recipe_of, refuse_settings
 from workbench.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def inspect(arguments: argparse.Namespace) -> None:
     from workbench.targets.run import RECORD_FILE
 
     path = int4_path(arguments.directory)
+    if path is not None:
+        refuse_settings(arguments)
     if path is not None and (path.is_file() or quant_method(path) != QUANT_METHOD):
         _inspect_foreign(path, as_json=arguments.json)
         return
@@ -67,7 +69,8 @@ def _inspect_checkpoint(folder: Path, config: dict[str, Any], quantization: dict
     architectures = config.get("architectures") or ["unknown architecture"]
     print(
         f"{architectures[0]}, format {quantization['format_version']}, {len(modules)} int4 modules, "
-        f"{len(dense)} dense linear layers, {len(stored.names())} tensors, {size(size_on_disk(folder))}; "
+        f"{len(dense)} dense linear layer{'' if len(dense) == 1 else 's'}, {len(stored.names())} tensors, "
+        f"{size(size_on_disk(folder))}; "
         f"made by {quantization.get('producer', 'an unknown program')}"
     )
 
@@ -139,9 +142,17 @@ def verify(arguments: argparse.Namespace) -> None:
     if bad:
         raise CheckpointError(
             f"{str(folder)!r} is damaged in {len(bad)} of {len(found)} places, first {bad[0]}.",
-            mend="fetch or save it again",
+            mend=f"fetch or save it again{_or_accept(folder, found)}",
         )
     print(f"{folder}: whole ({len(found)} things checked)")
+
+
+def _or_accept(folder: Path, found: list[Checked]) -> str:
+    """Say how changes are accepted, where nothing but files beside the weights differs."""
+    bad = [one.what for one in found if one.problem]
+    beside = all((folder / name).is_file() and not name.endswith(".safetensors") for name in bad)
+    command = f"workbench verify {shlex.quote(str(folder))} --accept"
+    return f", or accept what you changed yourself: {command}" if beside else ""
 
 
 def _verified(folder: Path) -> list[Checked]:

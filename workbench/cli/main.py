@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a pipe on Windows may not know every sign that we print
             stream.reconfigure(errors="replace")
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:  # said by the command's own parser, with its usage, which argparse itself leaves to the outer one
+        arguments.refuse(f"unrecognized arguments: {' '.join(unknown)}")
     command: Callable[[argparse.Namespace], None] | None = arguments.command
     if command is None:
         parser.print_help(sys.stderr)
@@ -56,12 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="workbench", description="Int4 weight-only quantization: choose, see, measure, export."
     )
     parser.add_argument("--version", action="version", version=f"int4-workbench {__version__}")
-    parser.set_defaults(command=None)
+    parser.set_defaults(command=None, refuse=parser.error)
     subparsers = parser.add_subparsers(metavar="COMMAND")
 
     def add(command: Callable[[argparse.Namespace], None], help_line: str) -> argparse.ArgumentParser:
         one = subparsers.add_parser(command.__name__.rstrip("_"), help=help_line, description=command.__doc__)
-        one.set_defaults(command=command)
+        one.set_defaults(command=command, refuse=one.error)
         return one
 
     _lab_arguments(add(page_commands.lab, "open the workbench in JupyterLab"))
@@ -156,7 +158,12 @@ def _settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--solver", help="rtn, hqq, refined or calibrated (default: follows --hqq)")
     group.add_argument("--preserve-zero", choices=["yes", "no"], help="keep 0 exact (default: the domain's own)")
     group.add_argument("--inner-k-tiles", type=int, help="2, 4 or 8: tiles of the CUDA layout (default 8)")
-    group.add_argument("--include", action="append", metavar="PATTERN", help="layers to quantize; may be given again")
+    group.add_argument(
+        "--include",
+        action="append",
+        metavar="PATTERN",
+        help="layers to quantize, by a part of their name (mlp, layers.0), a glob or re:REGEX; may be given again",
+    )
     group.add_argument("--exclude", action="append", metavar="PATTERN", help="layers to keep dense; may be given again")
     group.add_argument("--output-head", action="store_true", help="make the output head int4 too: faster decoding")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,8 +85,10 @@ def tune(arguments: argparse.Namespace) -> None:
     shapes: Any = [(arguments.n, arguments.k)]
     if arguments.model is not None:
         from workbench.hf.loading import load_checkpoint
+        from workbench.hf.quiet import quiet
 
-        shapes = load_checkpoint(arguments.model)[0]
+        with quiet():
+            shapes = load_checkpoint(arguments.model)[0]
     wanted = wanted_shapes(shapes, arguments.device, [group_size_of(arguments)], arguments.dtypes)
     points = _measured(
         lambda cancel: iter_tune(wanted, device=arguments.device, cancel=cancel),
@@ -129,6 +132,9 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _check_writable(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ConfigError(f"{str(path)!r} cannot be written.", allowed="a file in a folder that exists")
+    """Refuse a file that cannot be written before anything is measured."""
+    allowed = "a file in a folder that exists and that you may write to"
+    for path in filter(None, paths):
+        folder = path.absolute().parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ConfigError(f"{str(path)!r} cannot be written.", allowed=allowed)

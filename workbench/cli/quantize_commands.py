@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from workbench.cli.progress import ProgressLine, stopping
 from workbench.cli.settings import calibration_of, recipe_of
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from workbench.coverage.coverage import Coverage
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def quantize(arguments: argparse.Namespace) -> None:
     """Quantize a model folder into a checkpoint, layer by layer."""
     from workbench.checkpoint.atomic import check_target
+    from workbench.checkpoint.contents import tokenizer_notes
     from workbench.checkpoint.save import iter_write_quantized
     from workbench.checkpoint.writer import size_on_disk
     from workbench.coverage.preflight import preflight_source
@@ -60,6 +61,8 @@ def quantize(arguments: argparse.Namespace) -> None:
         print(f"note: {note}")
     print(mean_error(coverage, results))
     print(f"wrote {target}: {size(size_on_disk(target))}")
+    for note in tokenizer_notes(target):
+        print(f"note: {note}")
     print(f"load it: import workbench as wb; model, tokenizer = wb.load_checkpoint({str(target)!r})")
 
 
@@ -88,4 +91,9 @@ def generate(arguments: argparse.Namespace) -> None:
         raise ConfigError("The prompt is blank.", mend='give some text, for instance "The module"')
     with quiet():
         text = sample_text(Path(arguments.directory), arguments.prompt, arguments.tokens)
-    print(text or "this model does not generate text, or has no tokenizer")
+    if not text:
+        raise ModelError(
+            f"{str(arguments.directory)!r} has no tokenizer, or its model generates no text.",
+            mend="put the tokenizer there, tokenizer.save_pretrained(folder), then workbench verify --accept",
+        )
+    print(text)

@@ -26,11 +26,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
     from workbench.recipe.recipe import as_recipe
 
     if arguments.recipe is not None:
-        given = [
-            name for name in SETTINGS if getattr(arguments, name) is not None and getattr(arguments, name) is not False
-        ]
-        if given:
-            named = ", ".join("--" + name.replace("_", "-") for name in given)
+        if named := _given(arguments, SETTINGS):
             raise ConfigError(f"--recipe was given together with {named}.", mend="put them into a recipe file")
         return _named_recipe(arguments.recipe)
     config = Int4WeightOnlyConfig(
@@ -51,8 +47,25 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 def asked(arguments: argparse.Namespace) -> bool:
     """Say whether any setting or recipe was asked for."""
-    given = [getattr(arguments, name) for name in ("recipe", *SETTINGS)]
-    return any(value is not None and value is not False for value in given)
+    return bool(_given(arguments, ("recipe", *SETTINGS)))
+
+
+def refuse_settings(arguments: argparse.Namespace) -> None:
+    """Refuse settings for what is int4 already.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if named := _given(arguments, ("recipe", *SETTINGS)):
+        raise ConfigError(
+            f"{named} with what is int4 already.", mend="leave the settings away, or name the original model"
+        )
+
+
+def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> str:
+    """Name the settings that were given, as one types them."""
+    given = [name for name in names if getattr(arguments, name) is not None and getattr(arguments, name) is not False]
+    return ", ".join("--" + name.replace("_", "-") for name in given)
 
 
 def _named_recipe(name: str) -> Recipe:
@@ -82,6 +95,7 @@ def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[C
     from workbench.forward import max_positions
     from workbench.hf.folders import DEMO
     from workbench.hf.loading import load_model
+    from workbench.hf.quiet import quiet
 
     if not needs_calibration(coverage):
         if arguments.calibration is not None:
@@ -98,7 +112,8 @@ def calibration_of(arguments: argparse.Namespace, coverage: Coverage) -> tuple[C
             mend="name a UTF-8 text file with --calibration FILE, or use --solver refined",
         )
     print("note: the whole model is loaded, to run the calibration text through it", flush=True)
-    model, tokenizer = load_model(arguments.model)
+    with quiet():
+        model, tokenizer = load_model(arguments.model)
     calibration = Calibration.from_text(text, tokenizer, positions=max_positions(model.config))
     for note in calibration.notes:
         print(f"note: {note}", flush=True)

@@ -43,8 +43,10 @@ def placement(
     """Return the arguments of `from_pretrained` that say where the weights go; none when nothing is asked for.
 
     Raises:
-        ConfigError: for arguments that contradict each other, or an unknown plan or device.
+        ConfigError: for arguments that contradict each other, an unknown plan or device, or one that is not here.
     """
+    if device is not None:
+        _check_device(device, f"device={str(device)!r}", "")
     if device_map is None:
         given = {"max_memory": max_memory, "offload_folder": offload_folder}
         if alone := [name for name, value in given.items() if value is not None]:
@@ -71,21 +73,36 @@ def _as_dtype(value: Any) -> str | torch.dtype:
 
 
 def _checked_map(device_map: Any) -> Any:
+    said = f"device_map={device_map!r}"
+    plans = f", or one of {', '.join(map(repr, _PLANS))}, or a dictionary from module to device or 'disk'"
     if isinstance(device_map, Mapping):
         for place in device_map.values():
             if place != "disk":
-                _check_device(place, device_map)
+                _check_device(place, said, plans)
         return dict(device_map)
     if device_map not in _PLANS:
-        _check_device(device_map, device_map)
+        _check_device(device_map, said, plans)
     return device_map
 
 
-def _check_device(place: Any, device_map: Any) -> None:
+def _check_device(place: Any, said: str, plans: str) -> None:
+    """Refuse what is no device, and a device that this machine or this PyTorch lacks."""
     try:
-        torch.device(place)
+        device = torch.device(place)
     except (RuntimeError, TypeError):
-        raise ConfigError(
-            f"device_map={device_map!r}: no such device.",
-            allowed=f"{', '.join(map(repr, _PLANS))}, a device, or a dictionary from module to device or 'disk'",
-        ) from None
+        raise ConfigError(f"{said}: no such device.", allowed=f"a device such as 'cpu' or 'cuda'{plans}") from None
+    count = _devices_here(device.type)
+    if count is not None and (device.index or 0) >= count:
+        here = f"has {count} of that kind" if count else f"has none that PyTorch {torch.__version__} can use"
+        raise ConfigError(f"{said}: this machine {here}.", allowed=f"a device that is here, such as 'cpu'{plans}")
+
+
+def _devices_here(kind: str) -> int | None:
+    """Count the devices of a kind; None where PyTorch does not say."""
+    if kind in ("cpu", "meta"):
+        return None
+    try:
+        module = torch.get_device_module(kind)
+        return int(module.device_count()) if module.is_available() else 0
+    except (RuntimeError, AttributeError):
+        return None
