@@ -8,7 +8,7 @@ import workbench as wb
 from tests.widgets.test_app import click, facts
 from workbench.demo import demo_eval_text
 from workbench.widgets.app import Workbench
-from workbench.widgets.given_panels import GIVEN_TABS
+from workbench.widgets.tabs import GIVEN_TABS
 
 pytestmark = pytest.mark.usefixtures("quick_roofline")
 Q_PROJ = "model.layers.0.self_attn.q_proj"

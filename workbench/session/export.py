@@ -16,7 +16,6 @@ from workbench.coverage.coverage import Coverage, needs_calibration
 from workbench.errors import CheckpointError, ConfigError
 from workbench.export_checks import check_exportable, export_target
 from workbench.exporting import ExportResult, iter_export, iter_write
-from workbench.int4_source import ORIGINAL
 from workbench.jobs import Job, Lane
 from workbench.recipe.recipe import Recipe
 from workbench.records.progress import Progress
@@ -30,7 +29,6 @@ from workbench.sources import Source
 from workbench.targets import NATIVE
 from workbench.targets.companions import Companions
 from workbench.targets.run import TargetTable, fits_of
-from workbench.targets.target import Misfit
 from workbench.views.cache import ViewCache
 from workbench.views.solved_layers import SolvedLayers
 
@@ -113,7 +111,7 @@ class SessionExport:
             outline = replace(outline, stored_names=reverse_names(outline))
         self._companions = self._companions or Companions(contents.write_files)
         table = fits_of(outline, self._companions)
-        table = table if owner.given is None else as_it_is(table)
+        table = table if owner.given is None else owner.given.unchanged(table)
         if coverage is owner.coverage:  # and not of a recipe that was changed while it was asked
             self._known = coverage, table
             self._emit("targets", table, None)
@@ -233,19 +231,6 @@ class SessionExport:
                 job.again = None  # the checkpoint is whole: there is nothing to go on with
             job.progress = item
             self._on_job(job)
-
-
-def as_it_is(table: TargetTable) -> TargetTable:
-    """Return a table in which no misfit offers other settings: what is int4 already is not solved anew."""
-    fits = {
-        name: replace(fit, misfits=tuple(replace(misfit, change={}, mend=_mend(misfit)) for misfit in fit.misfits))
-        for name, fit in table.fits.items()
-    }
-    return replace(table, fits=fits)
-
-
-def _mend(misfit: Misfit) -> str:
-    return f"{ORIGINAL}, and choose what it holds" if misfit.change else misfit.mend
 
 
 def quality_found(state: QualityState) -> Findings:

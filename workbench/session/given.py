@@ -23,6 +23,8 @@ from workbench.records.layers import CoverageRow
 from workbench.sizes import size
 from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE
+from workbench.targets.run import TargetTable
+from workbench.targets.target import Misfit
 
 _FORMS = 3  # that are named in a line
 
@@ -64,6 +66,15 @@ class Given:
         """Return a coverage that says of dense layers that they are what they are, not what a recipe left out."""
         return replace(coverage, rows=tuple(map(_kept, coverage.rows)), notes=(*self.notes, *coverage.notes))
 
+    @staticmethod
+    def unchanged(table: TargetTable) -> TargetTable:
+        """Return a table in which no misfit offers other settings: what is int4 already is not solved anew."""
+        fits = {
+            name: replace(fit, misfits=tuple(replace(misfit, change={}, mend=_mend(misfit)) for misfit in fit.misfits))
+            for name, fit in table.fits.items()
+        }
+        return replace(table, fits=fits)
+
     def refusal(self, what: str) -> ConfigError:
         """Return why something cannot be done that takes the original weights, and the mend."""
         return ConfigError(f"The model is int4 already: {what}.", mend=ORIGINAL)
@@ -101,6 +112,10 @@ def _stored_note(source: Int4Source) -> tuple[str, ...]:
     scales = " and ".join(sorted({form.scale_dtype for form in source.outline.int4.values()}))
     own = f"{source.method} stores {size(source.stored_bytes)}"
     return (f"{own}; sizes here are those of the native format, with {scales} scales",)
+
+
+def _mend(misfit: Misfit) -> str:
+    return f"{ORIGINAL}, and choose what it holds" if misfit.change else misfit.mend
 
 
 def _kept(row: CoverageRow) -> CoverageRow:

@@ -22,7 +22,7 @@ from workbench.widgets.configure_panel import ConfigurePanel
 from workbench.widgets.convergence_panel import ConvergencePanel
 from workbench.widgets.errors_panel import ErrorsPanel
 from workbench.widgets.export_panel import ExportPanel
-from workbench.widgets.given_panels import GIVEN_TABS, GivenLayerPanel, GivenRecipePanel
+from workbench.widgets.given_panels import GivenLayerPanel, GivenRecipePanel
 from workbench.widgets.histogram_panel import HistogramPanel
 from workbench.widgets.improve_panel import ImprovePanel
 from workbench.widgets.job_commands import JobCommands
@@ -37,16 +37,8 @@ from workbench.widgets.recipe_panel import RecipePanel
 from workbench.widgets.report_panel import ReportPanel
 from workbench.widgets.speed_panel import SpeedPanel
 from workbench.widgets.status import Status
-from workbench.widgets.tabs import Tab, Tabs
+from workbench.widgets.tabs import GIVEN_TABS, TABS, Tabs
 from workbench.widgets.tools import Tools
-
-TABS = (
-    Tab("layers", "Layers and errors", "Which weights become int4, how, and what that does to each group"),
-    Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
-    Tab("quality", "Quality", "How well int4 predicts a text beside the original, and a prompt on both"),
-    Tab("recipe", "Recipe", "Everything that was chosen: rules, changes, history, text, files and code"),
-    Tab("export", "Export", "Write a checkpoint and check it; save a report to send around"),
-)
 
 
 class Workbench(ipywidgets.VBox):

@@ -16,15 +16,7 @@ from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.heatmap import Heatmap, HeatPayload
 from workbench.widgets.panel import Panel
-from workbench.widgets.tabs import Tab
 
-GIVEN_TABS = (
-    Tab("layers", "Layers", "Which layers are int4 already, and how each is stored"),
-    Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
-    Tab("quality", "Quality", "How well the model predicts a text"),
-    Tab("recipe", "Recipe", "The recipe that the model was made with, where it says so"),
-    Tab("export", "Export", "Convert the model to another format, its codes as they are; save a report"),
-)
 _SHOW = Field(
     "metric",
     "Show",

@@ -28,6 +28,22 @@ class Tab:
     tooltip: str = ""
 
 
+TABS = (
+    Tab("layers", "Layers and errors", "Which weights become int4, how, and what that does to each group"),
+    Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
+    Tab("quality", "Quality", "How well int4 predicts a text beside the original, and a prompt on both"),
+    Tab("recipe", "Recipe", "Everything that was chosen: rules, changes, history, text, files and code"),
+    Tab("export", "Export", "Write a checkpoint and check it; save a report to send around"),
+)
+GIVEN_TABS = (
+    Tab("layers", "Layers", "Which layers are int4 already, and how each is stored"),
+    Tab("speed", "Speed", "Int4 against dense on this machine, by batch size"),
+    Tab("quality", "Quality", "How well the model predicts a text"),
+    Tab("recipe", "Recipe", "The recipe that the model was made with, where it says so"),
+    Tab("export", "Export", "Convert the model to another format, its codes as they are; save a report"),
+)
+
+
 class Tabs(Component):
     """A row of tabs; of the app around it, the parts of the selected tab are shown.
 
