@@ -148,7 +148,7 @@ def facts_of(coverage: Coverage) -> list[Fact]:
         Fact("Size", f"{size(coverage.before_bytes)} → {size(coverage.after_bytes)}", f"{ratio:.2f}× smaller"),
         Fact("In int4", f"{coverage.share:.1%}", "of the model's bytes"),
         Fact("Linear layers", f"{coverage.linear_share:.1%}", "of their bytes in int4"),
-        Fact("Weights", f"{len(coverage.int4_rows)} of {len(coverage.rows)}", "become int4"),
+        Fact("Weights", f"{len(coverage.int4_rows):,} of {len(coverage.rows):,}", "become int4"),
         Fact("Bits per weight", f"{8 * coverage.after_bytes / parameters:.2f}", "scales included"),
     ]
     return [*facts, Fact("Int4 already", str(len(already)), "layers, left as they are")] if already else facts
