@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +228,11 @@ def test_places_lie_on_the_lines_of_their_keys():
         assert not place or isinstance(place[-1], int) or f'"{place[-1]}"' in lines[line - 1]
     assert document.lines[("rules", 1, "solver_options", "norm")] == 12
     assert document.where(("rules", 1, "solver_options", "beta")) == "x, line 11"
+
+
+def test_the_file_in_the_docs_reads_and_writes_as_it_stands():
+    docs = Path(__file__).parents[2] / "docs" / "README.md"
+    shown = re.search(r"```json\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)[1]
+    recipe = Recipe.from_json(json.loads(shown))
+    assert recipe_text(recipe.to_json()).split() == shown.split()
+    assert recipe.rules[1].choice.config.group_size == 32 and recipe.rules[1].choice.solver is None
