@@ -44,8 +44,9 @@ def session(pair):
 
 
 def measured(session):
-    session.quality.measure()
+    job = session.quality.measure()
     assert session.wait(TIMEOUT_S)
+    assert job is None or job.state == "done", (job.state, job.error, job.details)
     assert session.quality.state.problem is None
     return session.quality.state.measured
 
