@@ -122,7 +122,7 @@ def native_lines(directory: Path, config: Mapping[str, Any], *, tokenizer: bool)
     """
     called = loading_class(config)
     python = (
-        "import workbench.hf  # of int4-workbench: transformers then knows the format\n"
+        "import workbench.hf  # pip install int4-workbench: transformers then knows the format\n"
         f"from transformers import {called}\n\n"
         f"model = {called}.from_pretrained({str(directory)!r})"
     )
