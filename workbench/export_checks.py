@@ -80,9 +80,7 @@ def check_exportable(source: Source, coverage: Coverage) -> None:
     if not linear:
         raise ModelError(f"{coverage.model!r} has no linear layer.", mend="open a model with nn.Linear layers")
     reasons = "; ".join(dict.fromkeys(row.reason for row in linear))
-    raise ConfigError(
-        f"No layer becomes int4 under this recipe: {reasons}.", mend="make at least one layer int4"
-    )
+    raise ConfigError(f"No layer becomes int4 under this recipe: {reasons}.", mend="make at least one layer int4")
 
 
 def _check_live(source: ModelSource) -> None:

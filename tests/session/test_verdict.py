@@ -146,6 +146,57 @@ def test_it_begins_anew_where_the_work_that_it_gave_way_to_has_ended_already(mea
     assert len(measured) == 2 and session.verdict.speed is not None
 
 
+def test_what_a_person_has_stopped_is_not_said_to_be_measured(measured, monkeypatch):
+    source, gate = toy(), threading.Event()
+    session, weight = open_session(source), source.weight
+    monkeypatch.setattr(source, "weight", lambda name: gate.wait(30) and weight(name))
+    session.refresh()
+    told = []
+    session.listen(lambda event: told.append(session.verdict.line()) if event.kind == "verdict" else None)
+    session.cancel()
+    gate.set()
+    assert session.wait(30) and measured == []
+    assert told[0].endswith("error not measured: stopped · speed not measured: stopped")
+    session.configure(group_size=32)
+    assert session.wait(30) and "stopped" not in session.verdict.line()
+    assert session.verdict.speed.group_size == 32
+
+
+@pytest.fixture
+def first_waits(monkeypatch):
+    """Measurements of which the first ends only when it is cancelled: set once it runs, and how many there were."""
+    begun, runs = threading.Event(), []
+
+    def held_up(n, k, group_size, *, device, dtype, cancel):
+        runs.append(group_size)
+        yield None
+        begun.set()
+        if len(runs) == 1:
+            assert cancel.wait(30)
+        yield DecodeSpeed(device, "a CPU", dtype, n, k, group_size, 1.0, 2.0, 9)
+
+    monkeypatch.setattr(session_verdict, "iter_decode", held_up)
+    return begun, runs
+
+
+def test_a_stopped_measurement_is_begun_with_the_next_work(first_waits):
+    session, (begun, runs) = open_session(toy()), first_waits
+    session.refresh()
+    assert begun.wait(30)
+    session.cancel()
+    assert session.wait(30) and session.verdict.line().endswith("speed not measured: stopped")
+    session.sweep_errors()
+    assert session.wait(30) and session.verdict.speed is not None and len(runs) == 2
+
+
+def test_a_weight_without_a_view_lets_the_measurement_begin_anew(first_waits):
+    session, (begun, runs) = open_session(nn.Sequential(nn.Linear(128, 64), nn.LayerNorm(64))), first_waits
+    session.refresh()
+    assert begun.wait(30)
+    session.select(["1"])
+    assert session.wait(30) and session.verdict.speed is not None and len(runs) == 2
+
+
 def test_all_layers_solved_are_summed_up(measured):
     source = toy()
     session = open_session(source)

@@ -157,6 +157,7 @@ class ConnectedRooms(SessionState):
         """Stop what runs; acknowledged at once, done at the next block."""
         for lane in (self.ahead.lane, *reversed(self.lanes)):  # who asks for something before who gives it
             lane.cancel()
+        self.verdict.stop()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until nothing runs; False when `timeout_s` seconds passed first."""

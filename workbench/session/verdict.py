@@ -14,8 +14,10 @@ from workbench.coverage.coverage import Coverage
 from workbench.errors import Cancelled
 from workbench.improve.improvement import OUTPUT_ERROR
 from workbench.jobs import Job, Lane
+from workbench.kinds import QUANTIZABLE_KINDS
 from workbench.machine import present_devices
 from workbench.measure.decode import DecodeSpeed, iter_decode
+from workbench.records.layers import CoverageRow
 from workbench.session.decode_target import Target, target_of
 from workbench.session.events import Event, EventKind
 from workbench.session.exact import SessionErrors
@@ -39,6 +41,10 @@ class Judged(Protocol):
     exact: SessionErrors
     improving: SessionImprove
     work: Lane
+
+    def row(self, name: str) -> CoverageRow:
+        """What becomes of one weight."""
+        ...
 
     def listen(self, listener: Callable[[Event], None]) -> Callable[[], None]:
         """Call `listener` with every event."""
@@ -70,6 +76,7 @@ class SessionVerdict:
         self._latest: tuple[Coverage, Target | None] | None = None
         self._begun_for: tuple[Coverage, str] | None = None  # recipe and layer on show when the newest run began
         self._gave_way = False  # whether the newest run ended because other work had begun
+        self._stopped = False  # whether a person has stopped what would bring what is not known
         self._dtypes = {record.name: record.dtype for record in seen.source.records()}
         seen.listen(self._hear)
 
@@ -126,7 +133,7 @@ class SessionVerdict:
         if view is None and broken and self._seen.current in names:
             return f"no error: {broken.removesuffix('.')}"
         if view is None and self._seen.current in names:
-            return "measuring error…"
+            return "error not measured: stopped" if self._stopped else "measuring error…"
         if view is None:  # a dense layer is on show, and has none
             known = [errors[name] for name in names if name in errors]
             some = f"{len(known)} layer{'s' if len(known) > 1 else ''}"
@@ -142,7 +149,14 @@ class SessionVerdict:
         known = self._known.get(target)
         if known is not None:
             return f"decoding {known.said} on this {'GPU' if target.device == 'cuda' else 'CPU'}"
-        return f"speed not measured: {problem}" if problem else MEASURING
+        why = problem or ("stopped" if self._stopped else "")
+        return f"speed not measured: {why}" if why else MEASURING
+
+    def stop(self) -> None:
+        """Say from now on that what is not measured was stopped by a person, until it is begun anew."""
+        self._stopped = True
+        self.lane.cancel()
+        self._emit("verdict", self, None)
 
     def follow(self) -> Job | None:
         """Measure the speed under the recipe, unless it is known or other work runs; then, once that has ended."""
@@ -156,7 +170,7 @@ class SessionVerdict:
         running = self.lane.current
         if running is not None and running.state != "cancelling" and self._is_of_now():
             return running
-        self._begun_for = self._seen.coverage, self._seen.current
+        self._begun_for, self._stopped = (self._seen.coverage, self._seen.current), False
         steps, take = partial(self._steps, target), partial(self._take, target)
         return self.lane.submit(Job("Speed of decoding", steps, take, partial(self._changed, target), True))
 
@@ -166,11 +180,20 @@ class SessionVerdict:
         return begun is not None and begun[0] is self._seen.coverage and begun[1] == self._seen.current
 
     def _hear(self, event: Event) -> None:
-        if event.kind in ("coverage", "selection") and not self._is_of_now():
-            # The person's view comes first, and its end begins anew; a view may have come before its recipe was told.
-            self.lane.cancel()
+        if event.kind in ("coverage", "selection"):
+            self._stopped = False
+            if self._is_of_now():
+                return  # a view may have come before its recipe was told
+            self.lane.cancel()  # the person's view comes first, and its end begins anew
+            if self._no_view_comes():
+                self.follow()
         elif event.kind == "job" and event.data.finished and event.data.state != "cancelled":
             self.follow()
+
+    def _no_view_comes(self) -> bool:
+        """Say whether what was put on show is a weight without a view."""
+        name = self._seen.current
+        return bool(name) and self._seen.row(name).kind not in QUANTIZABLE_KINDS
 
     def _steps(self, target: Target, cancel: threading.Event) -> Iterator[DecodeSpeed]:
         steps = iter_decode(
