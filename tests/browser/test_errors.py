@@ -48,7 +48,7 @@ def test_the_first_paint_counts_weights_levels_and_errors(lab: NotebookPage) -> 
     plot = weights.locator(".wb-plot-area")
     plot.focus()
     plot.press("ArrowRight")
-    expect(weights.locator("[aria-live]")).to_have_text(re.compile(r"[\d,]+ weights \(.* %\), .* to .*, density"))
+    expect(weights.locator("[aria-live]")).to_have_text(re.compile(r"[\d,]+ weights \(.*%\), .* to .*, density"))
     plot.press("Escape")
 
 

@@ -90,14 +90,14 @@ class TestTree:
         expect(layers.locator(".wb-times")).to_have_text("×6")
         expect(cell(tree, "model.layers.*", "Weights")).to_have_text("54")
         expect(cell(tree, "model.layers.*", "Before")).to_have_text("9.44 MB")
-        expect(cell(tree, "model.layers.*", "In int4")).to_have_text("99 %")
+        expect(cell(tree, "model.layers.*", "In int4")).to_have_text("99%")
         expect(cell(tree, "model.layers.*", "Decision")).to_have_text("int4")
         expect(cell(tree, "model.layers.*.self_attn.q_proj", "Shape")).to_have_text("256 × 256")
         expect(cell(tree, "model.layers.*.self_attn.q_proj", "Reason")).to_have_text(re.compile("default: g64"))
         expect(cell(tree, "model.embed_tokens", "Reason")).to_have_text("embedding: not a linear layer")
 
     def test_the_sums_and_what_stays_dense_are_in_view(self, tree: Locator) -> None:
-        expect(tree.locator(".wb-totals")).to_contain_text("int4 covers 81.8 % of bytes")
+        expect(tree.locator(".wb-totals")).to_contain_text("int4 covers 81.8% of bytes")
         expect(tree.locator(".wb-dense-group")).to_have_text(
             ["1 embedding", "13 norms", "1 output head because tied to model.embed_tokens"]
         )

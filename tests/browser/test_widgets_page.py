@@ -279,7 +279,7 @@ class TestLayerTable:
     def test_totals_are_in_view(self, table: Locator) -> None:
         totals = table.locator(".wb-totals")
         expect(totals).to_contain_text("1,600 layers")
-        expect(totals).to_contain_text("int4 covers 99.9 % of bytes")
+        expect(totals).to_contain_text("int4 covers 99.9% of bytes")
         expect(totals).to_contain_text("30.2 GB → 8.50 GB (3.55× smaller)")
 
     @pytest.mark.parametrize(

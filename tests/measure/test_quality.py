@@ -510,7 +510,7 @@ def test_a_quality_says_itself_in_a_line(reference, int4):
     found = measure_quality(int4, some_ids(49), reference=reference, window=16)
     line = str(found)
     assert "\n" not in line and f"perplexity {found.perplexity:.3f} (reference" in line
-    assert f"mean KL {found.mean_kl:.5f} (95 %: " in line and "45 tokens in 3 windows of 16" in line
+    assert f"mean KL {found.mean_kl:.5f} (95%: " in line and "45 tokens in 3 windows of 16" in line
     assert line.endswith("1 token at the end left out")
     alone = str(measure_quality(int4, some_ids(48), window=16))
     assert "KL" not in alone and "left out" not in alone

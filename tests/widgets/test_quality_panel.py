@@ -214,8 +214,8 @@ def test_a_change_is_called_what_its_interval_says(kl: float, value: str) -> Non
 
 
 def test_what_is_said_of_the_perplexity() -> None:
-    assert "raises the perplexity of this text by 11 %" in said(shown(result([0.1, 0.1], 210.0)))
-    assert "lowers the perplexity of this text by 9.5 %" in said(shown(result([0.1, 0.1], 190.0)))
+    assert "raises the perplexity of this text by 11%" in said(shown(result([0.1, 0.1], 210.0)))
+    assert "lowers the perplexity of this text by 9.5%" in said(shown(result([0.1, 0.1], 190.0)))
     assert "no difference" in said(shown(result([0.1, 0.1])))
     single = facts_of(shown(result([0.1], 210.0)))
     assert [fact.hint for fact in single if fact.label == "Difference"] == ["no interval from one window"]

@@ -42,7 +42,7 @@ class Quality(Record, Printed):
         parts = [f"perplexity {self.perplexity:.3f}"]
         if self.mean_kl is not None:
             parts[0] += f" (reference {self.reference_perplexity:.3f})"
-            spread = "" if self.kl_interval is None else " (95 %: {:.5f} to {:.5f})".format(*self.kl_interval)
+            spread = "" if self.kl_interval is None else " (95%: {:.5f} to {:.5f})".format(*self.kl_interval)
             parts.append(f"mean KL {self.mean_kl:.5f}{spread} nats a token")
             parts.append(f"the first choice agrees for {self.top1_agreement:.1%}")
         parts.append(f"{self.tokens:,} tokens in {self.windows} windows of {self.window}")

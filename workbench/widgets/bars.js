@@ -142,7 +142,7 @@ class BarsView {
     const { top, bottom } = this.frame;
     this.guide.append(make("svg:rect", { class: "wb-reading", x: this.x(bin), y: top, width: Math.max(1, this.x(bin + 1) - this.x(bin)), height: bottom - top }));
     const lines = [
-      make("b", { text: `${formatCount(counts[bin])} ${what} (${formatNumber((100 * counts[bin]) / total)} %)` }),
+      make("b", { text: `${formatCount(counts[bin])} ${what} (${formatNumber((100 * counts[bin]) / total)}%)` }),
       make("div", { text: this.range(bin) }),
     ];
     if (outline.length) lines.push(make("div", { text: `${label}: ${formatCount(outline[bin])}` }));

@@ -69,10 +69,10 @@ function errorCell(value, view) {
 /** Three digits always, so that the numbers of a column stand under each other. */
 const errorText = (value) => (value >= 1e-3 && value < 1000 ? value.toPrecision(3) : formatNumber(value));
 
-/** A share of the whole; 100 % only when it is all of it. */
+/** A share of the whole; 100% only when it is all of it. */
 function percentOf(share, digits = 1) {
   const least = 10 ** -digits;
-  return `${(share < 1 ? Math.min(100 * share, 100 - least) : 100).toFixed(digits)} %`;
+  return `${(share < 1 ? Math.min(100 * share, 100 - least) : 100).toFixed(digits)}%`;
 }
 
 function shareCell(sum) {

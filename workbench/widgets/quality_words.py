@@ -107,7 +107,7 @@ def notes_of(state: QualityState) -> list[str]:
     if state.calibrated_on:
         notes.append("this is the calibration text: give one that the layers were not fitted to, for honest numbers")
     if state.measured is not None and state.measured.comparison.mean_kl.low is not None:
-        notes.append("intervals: 95 %, paired: both models read the same tokens, so hard text widens none of them")
+        notes.append("intervals: 95%, paired: both models read the same tokens, so hard text widens none of them")
     return notes
 
 
@@ -163,7 +163,7 @@ def _percent(value: float) -> str:
     if not math.isfinite(value):
         return "∞"
     digits = f"{100 * value:#.2g}".removesuffix(".") if 0 < value < 0.995 else f"{100 * value:,.0f}"
-    return f"{digits} %"  # "1.0", beside "0.72" and "1.4" of its interval
+    return f"{digits}%"  # "1.0", beside "0.72" and "1.4" of its interval
 
 
 def _signed_percent(value: float) -> str:

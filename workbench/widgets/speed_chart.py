@@ -55,7 +55,7 @@ def speed_chart(
         x_label=_X_LABEL,
         y_label={"speedup": f"speedup over dense {dtype}", "time": "median time", "share": "of the roofline"}[view],
         y_scale=_SCALES[view],
-        y_suffix={"speedup": "×", "time": " ms", "share": " %"}[view],
+        y_suffix={"speedup": "×", "time": " ms", "share": "%"}[view],
         reference={"speedup": 1.0, "time": None, "share": 100.0}[view],
         reference_label={"speedup": f"dense {dtype}", "time": "", "share": _BOUND}[view],
         mark=None if view == "share" or cross == min(ratios, default=None) else cross,
