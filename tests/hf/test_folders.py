@@ -12,7 +12,6 @@ from workbench.errors import CheckpointError, ModelError
 from workbench.hf.folders import local_folder
 from workbench.hf.loading import load_checkpoint
 from workbench.hf.skeleton import open_source
-from workbench.session import open_session
 
 G32 = wb.Int4WeightOnlyConfig(group_size=32)
 
@@ -45,16 +44,16 @@ def test_an_int4_checkpoint_of_another_library_says_how_it_comes_in(tmp_path):
     (tmp_path / "gguf").mkdir()
     (tmp_path / "gguf" / "model.gguf").write_bytes(b"GGUF")
     for path in (tmp_path / "awq", tmp_path / "gguf", tmp_path / "gguf" / "model.gguf"):
-        for load in (load_checkpoint, open_source, open_session):
+        for load in (load_checkpoint, open_source):
             with pytest.raises((CheckpointError, ModelError)) as raised:
                 load(path)
             assert "wb.import_checkpoint('" in str(raised.value) and "workbench import " in str(raised.value)
             assert str(tmp_path) in raised.value.mend and ("awq" in raised.value.what or "gguf" in raised.value.what)
 
 
-def test_a_native_checkpoint_in_a_session_says_what_it_is_for(tmp_path):
+def test_a_native_checkpoint_as_a_source_says_what_it_is_for(tmp_path):
     model = make("qwen2")
     wb.quantize_(model, G32)
     save_checkpoint(model, tmp_path / "int4")
     with pytest.raises(ModelError, match=r"wb\.load_checkpoint runs it, wb\.export converts it"):
-        open_session(tmp_path / "int4")
+        open_source(tmp_path / "int4")

@@ -65,7 +65,7 @@ def test_a_layer_s_form_stands_in_place_of_its_errors(app):
     payload = layer.heatmap.payload
     assert (payload.title, payload.col_name, payload.total_cols) == (Q_PROJ, "group", 4)
     assert sum(layer.codes.chart.counts) == 256 * 256
-    layer.form.change("metric", "dequantized")
+    layer.form.change("stored_metric", "dequantized")
     assert app.wait(TIMEOUT_S)
     assert (layer.heatmap.payload.col_name, layer.heatmap.payload.total_cols) == ("input feature", 256)
     app.session.select(["lm_head"])

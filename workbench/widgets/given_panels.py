@@ -18,7 +18,7 @@ from workbench.widgets.heatmap import Heatmap, HeatPayload
 from workbench.widgets.panel import Panel
 
 _SHOW = Field(
-    "metric",
+    "stored_metric",
     "Show",
     "menu",
     (("scale", "scale of each group"), ("zero", "zero of each group"), ("dequantized", "dequantized weight")),
@@ -34,7 +34,7 @@ class GivenLayerPanel(Panel):
     """What is stored of the layer on show, in place of the heatmap of its errors."""
 
     def __init__(self, session: Session, on_error: ErrorHandler) -> None:
-        self.form = Form([_SHOW], {"metric": session.stored.metric}, on_error=on_error, inline=True)
+        self.form = Form([_SHOW], {"stored_metric": session.stored.metric}, on_error=on_error, inline=True)
         self.heatmap = Heatmap(on_error=on_error)
         self.facts = Facts(on_error=on_error)
         self.codes = Bars(BarChart(title="Codes", empty=_NOT_READ), on_error=on_error)
