@@ -149,7 +149,7 @@ class ExportPanel(Panel):
 
     def _show_result(self, result: ExportResult) -> None:
         report = result.report
-        said = "exactly ours" if report.max_error == 0 else f"from rounding, in {report.worst}"
+        said = "no weight changed" if report.max_error == 0 else f"from rounding, in {report.worst}"
         facts = [
             Fact("Format", _title(report.target), report.fit.rounds or "exact"),
             Fact("Written", size(result.size_bytes), f"{result.files} files in {result.seconds:.1f} s"),
