@@ -91,17 +91,24 @@ def test_it_waits_for_other_work_and_follows_it(measured, monkeypatch):
     assert len(measured) == 1 and session.verdict.speed is not None
 
 
-def test_what_follows_a_view_that_comes_before_its_recipe_is_told_is_measured(monkeypatch):
-    session, begun, told = open_session(toy()), threading.Event(), threading.Event()
-    session.listen(lambda event: event.kind == "coverage" and told.set())
+def held_up(monkeypatch, go_on):
+    """Let each measurement wait for an event; return the one that tells that it has begun."""
+    begun = threading.Event()
 
-    def held_up(n, k, group_size, *, device, dtype, cancel):
+    def measuring(n, k, group_size, *, device, dtype, cancel):
         yield None
         begun.set()
-        assert told.wait(30)
+        assert go_on.wait(30)
         yield DecodeSpeed(device, "a CPU", dtype, n, k, group_size, 1.0, 2.0, 9)
 
-    monkeypatch.setattr(session_verdict, "iter_decode", held_up)
+    monkeypatch.setattr(session_verdict, "iter_decode", measuring)
+    return begun
+
+
+def test_what_follows_a_view_that_comes_before_its_recipe_is_told_is_measured(monkeypatch):
+    session, told = open_session(toy()), threading.Event()
+    session.listen(lambda event: event.kind == "coverage" and told.set())
+    begun = held_up(monkeypatch, told)
     refresh = session.views.refresh
 
     def quick():  # as for a layer that is held already
@@ -115,15 +122,8 @@ def test_what_follows_a_view_that_comes_before_its_recipe_is_told_is_measured(mo
 
 
 def test_more_layers_in_the_selection_leave_a_measurement_alone(monkeypatch):
-    session, begun, go_on = open_session(toy()), threading.Event(), threading.Event()
-
-    def held_up(n, k, group_size, *, device, dtype, cancel):
-        yield None
-        begun.set()
-        assert go_on.wait(30)
-        yield DecodeSpeed(device, "a CPU", dtype, n, k, group_size, 1.0, 2.0, 9)
-
-    monkeypatch.setattr(session_verdict, "iter_decode", held_up)
+    session, go_on = open_session(toy()), threading.Event()
+    begun = held_up(monkeypatch, go_on)
     session.refresh()
     assert begun.wait(30)
     session.select(["a", "b"], current="a")

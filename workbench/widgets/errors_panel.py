@@ -17,6 +17,7 @@ from workbench.widgets.component import ErrorHandler
 from workbench.widgets.error_facts import described, facts_of, output_of
 from workbench.widgets.facts import Facts
 from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.heat_payload import payload_of_map
 from workbench.widgets.heatmap import HeatBlock, HeatCell, Heatmap, HeatPayload, ZoomRequest
 from workbench.widgets.panel import NOT_LINEAR, Panel, row
 
@@ -214,27 +215,13 @@ def block_of(view: LayerView, cell: HeatCell) -> tuple[tuple[int, int], tuple[in
 def payload_of(view: LayerView, seq: int, stack_rows: int | None = None) -> HeatPayload:
     """Return the heatmap's payload of a view; `stack_rows` are the rows of an expert of a stack."""
     picture = view.map
-    weights = picture.metric in _WEIGHTS
-    return HeatPayload(
-        values=picture.values,
-        rows=picture.rows,
-        cols=picture.cols,
-        lo=picture.lo,
-        hi=picture.hi,
-        unit=picture.unit,
-        log=picture.log,
-        row_span=picture.row_span,
-        col_span=picture.col_span,
-        total_rows=picture.total_rows,
-        total_cols=picture.total_cols,
+    return payload_of_map(
+        picture,
         title=view.name,
         badge=view.badge,
         seq=seq,
-        reduce=picture.reduce,  # type: ignore[arg-type]
+        groups=None if picture.metric in _WEIGHTS else (view.group_size, view.in_features),
         row_name="output feature" if view.exact else "sampled output feature",
-        col_name="input feature" if weights else "group",
-        group_size=None if weights else view.group_size,
-        total_in=None if weights else view.in_features,
         stack_rows=stack_rows if view.exact else None,
         low_is_worse=picture.metric in LOW_IS_WORSE,
     )

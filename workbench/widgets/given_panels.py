@@ -14,6 +14,7 @@ from workbench.widgets.bars import BarChart, Bars
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
 from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.heat_payload import payload_of_map
 from workbench.widgets.heatmap import Heatmap, HeatPayload
 from workbench.widgets.panel import Panel
 
@@ -104,28 +105,14 @@ class GivenRecipePanel(Panel):
 
 def payload_of(view: StoredView, seq: int) -> HeatPayload:
     """Return the heatmap's payload of what is stored."""
-    picture, weights = view.map, view.metric == "dequantized"
-    return HeatPayload(
-        values=picture.values,
-        rows=picture.rows,
-        cols=picture.cols,
-        lo=picture.lo,
-        hi=picture.hi,
-        unit=picture.unit,
-        log=picture.log,
-        row_span=picture.row_span,
-        col_span=picture.col_span,
-        total_rows=picture.total_rows,
-        total_cols=picture.total_cols,
+    form = view.form
+    return payload_of_map(
+        view.map,
         title=view.name,
         badge="as stored",
         seq=seq,
-        reduce=picture.reduce,  # type: ignore[arg-type]
-        row_name="output feature",
-        col_name="input feature" if weights else "group",
-        group_size=None if weights else view.form.group_size,
-        total_in=None if weights else view.form.in_features,
-        stack_rows=view.form.out_features if view.form.experts else None,
+        groups=None if view.metric == "dequantized" else (form.group_size, form.in_features),
+        stack_rows=form.out_features if form.experts else None,
     )
 
 

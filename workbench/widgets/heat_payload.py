@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workbench.errors import ConfigError
+from workbench.records.errors import ErrorMap
 
 MAX_SIDE = 512
 Reduce = Literal["none", "max", "min", "mean", "sample"]
@@ -105,6 +106,55 @@ class HeatPayload:
         row_stop = min(self.total_rows, i * self.row_span + rows)
         group_stop = min(self.total_cols, (j + 1) * self.col_span)
         return HeatCell(i * self.row_span, row_stop, j * self.col_span, group_stop, value, self.seq)
+
+
+def payload_of_map(
+    picture: ErrorMap,
+    *,
+    title: str,
+    badge: str,
+    seq: int,
+    groups: tuple[int, int] | None,
+    row_name: str = "output feature",
+    stack_rows: int | None = None,
+    low_is_worse: bool = False,
+) -> HeatPayload:
+    """Return the payload of a picture.
+
+    Args:
+        picture: The picture.
+        title: What is shown, for instance the layer's name.
+        badge: How exact it is.
+        seq: Sequence number.
+        groups: (group size, in_features in all) where columns are groups, None where they are input features.
+        row_name: Name of a row in the singular.
+        stack_rows: Rows of one expert of a stack; None for a plain weight.
+        low_is_worse: Whether a low value is the bad one.
+    """
+    size, total = (None, None) if groups is None else groups
+    return HeatPayload(
+        values=picture.values,
+        rows=picture.rows,
+        cols=picture.cols,
+        lo=picture.lo,
+        hi=picture.hi,
+        unit=picture.unit,
+        log=picture.log,
+        row_span=picture.row_span,
+        col_span=picture.col_span,
+        total_rows=picture.total_rows,
+        total_cols=picture.total_cols,
+        title=title,
+        badge=badge,
+        seq=seq,
+        reduce=picture.reduce,  # type: ignore[arg-type]
+        row_name=row_name,
+        col_name="input feature" if groups is None else "group",
+        group_size=size,
+        total_in=total,
+        stack_rows=stack_rows,
+        low_is_worse=low_is_worse,
+    )
 
 
 @dataclass(frozen=True)
