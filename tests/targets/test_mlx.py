@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -152,7 +153,8 @@ def test_the_order_of_sliding_layers_is_written_where_mlx_lm_reads_it():
 
 def loaded(folders):
     """Return what mlx-lm makes of each folder: logits, and int4 weights by name."""
-    pytest.importorskip("mlx.core", reason="no mlx on this machine")
+    if sys.platform != "linux" and platform.machine() != "arm64":  # elsewhere the test extra brings it
+        pytest.skip("no mlx for this platform")
     script = Path(__file__).with_name("mlx_loading.py")
     subprocess.run([sys.executable, script, *folders], check=True, capture_output=True, timeout=300)
     return [dict(np.load(f"{folder}.npz")) for folder in folders]
