@@ -14,7 +14,8 @@ from workbench.calibration_text import CalibrationState
 from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError
 from workbench.widgets.app import Workbench
-from workbench.widgets.calibration_panel import SHOWN_CHARACTERS, errors_of, facts_of
+from workbench.widgets.calibration_panel import errors_of, facts_of
+from workbench.widgets.text_panel import SHOWN_CHARACTERS
 
 TEXT = demo_calibration_text()[:4000]
 

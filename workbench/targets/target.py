@@ -219,16 +219,3 @@ def domain_misfits(layers: Mapping[str, ModuleFormat], domains: Iterable[str]) -
         mend=f"quantize these layers again from the original weights with domain={held[0]!r} (--domain {held[0]})",
         change={"domain": held[0]},
     )
-
-
-def group_misfits(layers: Mapping[str, ModuleFormat], sizes: Iterable[int]) -> list[Misfit]:
-    """Refuse group sizes that a target cannot express, and offer the largest that it can."""
-    held = sorted(sizes, reverse=True)
-    return misfits_by(
-        layers,
-        lambda form: form.group_size not in held,
-        lambda form: f"group_size {form.group_size}",
-        allowed=", ".join(map(str, held)),
-        mend=f"quantize these layers again with group_size={held[0]} (--group-size {held[0]})",
-        change={"group_size": held[0]},
-    )

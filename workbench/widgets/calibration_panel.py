@@ -15,22 +15,14 @@ from workbench.sizes import size
 from workbench.widgets.commands import Command, Commands
 from workbench.widgets.component import ErrorHandler
 from workbench.widgets.facts import Fact, Facts
-from workbench.widgets.form import Field, Form, Value
+from workbench.widgets.form import Form, Value
 from workbench.widgets.panel import Panel, row
+from workbench.widgets.text_panel import text_fields
 
-SHOWN_CHARACTERS = 20_000
-FIELDS = (
-    Field(
-        "text",
-        "Text like what the model will read",
-        "area",
-        (),
-        "Some 300 kB are enough: 128 sequences of 512 tokens are used at most",
-        wide=True,
-        placeholder="Paste some pages of text here, or name a file below.",
-        limit=SHOWN_CHARACTERS,
-    ),
-    Field("path", "or a text file", "text", (), "A file in UTF-8, read once", wide=True, placeholder="corpus.txt"),
+FIELDS = text_fields(
+    "Text like what the model will read",
+    "Some 300 kB are enough: 128 sequences of 512 tokens are used at most",
+    "corpus.txt",
 )
 
 

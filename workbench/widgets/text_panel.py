@@ -17,18 +17,27 @@ from workbench.widgets.form import Field, Form, Value
 from workbench.widgets.panel import Panel, row, styled
 
 SHOWN_CHARACTERS = 20_000
-_TEXT = (
-    Field(
-        "text",
-        "Text to measure on",
-        "area",
-        (),
-        "Like what the model will read, and nothing that it was trained on; some pages are enough",
-        wide=True,
-        placeholder="Paste some pages of text here, or name a file below.",
-        limit=SHOWN_CHARACTERS,
-    ),
-    Field("path", "or a text file", "text", (), "A file in UTF-8, read once", wide=True, placeholder="wiki.test.raw"),
+
+
+def text_fields(label: str, tooltip: str, file: str) -> tuple[Field, Field]:
+    """Return the fields that take a text, pasted or as a file.
+
+    Args:
+        label: What the text is for.
+        tooltip: What text it should be, and how much.
+        file: A file's name, as an example.
+    """
+    paste = "Paste some pages of text here, or name a file below."
+    return (
+        Field("text", label, "area", (), tooltip, wide=True, placeholder=paste, limit=SHOWN_CHARACTERS),
+        Field("path", "or a text file", "text", (), "A file in UTF-8, read once", wide=True, placeholder=file),
+    )
+
+
+_TEXT = text_fields(
+    "Text to measure on",
+    "Like what the model will read, and nothing that it was trained on; some pages are enough",
+    "wiki.test.raw",
 )
 _HOW = (
     Field("window", "Context", "segments", ((512, "512"), (2048, "2048")), "Tokens of a window; each starts anew"),
