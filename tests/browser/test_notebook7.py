@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from notebook_page import LabServer, NotebookPage
 from playwright.sync_api import Page, expect
+from readable import expect_readable
 
-LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 # Notebook 7.6 says this about its own settings, with or without an app in the page.
 NOTEBOOK_ITSELF = "Cannot read properties of undefined (reading 'schema')"
 LAYER = "model.layers.0.mlp.down_proj"
@@ -57,8 +56,5 @@ def test_the_cells_own_keys_stay_away_from_the_app(book: NotebookPage) -> None:
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_a_change_of_theme_is_followed_live(book: NotebookPage, theme: str) -> None:
     book.set_theme(theme)
-    for part in book.page.locator(".wb:visible").all():
-        expect(part).to_have_attribute("data-theme", theme)
-        assert part.evaluate(LOW_CONTRAST) == []
-        assert part.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    expect_readable(book.page.locator(".wb:visible"), theme)
     book.screenshot(f"notebook7-{theme}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
+from readable import expect_readable
 
 from workbench.records.layers import CoverageRow
 from workbench.widgets.commands import Command, Commands
@@ -34,7 +35,6 @@ HOSTS = {
 }
 # anywidget imports a component from a blob; nothing else that is not in the page itself is needed.
 POLICY = "default-src 'none'; script-src blob:; style-src 'unsafe-inline'"
-LOW_CONTRAST = (HERE / "low_contrast.js").read_text(encoding="utf-8")
 # The least of anywidget's model that a module may rely on.
 MOUNT = """async ({esm, css, state, bytes, view}) => {
     document.head.append(Object.assign(document.createElement("style"), {textContent: css}));
@@ -123,17 +123,14 @@ def test_readable_and_unclipped_on_any_page(bare: Page, theme: str, paper: str, 
     for component in shown:
         mount(bare, component)
     expect(bare.locator("canvas").first).to_have_attribute("data-seq", "3")
-    for root in bare.locator(".wb").all():
-        expect(root).to_have_attribute("data-theme", theme)
-        assert root.evaluate(LOW_CONTRAST) == []
-        assert root.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
-        clipped = root.evaluate(
-            """root => [...root.querySelectorAll('svg text')].filter((text) => {
-                const [inner, outer] = [text.getBoundingClientRect(), root.getBoundingClientRect()];
-                return inner.left < outer.left || inner.right > outer.right || inner.bottom > outer.bottom;
-            }).map((text) => text.textContent)"""
-        )
-        assert clipped == []
+    expect_readable(bare.locator(".wb"), theme)
+    clipped = bare.locator(".wb").evaluate_all(
+        """roots => roots.flatMap((root) => [...root.querySelectorAll('svg text')].filter((text) => {
+            const [inner, outer] = [text.getBoundingClientRect(), root.getBoundingClientRect()];
+            return inner.left < outer.left || inner.right > outer.right || inner.bottom > outer.bottom;
+        }).map((text) => text.textContent))"""
+    )
+    assert clipped == []
     bare.screenshot(path=HERE.parent / "screenshots" / f"outside-lab-{theme}-{width}.png", full_page=True)
     assert errors == []
 
@@ -159,10 +156,10 @@ def test_the_colours_of_vs_code_and_colab_are_used_under_a_strict_policy(bare: P
     for component in components():
         mount(bare, component, "bytes")
     expect(bare.locator("canvas").first).to_have_attribute("data-seq", "3")
-    for root in bare.locator(".wb").all():
-        expect(root).to_have_attribute("data-theme", "dark" if "dark" in host else "light")
-        assert root.evaluate(LOW_CONTRAST) == []
-        assert "monospace" not in root.evaluate("root => getComputedStyle(root).fontFamily")
+    roots = bare.locator(".wb")
+    expect_readable(roots, "dark" if "dark" in host else "light")
+    fonts = roots.evaluate_all("roots => roots.map((root) => getComputedStyle(root).fontFamily)")
+    assert not [font for font in fonts if "monospace" in font]
     bare.screenshot(path=HERE.parent / "screenshots" / f"{host.replace(' ', '-').replace(',', '')}.png", full_page=True)
     assert errors == []
 
@@ -178,8 +175,7 @@ def test_a_change_of_vs_codes_theme_is_followed(bare: Page) -> None:
             document.body.dataset.vscodeThemeKind = "vscode-light";
         }"""
     )
-    expect(bare.locator(".wb")).to_have_attribute("data-theme", "light")
-    assert bare.locator(".wb").evaluate(LOW_CONTRAST) == []
+    expect_readable(bare.locator(".wb"), "light")
 
 
 def test_clean_up_removes_everything(bare: Page) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from notebook_page import NotebookPage
 from playwright.sync_api import Locator, expect
+from readable import expect_readable
 from shared_lab import SharedLab
 
-LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 CELL = """
 import workbench as wb
 from workbench.session import open_session
@@ -174,8 +173,5 @@ def test_it_is_readable_at_every_width(lab: NotebookPage, theme: str, width: int
     lab.page.set_viewport_size({"width": width, "height": 1300})
     lab.set_theme(theme)
     pane(lab, "Changes")
-    root = lab.page.locator(".wb-recipe")
-    expect(root).to_have_attribute("data-theme", theme)
-    assert root.evaluate(LOW_CONTRAST) == []
-    assert root.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    expect_readable(lab.page.locator(".wb-recipe"), theme)
     lab.screenshot(f"recipe-{width}-{theme}", ".wb-recipe")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from readable import expect_readable
 
 from workbench.measure.decode import DecodeSpeed
 from workbench.records.speed import SpeedPoint
 from workbench.session import open_session
 
 HERE = Path(__file__).parent
-LOW_CONTRAST = (HERE / "low_contrast.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_it_is_readable_in_both_themes(opened: Callable[..., Page], scheme: str,
     page = opened(scheme, width)
     expect(page.locator("h1")).to_have_text("Int4 report: demo")
     assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-    assert page.locator("main").evaluate(LOW_CONTRAST) == []
+    expect_readable(page.locator("main"), fits=False)
     assert page.locator("img").evaluate_all("images => images.every((one) => one.naturalWidth > 0)")
     page.screenshot(path=HERE.parent / "screenshots" / f"report-{scheme}-{width}.png", full_page=True)
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
 from notebook_page import SCREENSHOTS
 from playwright.sync_api import Page, expect
+from readable import expect_readable
 from voila_page import VoilaServer
 
-LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 VOILA_ITSELF = "https://cdn.jsdelivr.net/npm/@fortawesome/"  # its template asks for icons, which the app does not use
 
 
@@ -47,9 +46,7 @@ def test_the_app_is_a_page_of_its_own(voila: VoilaServer, new_page: Callable[...
     canvas = page.locator(".wb-heat canvas").first
     expect(canvas).to_have_attribute("data-seq", re.compile(r"\d+"), timeout=60_000)
     expect(page.get_by_text("42 of 57").first).to_be_visible()
-    for part in page.locator(".wb:visible").all():
-        expect(part).to_have_attribute("data-theme", theme)
-        assert part.evaluate(LOW_CONTRAST) == []
+    expect_readable(page.locator(".wb:visible"), theme)
     before = int(canvas.get_attribute("data-seq") or 0)
     page.get_by_role("slider", name="Group size").press("ArrowRight")
     page.wait_for_function(

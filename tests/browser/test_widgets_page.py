@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from notebook_page import NotebookPage
 from playwright.sync_api import Locator, expect
+from readable import expect_readable
 from shared_lab import SharedLab
 
-LOW_CONTRAST = (Path(__file__).parent / "low_contrast.js").read_text(encoding="utf-8")
 SETUP = """
 import threading, time
 from workbench.widgets.commands import Command, Commands
@@ -527,9 +526,7 @@ def test_both_themes_are_followed_live_and_readable(lab: NotebookPage, theme: st
     )
     lab.set_theme(theme)
     for name in ("heat", "layers", "chart", "commands"):
-        part = lab.page.locator(f".wb-{name}").first
-        expect(part).to_have_attribute("data-theme", theme)
-        assert part.evaluate(LOW_CONTRAST) == []
+        expect_readable(lab.page.locator(f".wb-{name}").first, theme)
         lab.screenshot(f"component-{name}-{theme}", f".wb-{name}")
     lab.screenshot(f"components-{theme}")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from notebook_page import PROJECT, SCREENSHOTS
+from notebook_page import SCREENSHOTS
 from playwright.sync_api import Locator, expect
+from readable import expect_readable
 from renderer_page import WHITE_BOX, RendererPage
 
-LOW_CONTRAST = (PROJECT / "tests" / "browser" / "low_contrast.js").read_text(encoding="utf-8")
 GROUP_SIZE = "print(app.session.recipe.default.config.group_size)"
 LARGE = "large = wb.Workbench(nn.Sequential(nn.Linear(512, 3000)))\nlarge.errors"
 
@@ -19,10 +19,7 @@ def slider(host: RendererPage) -> Locator:
 
 
 def readable(host: RendererPage, theme: str) -> None:
-    for part in host.at.locator(".wb:visible").all():
-        expect(part).to_have_attribute("data-theme", theme)
-        assert part.evaluate(LOW_CONTRAST) == []
-        assert part.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    expect_readable(host.at.locator(".wb:visible"), theme)
 
 
 def test_the_app_is_shown_and_readable(host: RendererPage) -> None:
