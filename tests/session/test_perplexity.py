@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 import workbench as wb
 from tests.session.stand_ins import TIMEOUT_S, Heard
@@ -47,10 +48,21 @@ def test_it_is_what_the_public_call_measures(session, pair):
     assert session.wait(TIMEOUT_S) and job.state == "done", job.details
     found = session.perplexity.latest
     assert heard.of("perplexity")[-1] is found
+    assert not any("CPU" in note for note in found.notes)
     wanted = measure_quality(pair[0], text_ids(TEXT, pair[1]), window=512)
     assert found.quality.windows == wanted.windows == found.available
     assert found.quality.nats_per_token == pytest.approx(wanted.nats_per_token, rel=1e-4)
     assert found.quality.perplexity == pytest.approx(math.exp(wanted.nats_per_token), rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is here")
+def test_on_a_device_that_is_not_here_it_says_that_the_cpu_measured(folder):
+    session = open_session(folder / "native", device="cuda")
+    session.quality.set_text(TEXT)
+    session.quality.configure(windows=1)
+    job = session.perplexity.measure()
+    assert session.wait(TIMEOUT_S) and job.state == "done", job.details
+    assert session.perplexity.latest.notes[0].startswith("measured on the CPU, and not on cuda, which this machine")
 
 
 def test_of_another_text_or_window_nothing_is_known(session):

@@ -129,9 +129,18 @@ class SessionPerplexity:
         with evaluating(model):
             check_causal(model, self._owner.source.name)
         cut = windows_of(text.ids(lambda: tokenizer), model, window, count)
+        notes = (*self._device_notes(), *cut.notes)
         steps = iter_quality({_MODEL: model}, torch.cat(cut.parts), window=cut.size, cancel=cancel)
         for step in steps:
-            yield step.progress, Perplexity(step.qualities[_MODEL], len(cut.parts), cut.available, cut.notes)
+            yield step.progress, Perplexity(step.qualities[_MODEL], len(cut.parts), cut.available, notes)
+
+    def _device_notes(self) -> tuple[str, ...]:
+        """Say that a folder that is to run on a device that is not here is measured on the CPU."""
+        owner = self._owner
+        if isinstance(owner.source, ModelSource) or _is_here(owner.device):
+            return ()
+        what = f"measured on the CPU, and not on {owner.device}, which this machine does not have"
+        return (f"{what}: products are rounded otherwise there, and the last digits differ",)
 
     def _model(self) -> tuple[nn.Module, Any]:
         owner = self._owner
@@ -141,8 +150,8 @@ class SessionPerplexity:
             from workbench.hf.loading import load_checkpoint  # late: it brings transformers
 
             assert isinstance(owner.source, Int4Source)
-            here = torch.device(owner.device).type in present_devices()
-            self._loaded = load_checkpoint(owner.source.path, device=owner.device if here else "cpu")
+            device = owner.device if _is_here(owner.device) else "cpu"
+            self._loaded = load_checkpoint(owner.source.path, device=device)
         model, tokenizer = self._loaded
         return model, owner.tokenizer or tokenizer
 
@@ -152,3 +161,7 @@ class SessionPerplexity:
             self._found = key, found
             self._emit("perplexity", found, job)
         self._emit("job", job, job)
+
+
+def _is_here(device: str) -> bool:
+    return torch.device(device).type in present_devices()
