@@ -50,6 +50,13 @@ def change(app: Workbench, field: str, value: Any) -> None:
     assert app.wait(30)
 
 
+def pick(app: Workbench, *names: str) -> None:
+    """Select layers as a page does, the last of them on show."""
+    table = app.layers.table
+    rows = [table.columns["name"].index(name) for name in names]
+    table._handle_custom_msg({"type": "select", "rows": rows, "current": rows[-1], "turn": 1}, [])
+
+
 def click(commands: Any, command: str) -> None:
     commands._handle_custom_msg({"type": "command", "command": command, "click": "c"}, [])
 
@@ -192,12 +199,28 @@ def test_python_selects_and_the_table_follows(app: Workbench) -> None:
 
 
 def test_the_page_selects_and_the_session_follows(app: Workbench) -> None:
-    app.layers.table.set_state({"selected": LAYERS, "current": LAYERS[0]})
+    pick(app, LAYERS[1], LAYERS[0])
     assert app.session.selection == LAYERS and app.session.current == LAYERS[0]
-    app.layers.table.set_state({"selected": [LAYERS[1]], "current": LAYERS[1]})
+    pick(app, LAYERS[1])
     assert app.wait(30)
     assert app.session.current == LAYERS[1]
     assert app.view.name == LAYERS[1]
+
+
+def test_a_setting_right_after_two_picks_is_that_of_the_second(app: Workbench) -> None:
+    change(app, "scope", "this layer")
+    for name in LAYERS:
+        pick(app, name)
+    change(app, "group_size", 32)
+    assert [app.session.coverage.configs[name].group_size for name in LAYERS] == [64, 32]
+    assert app.layers.table.current == LAYERS[1]
+
+
+def test_an_export_right_after_two_formats_takes_the_second(app: Workbench) -> None:
+    formats = app.export.formats
+    for name in ("gguf", "mlx"):
+        formats._handle_custom_msg({"type": "select", "id": name, "turn": 1}, [])
+    assert formats.selected == "mlx"
 
 
 def test_traits_drive_the_app(app: Workbench) -> None:

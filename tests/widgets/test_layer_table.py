@@ -121,9 +121,29 @@ def test_the_page_selects_both_traits_in_one_message(wire) -> None:
     table.show(rows())
     seen: list[tuple[list[str], str]] = []
     table.observe(lambda _change: seen.append((table.selected, table.current)), names=["selected", "current"])
-    table.set_state({"selected": ["layers.1"], "current": "layers.1"})
-    assert seen == [(["layers.1"], "layers.1")] * 2
-    assert errors == []
+    wire.clear()
+    table._handle_custom_msg({"type": "select", "rows": [0, 1], "current": 1, "turn": 4}, [])
+    assert seen == [(["layers.0", "layers.1"], "layers.1")] * 2
+    assert wire.states == [{"selected": ["layers.0", "layers.1"], "current": "layers.1"}]  # for the page's other views
+    assert wire.customs == [{"type": "ack", "turn": 4}]
+    table._handle_custom_msg({"type": "select", "rows": [], "current": -1, "turn": 5}, [])
+    assert (table.selected, table.current, errors) == ([], "", [])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"rows": [3], "current": 0}, {"rows": [-1], "current": 0}, {"rows": None, "current": 0}]
+    + [{"rows": [0], "current": current} for current in (3, -2, "layers.0", None, True)],
+)
+def test_a_selection_of_rows_that_are_not_there_is_refused_and_answered(wire, message) -> None:
+    errors: list[Exception] = []
+    table = LayerTable(on_error=lambda error, _where: errors.append(error))
+    table.show(rows())
+    wire.clear()
+    table._handle_custom_msg({"type": "select", "turn": 1, **message}, [])
+    assert (table.selected, table.current) == ([], "")
+    assert [type(error) for error in errors] == [ConfigError]
+    assert wire.customs == [{"type": "ack", "turn": 1}]
 
 
 def test_an_observer_that_fails_is_reported(wire) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,14 @@ class Component(anywidget.AnyWidget):
 
     def _receive(self, content: Any, buffers: Any) -> None:
         """Handle one custom message of the front end; errors are reported by the caller."""
+
+    @contextlib.contextmanager
+    def _answering(self, content: Mapping[str, Any]) -> Iterator[None]:
+        """Tell the page at the end, whatever came of it, that a change of its own was taken in (Turns in shared.js)."""
+        try:
+            yield
+        finally:
+            self.send({"type": "ack", "turn": content.get("turn")})
 
     @contextlib.contextmanager
     def _guard(self, where: str) -> Iterator[None]:

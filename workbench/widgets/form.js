@@ -1,12 +1,10 @@
-// A form of labelled controls. A change goes to the kernel at once; until the kernel has answered the newest one,
-// values that it sends (answers to older moves) are not shown.
+// A form of labelled controls. A change goes to the kernel at once (Turns).
 
 class FormView {
   constructor(model, el) {
     this.model = model;
     this.root = card(el, "wb-form");
-    this.turn = 0;
-    this.answered = 0;
+    this.turns = new Turns(model, this.root, () => this.showValues());
     this.controls = new Map();
     this.title = make("h3", { class: "wb-title" });
     this.hint = make("span", { class: "wb-hint" });
@@ -22,7 +20,6 @@ class FormView {
     model.on("change:errors", () => this.showErrors());
     model.on("change:disabled", () => this.showDisabled());
     model.on("change:notes", () => this.drawNotes());
-    model.on("msg:custom", (message) => this.receive(message));
     this.drawTitle();
     this.draw();
     this.drawNotes();
@@ -77,7 +74,7 @@ class FormView {
   }
 
   showValues() {
-    if (this.answered < this.turn) return;
+    if (this.turns.waiting) return;
     const lengths = this.model.get("lengths");
     for (const [id, value] of Object.entries(this.model.get("values"))) this.controls.get(id)?.show(value, lengths[id]);
   }
@@ -103,16 +100,7 @@ class FormView {
   }
 
   change(id, value) {
-    this.turn += 1;
-    this.root.dataset.turn = this.turn;
-    this.model.send({ type: "change", id, value, turn: this.turn });
-  }
-
-  receive(message) {
-    if (message.type !== "ack") return;
-    this.answered = Math.max(this.answered, message.turn ?? 0);
-    this.root.dataset.answered = this.answered;
-    this.showValues();
+    this.turns.send({ type: "change", id, value });
   }
 
   stop() {

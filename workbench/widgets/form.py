@@ -178,10 +178,8 @@ class Form(Component):
     def _receive(self, content: Any, buffers: Any) -> None:
         if not isinstance(content, dict) or content.get("type") != "change":
             return
-        try:
+        with self._answering(content):
             self.change(str(content["id"]), content["value"])
-        finally:
-            self.send({"type": "ack", "turn": content.get("turn")})
 
     def _summary(self) -> str:
         return ", ".join(

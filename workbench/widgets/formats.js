@@ -8,6 +8,7 @@ class FormatsView {
     this.model = model;
     this.group = `wb-formats-${(formatTables += 1)}`;
     this.root = card(el, "wb-formats");
+    this.turns = new Turns(model, this.root, () => this.mark());
     this.title = make("h3", { class: "wb-title", text: "Format", id: `${this.group}-title` });
     this.badge = make("span", { class: "wb-badge", "data-kind": "warn", text: "checking …", hidden: true });
     this.body = make("tbody");
@@ -45,14 +46,15 @@ class FormatsView {
   }
 
   select(id) {
-    if (this.model.get("selected") === id) return;
-    this.model.set("selected", id);
-    this.model.save_changes();
+    if (this.selected === id) return;
+    this.selected = id;
+    this.turns.send({ type: "select", id });
     this.mark();
   }
 
   mark() {
-    const selected = this.model.get("selected");
+    if (!this.turns.waiting) this.selected = this.model.get("selected");
+    const { selected } = this;
     this.badge.hidden = !this.model.get("busy");
     for (const row of this.body.children) {
       const chosen = row.dataset.format === selected;

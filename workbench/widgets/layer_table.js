@@ -8,7 +8,9 @@ class TableView extends TableRows {
     this.model = model;
     this.root = card(el, "wb-layers");
     this.id = `wb-layers-${(tableCount += 1)}`;
+    this.turns = new Turns(model, this.root, () => this.adopt());
     this.selection = new Set();
+    this.current = -1; // the row on show
     this.items = [];
     this.place = new Map();
     this.focus = this.anchor = ""; // keys of items
@@ -82,18 +84,19 @@ class TableView extends TableRows {
   // --- data -------------------------------------------------------------------------------------------------------
 
   take() {
-    const before = this.names?.join("\n");
+    const before = this.names?.join("\n") ?? "";
     const [focus, rows] = [this.focus, this.items[this.place.get(this.focus)]?.rows ?? []];
     this.data = this.model.get("columns");
     this.names = this.data.name ?? [];
     this.indexOf = new Map(this.names.map((name, i) => [name, i]));
     this.quick = this.names.length ? quickSelections(this.data, 9) : [];
-    if (this.names.join("\n") !== before) {
+    const others = this.names.join("\n") !== before;
+    if (others) {
       this.focus = this.anchor = "";
       this.open = { all: null, filtered: null };
     }
     this.bar.say("", ""); // what was said is of the rows before
-    this.readSelection();
+    if (others || !this.turns.waiting) this.readSelection();
     this.refresh();
     if (this.focus === focus && focus && !this.place.has(focus)) this.find(rows);
   }
@@ -108,20 +111,22 @@ class TableView extends TableRows {
   readSelection() {
     const rows = this.model.get("selected").map((name) => this.indexOf.get(name));
     this.selection = new Set(rows.filter((row) => row !== undefined));
-    const current = this.indexOf.get(this.model.get("current"));
+    this.current = this.indexOf.get(this.model.get("current")) ?? -1;
     const item = this.items[this.place.get(this.focus)];
-    const held = item?.node && current !== undefined && item.rows.includes(current); // a node on the way to it
-    if (!held) this.focus = current === undefined ? "" : this.names[current];
+    const held = item?.node && item.rows.includes(this.current); // a node on the way to it
+    if (!held) this.focus = this.names[this.current] ?? "";
     if (!this.anchor) this.anchor = this.focus;
   }
 
-  /** Take over a selection that Python made. */
+  /** Take over a selection that Python made, or made of the page's; what is the same is not drawn again. */
   adopt() {
-    if (this.choosing) return;
-    const before = this.focus;
+    if (this.turns.waiting) return;
+    const [focus, current, selection] = [this.focus, this.current, this.selection];
     this.readSelection();
     if (this.focus && !this.place.has(this.focus)) this.focus = this.nearest(this.indexOf.get(this.focus));
-    if (this.focus !== before) this.reveal();
+    const same = this.selection.size === selection.size && [...selection].every((i) => this.selection.has(i));
+    if (same && this.focus === focus && this.current === current) return;
+    if (this.focus !== focus) this.reveal();
     this.drawAll();
   }
 
@@ -223,16 +228,11 @@ class TableView extends TableRows {
   choose(rows, focus = this.focus) {
     this.selection = new Set(rows);
     this.focus = focus;
-    const inOrder = [...this.selection].sort((a, b) => a - b);
-    this.choosing = true;
-    this.model.set("selected", inOrder.map((i) => this.names[i]));
     const item = this.items[this.place.get(focus)];
-    if (item && !item.rows.includes(this.indexOf.get(this.model.get("current")))) {
-      const row = item.row >= 0 ? item.row : (item.rows.find((i) => this.data.decision[i] === "int4") ?? item.rows[0]);
-      this.model.set("current", this.names[row]);
+    if (item && !item.rows.includes(this.current)) {
+      this.current = item.row >= 0 ? item.row : (item.rows.find((i) => this.data.decision[i] === "int4") ?? item.rows[0]);
     }
-    this.choosing = false;
-    this.saveLater();
+    this.turns.send({ type: "select", rows: [...this.selection].sort((a, b) => a - b), current: this.current });
     this.drawAll();
   }
 

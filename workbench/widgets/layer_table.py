@@ -50,8 +50,9 @@ class LayerTable(Component):
             reason, before_bytes, after_bytes; optionally kind, group_size, bits_per_weight, padding, error
             (float, None, or why it is NaN), status ("", "queued", "running", "done", "failed", or any text). Set it
             through `show`.
-        selected: Names of the selected layers, in the table's order. Both sides may set it.
-        current: Name of the focused layer, or "". Both sides may set it.
+        selected: Names of the selected layers, in the table's order. A page sends its choice as a message, in order with
+            the changes of forms, so that a setting never reaches the layer that was selected before.
+        current: Name of the focused layer, or "". It comes from a page as `selected` does.
         filter: The filter's text: words, globs, "re:" patterns and "kind:norm" (or decision, reason, padding, status)
             that must all match; "!" in front negates.
         sort: (column, "ascending" or "descending"), or () for the model's order.
@@ -75,8 +76,8 @@ class LayerTable(Component):
     )
     _css = bundle("theme.css", "layer_table.css")
     columns = traitlets.Dict().tag(sync=True)
-    selected = traitlets.List(traitlets.Unicode()).tag(**SYNC_FROM_PAGE)
-    current = traitlets.Unicode("").tag(**SYNC_FROM_PAGE)
+    selected = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    current = traitlets.Unicode("").tag(sync=True)
     filter = traitlets.Unicode("").tag(**SYNC_FROM_PAGE)
     sort = traitlets.List(traitlets.Unicode(), maxlen=2).tag(**SYNC_FROM_PAGE)
     height = traitlets.Int(336, min=84, max=4000).tag(sync=True)
@@ -150,8 +151,22 @@ class LayerTable(Component):
         self._callbacks.append(callback)
 
     def _receive(self, content: Any, buffers: Any) -> None:
-        if not isinstance(content, dict) or content.get("type") != "choose":
-            return
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "choose":
+            self._choose(content)
+        elif kind == "select":
+            with self._answering(content):
+                self._select(content)
+
+    def _select(self, content: Mapping[str, Any]) -> None:
+        names = self.columns.get("name", [])
+        picked, current = _picked(content, names), content.get("current")
+        if type(current) is not int or not -1 <= current < len(names):
+            raise ConfigError(f"The table has no row {current!r}.", allowed=f"-1 (none) to {len(names) - 1}")
+        with self.hold_sync(), self.hold_trait_notifications():  # one change, not two with a state between
+            self.selected, self.current = picked, "" if current < 0 else names[current]
+
+    def _choose(self, content: Mapping[str, Any]) -> None:
         texts, failed = [], False
         for callback in list(self._callbacks):
             try:
@@ -168,11 +183,18 @@ class LayerTable(Component):
 
 def _choice_of(content: Mapping[str, Any], names: Sequence[str]) -> LayerChoice:
     """Read a message of the page."""
-    picked, decision, size = content.get("rows"), content.get("decision"), content.get("group_size")
-    known = isinstance(picked, list) and all(isinstance(i, int) and 0 <= i < len(names) for i in picked)
-    if not known or decision not in ("int4", "dense") or not isinstance(size, int | None):
+    decision, size = content.get("decision"), content.get("group_size")
+    if decision not in ("int4", "dense") or not isinstance(size, int | None):
         raise ConfigError(f"The choice {dict(content)} is not one of this table.")
-    return LayerChoice(tuple(names[i] for i in picked or ()), decision, size, str(content.get("glob") or ""))
+    return LayerChoice(tuple(_picked(content, names)), decision, size, str(content.get("glob") or ""))
+
+
+def _picked(content: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the names of the rows of a message of the page."""
+    rows = content.get("rows")
+    if not isinstance(rows, list) or not all(type(i) is int and 0 <= i < len(names) for i in rows):
+        raise ConfigError(f"The table has no rows {rows!r}.", allowed=f"a list of 0 to {len(names) - 1}")
+    return [names[i] for i in rows]
 
 
 def _dense_groups(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

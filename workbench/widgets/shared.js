@@ -92,6 +92,37 @@ function followWidth(node, resized) {
   return () => observer.disconnect();
 }
 
+/**
+ * What a person sets or picks: it goes to the kernel at once, and all components' in the order in which it was done (a
+ * synced trait would wait for the one before). Until the newest is answered, what the kernel sends answers older ones.
+ */
+class Turns {
+  constructor(model, root, settled) {
+    this.model = model;
+    this.root = root;
+    this.settled = settled;
+    this.newest = this.answered = 0;
+    model.on("msg:custom", (message) => this.receive(message));
+  }
+
+  get waiting() {
+    return this.answered < this.newest;
+  }
+
+  send(content) {
+    this.newest += 1;
+    this.root.dataset.turn = this.newest;
+    this.model.send({ ...content, turn: this.newest });
+  }
+
+  receive(message) {
+    if (message.type !== "ack") return;
+    this.answered = Math.max(this.answered, message.turn ?? 0);
+    this.root.dataset.answered = this.answered;
+    if (!this.waiting) this.settled();
+  }
+}
+
 /** Save changes to the kernel at most every `wait` ms: the first at once, together with others of the same moment, and the last state always. */
 function lateSaver(model, wait = 60) {
   let timer = null;
