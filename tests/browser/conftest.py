@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from notebook_page import LabServer, NotebookPage, chromium
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from shared_lab import SharedLab
+
+# A page that shares its cores with a second test process may need more than Playwright's 5 s.
+expect.set_options(timeout=20_000)
 
 
 @pytest.fixture(scope="session")

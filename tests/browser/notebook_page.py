@@ -17,10 +17,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import nbformat
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -31,6 +31,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = PROJECT / "tests" / "screenshots"
 TOKEN = "t"
 App = Literal["lab", "notebook"]
+T = TypeVar("T")
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 SETTINGS = {
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
@@ -268,10 +269,7 @@ class NotebookPage:
 
     def expect_output(self, code: str, wanted: str, timeout_s: float = 20) -> None:
         """Run code until it prints what is wanted: a control shows a change before the kernel has taken it."""
-        end = time.monotonic() + timeout_s
-        while (found := self.run_code(code)) != wanted and time.monotonic() < end:
-            time.sleep(0.1)
-        assert found == wanted
+        wait_for(lambda: self.run_code(code), lambda found: found == wanted, timeout_s)
 
     def set_theme(self, name: str) -> None:
         """Switch JupyterLab to its "light" or "dark" theme."""
@@ -299,6 +297,19 @@ class NotebookPage:
         else:
             self.page.locator(selector).first.screenshot(path=path)
         return path
+
+
+def wait_for(read: Callable[[], T], holds: Callable[[T], bool], timeout_s: float = 20) -> T:
+    """Read again and again until what is read is as wanted, and return it: a page draws in its next frame.
+
+    Raises:
+        AssertionError: with what was read last.
+    """
+    end = time.monotonic() + timeout_s
+    while not holds(found := read()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert holds(found), found
+    return found
 
 
 def show_tab(page: Page, label: str) -> None:

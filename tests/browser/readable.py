@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
+from notebook_page import wait_for
 from playwright.sync_api import Locator
 
 FAULTS = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -19,7 +19,4 @@ def expect_readable(parts: Locator, theme: str | None = None, fits: bool = True,
     Raises:
         AssertionError: with the faults that stayed.
     """
-    end = time.monotonic() + timeout_s
-    while (faults := parts.evaluate_all(FAULTS, [theme, fits])) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert faults == []
+    wait_for(lambda: parts.evaluate_all(FAULTS, [theme, fits]), lambda faults: faults == [], timeout_s)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from notebook_page import NotebookPage
+from notebook_page import NotebookPage, wait_for
 from playwright.sync_api import expect
 from readable import expect_readable
 from shared_lab import SharedLab
@@ -122,10 +122,9 @@ def test_a_zoom_brings_every_cell_with_its_exact_value(lab: NotebookPage) -> Non
     box = canvas.bounding_box()
     assert box is not None
     canvas.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
-    shown = view.locator(".wb-value").inner_text()
-    found = re.search(r"([\d.]+) RMS error.*output feature (\d+) · group (\d+)", shown.replace("\n", " "))
-    assert found, shown
-    value, row, group = found.groups()
+    one_cell = re.compile(r"([\d.]+) RMS error.*output feature (\d+) · group (\d+)", re.DOTALL)
+    shown = wait_for(view.locator(".wb-value").inner_text, lambda text: one_cell.search(text) is not None)
+    value, row, group = one_cell.findall(shown)[0]
     code = f"""
 from workbench.measure.group_errors import group_errors
 held = large.session._cache.get("0", large.session.resolved())

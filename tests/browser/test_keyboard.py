@@ -101,6 +101,7 @@ def test_a_layer_is_picked_and_configured_without_a_mouse(lab: NotebookPage) -> 
     open_tab(lab, labels(lab)[0])
     page.locator(".wb-layers").get_by_role("searchbox").focus()
     keyboard.type("layers.2.mlp")
+    expect(page.locator(".wb-layers .wb-rows [role=row]")).to_have_count(3)
     page.locator(".wb-layers .wb-grid").focus()
     keyboard.press("ArrowDown")
     keyboard.press("Home")

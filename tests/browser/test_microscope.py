@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from notebook_page import NotebookPage
+from notebook_page import NotebookPage, wait_for
 from playwright.sync_api import Locator, expect
 from readable import expect_readable
 from shared_lab import SharedLab
@@ -67,7 +67,8 @@ def test_a_click_in_the_heatmap_opens_that_group(lab: NotebookPage, view: Locato
 
 
 def test_arrows_and_fields_go_to_another_group_and_the_heatmap_follows(lab: NotebookPage, view: Locator) -> None:
-    before = lab.page.locator(".wb-heat .wb-mark-selected").get_attribute("y")
+    mark = lab.page.locator(".wb-heat .wb-mark-selected")
+    before = mark.get_attribute("y") or ""
     view.get_by_role("button", name="Next group").click()
     expect(view.locator(".wb-sub")).to_contain_text("output feature 200 · group 1 ·")
     view.get_by_role("button", name="Previous group").click()
@@ -81,7 +82,7 @@ def test_arrows_and_fields_go_to_another_group_and_the_heatmap_follows(lab: Note
         field.press("ArrowUp")
     expect(view.locator(".wb-sub")).to_contain_text("output feature 8 · group 3 ·")
     expect(field).to_have_value("8")
-    assert lab.page.locator(".wb-heat .wb-mark-selected").get_attribute("y") != before
+    expect(mark).not_to_have_attribute("y", before)
     view.get_by_role("button", name="Look at the worst group").click()
     expect(view.locator(".wb-badge").first).to_have_text("worst group of the layer by RMS error")
 
@@ -121,8 +122,9 @@ print(*(variant.codes.count(code) for code in range(16)))
 """
     counts = lab.run_code(code).split()
     ticks = variant(view, "int · rtn").locator(".wb-level")
-    assert [tick.get_attribute("data-count") for tick in ticks.all()] == counts
-    xs = [float(tick.get_attribute("x1") or "nan") for tick in ticks.all()]
+    read = "ticks => ticks.map((tick) => [tick.dataset.count, Number(tick.getAttribute('x1'))])"
+    drawn = wait_for(lambda: ticks.evaluate_all(read), lambda drawn: [count for count, _ in drawn] == counts)
+    xs = [x for _, x in drawn]
     steps = [b - a for a, b in itertools.pairwise(xs)]
     assert max(steps) - min(steps) < 0.01 < min(steps), "one scale, even steps"
 
@@ -142,20 +144,22 @@ def test_it_is_worked_from_the_keyboard(lab: NotebookPage, view: Locator) -> Non
     expect(lens.locator(".wb-fan.wb-marked")).to_have_count(0)
 
 
+def rms(rows: Locator) -> list[float]:
+    return [float(text) for text in rows.locator("[data-column=rms] > span:first-child").all_inner_texts()]
+
+
 def test_the_table_is_sorted_by_any_column_and_by_domain_again(lab: NotebookPage, view: Locator) -> None:
     names = view.locator("tr[data-variant]")
     by_domain = names.evaluate_all("rows => rows.map((row) => row.dataset.variant)")
     assert [name.split(" · ")[0] for name in by_domain] == sorted(name.split(" · ")[0] for name in by_domain)
     view.get_by_role("button", name="RMS error").click()
     expect(view.get_by_role("columnheader", name="RMS error")).to_have_attribute("aria-sort", "ascending")
-    shown = [float(text) for text in names.locator("[data-column=rms] > span:first-child").all_inner_texts()]
-    assert shown == sorted(shown)
+    wait_for(lambda: rms(names), lambda shown: shown == sorted(shown))
     expect(names.first.locator("[data-column=rms]")).to_have_attribute("data-best", "")
     view.get_by_role("button", name="RMS error").click()
-    shown = [float(text) for text in names.locator("[data-column=rms] > span:first-child").all_inner_texts()]
-    assert shown == sorted(shown, reverse=True)
+    wait_for(lambda: rms(names), lambda shown: shown == sorted(shown, reverse=True))
     view.get_by_role("button", name="Variant").click()
-    assert names.evaluate_all("rows => rows.map((row) => row.dataset.variant)") == by_domain
+    wait_for(lambda: names.evaluate_all("rows => rows.map((row) => row.dataset.variant)"), by_domain.__eq__)
 
 
 def test_the_numbers_are_in_a_real_table(lab: NotebookPage, view: Locator) -> None:

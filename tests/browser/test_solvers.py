@@ -56,7 +56,7 @@ def test_refined_changes_error_and_convergence(lab: NotebookPage) -> None:
     before = fact(lab, "MSE").inner_text()
     choose(lab, "refined")
     expect(fact(lab, "MSE")).to_contain_text(re.compile(r"0\.8\d+× round-to-nearest"))
-    assert fact(lab, "MSE").inner_text() != before
+    expect(fact(lab, "MSE")).not_to_have_text(before)
     expect(convergence(lab).locator(".wb-title")).to_have_text("Convergence: refined")
     expect(convergence(lab).locator(".wb-sub")).to_contain_text(
         re.compile(r"1,0\d\d of 1,024 groups better than round-to-nearest")
@@ -115,8 +115,7 @@ def test_it_is_readable(lab: NotebookPage, theme: str) -> None:
 def test_a_narrow_page_holds_it(lab: NotebookPage) -> None:
     lab.page.set_viewport_size({"width": 800, "height": 3600})
     lab.settle()
-    app = lab.page.locator(".wb-app")
-    assert app.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    expect_readable(lab.page.locator(".wb-app"))
     lab.screenshot("solvers-narrow", ".wb-app")
     lab.page.set_viewport_size({"width": 1440, "height": 1000})
 

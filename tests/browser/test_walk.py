@@ -202,7 +202,8 @@ def test_speed_is_measured_live(lab: NotebookPage) -> None:
     expect(fact(lab, "Memory")).to_contain_text("GB/s")
     expect(speed(lab).locator(".wb-sub")).to_contain_text("threads, torch")
     pieces = speed(lab).locator(".wb-ribbon")
-    assert pieces.first.get_attribute("data-from") == "1" and pieces.last.get_attribute("data-to") == "1024"
+    expect(pieces.first).to_have_attribute("data-from", "1")
+    expect(pieces.last).to_have_attribute("data-to", "1024")
 
 
 def test_the_speed_chart_is_read_with_the_keyboard_and_shows_times_and_the_roofline(lab: NotebookPage) -> None:
@@ -212,7 +213,7 @@ def test_the_speed_chart_is_read_with_the_keyboard_and_shows_times_and_the_roofl
     plot.press("ArrowRight")
     spoken = speed(lab).locator("[aria-live]")
     expect(spoken).to_have_text(re.compile(r"batch size .* 1, path: \w+, .*int4 [\d.]+×.*% of roofline"))
-    assert re.search(r"path: \w+ (at|from) 1", plot.get_attribute("aria-label") or "")
+    expect(plot).to_have_attribute("aria-label", re.compile(r"path: \w+ (at|from) 1"))
     lab.page.get_by_role("radio", name="time", exact=True).check()
     chart = lab.page.locator(".wb-chart", has_text="Time of a call")
     expect(chart.locator("path.wb-point[data-series=dense]")).to_have_count(6)
@@ -298,7 +299,7 @@ def test_a_narrow_page_stacks_the_panels(lab: NotebookPage) -> None:
     places = "app => ['.wb-layers', '.wb-heat'].map(part => app.querySelector(part).getBoundingClientRect())"
     layers, heat = app.evaluate(places)  # at once: a part above may still grow
     assert heat["top"] > layers["bottom"]
-    assert app.evaluate("root => root.scrollWidth - root.clientWidth") <= 0
+    expect_readable(app)
     lab.screenshot("walk-narrow", ".wb-app")
 
 
