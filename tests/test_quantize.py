@@ -167,6 +167,19 @@ def test_the_output_head_is_not_asked_for_twice():
             wb.quantize_(make("qwen2"), given.pop("recipe", G32), output_head=True, **given)
 
 
+def test_the_recipe_of_a_model_that_was_quantized_in_parts_makes_all_of_it():
+    model, whole = make("qwen2"), make("qwen2")
+    wb.quantize_(model, G32, include=["q_proj"])
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=64), exclude=["down_proj"])
+    assert "q_proj" in str(model.int4_recipe.to_json()["rules"])
+    assert model.config.quantization_config["recipe"] == model.int4_recipe.to_json()
+    wb.quantize_(whole, model.int4_recipe)
+    assert torch.equal(logits(model), logits(whole))
+    again = model.int4_recipe
+    wb.quantize_(model, wb.Int4WeightOnlyConfig(group_size=64), exclude=["down_proj"])
+    assert model.int4_recipe == again
+
+
 def test_least_coverage_stops_before_any_work(monkeypatch):
     monkeypatch.setattr(quantize, "iter_quantize", lambda *_, **__: pytest.fail("the work began"))
     model = make("llama_wide")

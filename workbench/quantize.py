@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight
 from workbench.calibration import Calibration, as_calibration
-from workbench.checkpoint.native import describe_model, int4_layers
-from workbench.config import Domain
+from workbench.checkpoint.native import ModuleFormat, describe_model, int4_layers
+from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.coverage.coverage import Coverage, experts_of, needs_calibration
 from workbench.coverage.preflight import preflight_source
 from workbench.errors import ConfigError
 from workbench.expert_routing import route_experts
 from workbench.experts import Int4Experts
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.layers import (
     Int4Layer,
     get_layer,
@@ -37,7 +38,9 @@ from workbench.linear import Int4Linear
 from workbench.offload import layer_device, offload_note, offloaded_values
 from workbench.options import SolverName, SolverOptions
 from workbench.quantization_report import QuantizationReport
-from workbench.recipe.recipe import Recipe, RecipeLike, as_recipe
+from workbench.recipe.assign import with_choices
+from workbench.recipe.edit import LayerNames
+from workbench.recipe.recipe import Choice, Recipe, RecipeLike, as_recipe
 from workbench.records.errors import LayerResult
 from workbench.records.progress import Progress
 from workbench.solving import iter_quantize
@@ -119,13 +122,14 @@ def quantize_(
         if progress is not None:
             progress(step.progress)
     notes = offload_note(model, layers) + (() if text is None else text.notes)
+    made = _with_earlier(model, settled, coverage)
     for name, layer in layers.items():
         swap_layer(model, name, layer)
     route_experts(model)
     if unties_head(source.records(), layers):
         untie_embeddings(model)
-    object.__setattr__(model, RECIPE_ATTRIBUTE, settled)
-    _tell_the_config(model, settled)
+    object.__setattr__(model, RECIPE_ATTRIBUTE, made)
+    _tell_the_config(model, made)
     return QuantizationReport(coverage, tuple(results), time.monotonic() - start, notes)
 
 
@@ -145,6 +149,18 @@ def int4_layer(model: nn.Module, name: str, weight: QuantizedWeight, coverage: C
         return Int4Experts(weight, experts, device=device, dtype=dtype, inner_k_tiles=tiles, transposed=turned)
     bias = offloaded_values(get_layer(model, name), "bias")
     return Int4Linear(weight, bias, device=device, dtype=dtype, inner_k_tiles=tiles)
+
+
+def _with_earlier(model: nn.Module, recipe: Recipe, coverage: Coverage) -> Recipe:
+    """Return the recipe that makes all of a model of which part was int4 before: those layers keep their settings."""
+    earlier: Recipe | None = getattr(model, RECIPE_ATTRIBUTE, None)
+    chosen: dict[str, Choice] = {}
+    for name, layer in int4_layers(model).items():
+        form, choice = ModuleFormat.of(layer), None if earlier is None else earlier.decide(name)[0]
+        # Of one that nobody remembers, the settings that it has.
+        chosen[name] = choice or Choice(Int4WeightOnlyConfig(group_size=form.group_size), domain=form.domain)
+    linear = LayerNames([row.name for row in coverage.rows if row.kind in (INT4, *QUANTIZABLE_KINDS)])
+    return with_choices(recipe, linear, chosen, keep_default=True)
 
 
 def keep_names(model: nn.Module) -> None:

@@ -83,6 +83,8 @@ def test_it_opens_on_its_first_int4_layer_and_says_what_it_came_with(session):
     assert session.given.recipe is not None and session.given.recipe.default is not None
     assert "14 of" in session.coverage.verdict() and "int4 already" in session.coverage.verdict()
     assert "none: int4 already" in session._repr_html_()
+    assert not any("only part" in note for note in session.coverage.notes)
+    assert f"{Q_PROJ} " in str(session.coverage) and "dense: int4 already" not in str(session.coverage)
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "gguf"])
@@ -107,6 +109,21 @@ def test_a_damaged_one_says_so_when_it_opens(folders, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-8])
     with pytest.raises(CheckpointError):
         open_session(tmp_path / "out")
+
+
+def test_where_only_part_is_int4_it_says_what_is_not_and_how_it_becomes_so(tmp_path):
+    partly = make("qwen2", tied=False)
+    wb.quantize_(partly, INT, include=["q_proj"])
+    wb.save_checkpoint(partly, tmp_path / "native")
+    wb.export(partly, tmp_path / "gptq", "gptq")
+    how = {"native": "= wb.load_checkpoint(", "gptq": "export it as native, ", None: "then open the app again"}
+    for name, said in how.items():
+        session = open_session(partly if name is None else tmp_path / name)
+        [note] = [note for note in session.coverage.notes if "only part is int4" in note]
+        assert "12 linear layers are dense" in note and "beside 2 in int4" in note
+        assert said in note and "wb.quantize_(model, config) makes the rest int4 too" in note
+        assert "2 layers in int4 already and 12 dense, " in session.verdict.line()
+        assert "output_head=True" in session.given.how_more(head=True)
 
 
 def test_with_a_recipe_it_is_opened_for_what_is_dense_still(model, tmp_path):

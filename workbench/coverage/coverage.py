@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.config import ResolvedConfig
-from workbench.coverage.words import coverage_html
+from workbench.coverage.words import coverage_html, held_as
 from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.printed import Printed
 from workbench.records.layers import CoverageRow
@@ -105,7 +105,7 @@ class Coverage(Printed):
         ]
         for row in self.rows:
             shape = "x".join(map(str, row.shape))
-            why = f"{row.decision}: {row.reason}" + (f"; padded {row.padding}" if row.padding else "")
+            why = f"{held_as(row)}: {row.reason}" + (f"; padded {row.padding}" if row.padding else "")
             lines.append(
                 f"{row.name:<{width}}  {row.kind:<{kinds}} {shape:<14} {size(row.before_bytes):>9} "
                 f"{size(row.after_bytes):>9} {row.bits_per_weight:>5.2f}  {why}"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.kinds import INT4, QUANTIZABLE_KINDS
 from workbench.records.layers import CoverageRow
 
 # Kind of weight → what to call one of them, and several.
@@ -53,9 +53,14 @@ class DenseGroup:
         return f"{what} because {self.reason.removeprefix('output head: ')}" if self.reason else what
 
 
+def held_as(row: CoverageRow) -> str:
+    """Say how a weight is held afterwards: one that is int4 already stays so, though nothing is decided about it."""
+    return "int4" if row.kind == INT4 else row.decision
+
+
 def left_dense(rows: Iterable[CoverageRow]) -> tuple[DenseGroup, ...]:
     """Group the weights that stay dense (see `dense_groups`)."""
-    return dense_groups((row.kind, row.reason, row.before_bytes) for row in rows if row.decision != "int4")
+    return dense_groups((row.kind, row.reason, row.before_bytes) for row in rows if held_as(row) != "int4")
 
 
 def dense_groups(weights: Iterable[tuple[str, str, int]]) -> tuple[DenseGroup, ...]:
@@ -121,7 +126,7 @@ def _line(alike: Sequence[CoverageRow], size: Callable[[float], str]) -> str:
         "count": f"{count:,}",
         "kind": escape(row.kind),
         "shape": " × ".join(map(str, row.shape)),
-        "decision": f"<b>{row.decision}</b>" if row.decision == "int4" else escape(row.decision),
+        "decision": "<b>int4</b>" if held_as(row) == "int4" else escape(row.decision),
         "reason": escape(row.reason),
         "padding": escape(row.padding),
         "bits": f"{row.bits_per_weight:.2f}",
@@ -140,4 +145,4 @@ def _style(column: str) -> str:
     return _NUMBER if column in _NUMBERS else _CELL
 
 
-__all__ = ["DenseGroup", "alike_rows", "coverage_html", "dense_groups", "left_dense", "left_dense_text"]
+__all__ = ["DenseGroup", "alike_rows", "coverage_html", "dense_groups", "held_as", "left_dense", "left_dense_text"]

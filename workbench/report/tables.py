@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from workbench.coverage.coverage import Coverage
+from workbench.coverage.words import held_as
 from workbench.improve.improvement import ChangeGroup
 from workbench.measure.paired import Comparison, Estimate
 from workbench.records.layers import CoverageRow
@@ -31,7 +32,7 @@ def _coverage_row(row: CoverageRow, view: LayerView | None) -> list[Cell]:
         (f"<code>{escape(row.name)}</code>", row.name),
         (escape(row.kind.replace("_", " ")), row.kind),
         (" × ".join(map(str, row.shape)), row.parameters),
-        (f'<span class="{row.decision}">{row.decision}</span>', row.decision),
+        (f'<span class="{held_as(row)}">{held_as(row)}</span>', held_as(row)),
         (escape(row.reason + padded), row.reason),
         ("–" if error is None else percent(error), error),
         (f"{row.bits_per_weight:.2f}", row.bits_per_weight),

@@ -16,7 +16,7 @@ from workbench.config import Int4WeightOnlyConfig
 from workbench.coverage.coverage import Coverage
 from workbench.errors import ConfigError
 from workbench.int4_source import ORIGINAL, Int4Source
-from workbench.kinds import INT4, QUANTIZABLE_KINDS
+from workbench.kinds import HEAD, INT4, QUANTIZABLE_KINDS
 from workbench.quantize import RECIPE_ATTRIBUTE
 from workbench.recipe.recipe import Choice, Recipe
 from workbench.records.layers import CoverageRow
@@ -62,9 +62,23 @@ class Given:
         form = self.forms.get(name)
         return None if form is None else Choice(Int4WeightOnlyConfig(group_size=form.group_size), domain=form.domain)
 
+    def how_more(self, *, head: bool = False) -> str:
+        """Say how what is dense in it becomes int4 too, the output head or the other linear layers."""
+        call = "wb.quantize_(model, config) makes the rest int4 too"
+        if head:
+            call = "wb.quantize_(model, config, output_head=True) makes it int4 too"
+        if self.path is None:
+            return f"{call}; then open the app again"
+        if self.method == NATIVE:
+            return f"model, tokenizer = wb.load_checkpoint({str(self.path)!r}), and {call}"
+        return f"export it as native, wb.load_checkpoint loads that, and {call}"
+
     def as_it_is(self, coverage: Coverage) -> Coverage:
         """Return a coverage that says of dense layers that they are what they are, not what a recipe left out."""
-        return replace(coverage, rows=tuple(map(_kept, coverage.rows)), notes=(*self.notes, *coverage.notes))
+        kept = replace(coverage, rows=tuple(map(_kept, coverage.rows)))
+        dense = dense_rows(kept)
+        part = [f"{_dense_said(dense, len(self.forms))}: {self.how_more()}"] if dense else []
+        return replace(kept, notes=(*self.notes, *part, *coverage.notes))
 
     @staticmethod
     def unchanged(table: TargetTable) -> TargetTable:
@@ -103,6 +117,17 @@ def given_of(source: Source, tokenizer: Any = None) -> Given | None:
 def int4_rows(coverage: Coverage) -> list[CoverageRow]:
     """Return the rows of the layers that are int4 already."""
     return [row for row in coverage.rows if row.kind == INT4]
+
+
+def dense_rows(coverage: Coverage) -> list[CoverageRow]:
+    """Return the rows of the linear layers that are dense still, but for the output head, which usually is."""
+    return [row for row in coverage.rows if row.kind in QUANTIZABLE_KINDS and row.kind != HEAD]
+
+
+def _dense_said(rows: list[CoverageRow], int4: int) -> str:
+    bytes_said = size(sum(row.before_bytes for row in rows))
+    are = "layers are" if len(rows) > 1 else "layer is"
+    return f"only part is int4: {len(rows)} linear {are} dense, {bytes_said}, beside {int4} in int4"
 
 
 def _stored_note(source: Int4Source) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from workbench.records.layers import CoverageRow
 from workbench.session.decode_target import Target, target_of
 from workbench.session.events import Event, EventKind
 from workbench.session.exact import SessionErrors
-from workbench.session.given import Given, int4_rows
+from workbench.session.given import Given, dense_rows, int4_rows
 from workbench.session.improve import SessionImprove
 from workbench.sizes import size
 from workbench.sources import Source
@@ -114,6 +114,8 @@ class SessionVerdict:
         rows = int4_rows(coverage)
         bits = 8 * sum(row.before_bytes for row in rows) / max(1, sum(row.parameters for row in rows))
         layers = f"{len(rows)} layer{'s' * (len(rows) != 1)} in int4 already"
+        if dense := len(dense_rows(coverage)):
+            layers += f" and {dense} dense"
         return [size(coverage.before_bytes), f"{layers}, {bits:.2f} bits per weight", given.said()]
 
     def error_said(self) -> str:

@@ -6,7 +6,7 @@ from typing import cast
 
 from workbench.checkpoint.native import ModuleFormat
 from workbench.int4_source import ORIGINAL
-from workbench.kinds import QUANTIZABLE_KINDS
+from workbench.kinds import HEAD, QUANTIZABLE_KINDS
 from workbench.recipe.text import recipe_text
 from workbench.session import Event, Session
 from workbench.session.stored import StoredMetric, StoredView
@@ -27,7 +27,6 @@ _SHOW = Field(
 )
 _NOT_READ = "The layer is being read."
 _DENSE = "Nothing of this weight is in int4."
-_MORE = "to make it int4 too: wb.quantize_(model, config) in memory, then open the app again"
 NO_ORIGINAL = "errors are measured against the original weights, which are not here: to see them, and to choose anew, "
 
 
@@ -61,8 +60,9 @@ class GivenLayerPanel(Panel):
         title = "" if row is None else row.name
         notes = [NO_ORIGINAL + ORIGINAL]
         if row is None or form is None:
-            live = session.given is not None and session.given.path is None
-            more = [_MORE] if live and row is not None and row.kind in QUANTIZABLE_KINDS else []
+            more = []
+            if session.given is not None and row is not None and row.kind in QUANTIZABLE_KINDS:
+                more = [session.given.how_more(head=row.kind == HEAD)]
             self.facts.show([], title=title, verdict="Dense, in a model that is int4 already.", notes=[*more, *notes])
             self._clear(_DENSE)
             return
