@@ -456,6 +456,10 @@ def test_a_file_is_read_and_named_and_a_bad_one_changes_nothing(session, tmp_pat
     assert session.quality.state.path == path and session.quality.state.characters == 4012
     with pytest.raises(ConfigError, match="cannot be read"):
         session.quality.load_file(tmp_path / "none.txt")
+    blank = tmp_path / "blank.txt"
+    blank.write_text(" \n\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"blank\.txt' holds no word"):
+        session.quality.load_file(blank)
     monkeypatch.setattr("workbench.session.quality_text.MAX_CHARACTERS", 100)
     with pytest.raises(ConfigError, match=r"up to 100.*head -c"):
         session.quality.load_file(path)

@@ -49,6 +49,8 @@ def test_pin_change_and_see_both_with_the_better_one_named(panel: ComparePanel) 
     assert (shown.a_label, shown.b_label) == ("rtn · float · group size 64", "rtn · float · group size 32")
     assert (shown.group_size, shown.a.total_cols) == (32, 8)
     assert panel.numbers.verdict.startswith("B is better: ") and "bits per weight more" in panel.numbers.verdict
+    assert panel.numbers.facts[5]["value"] == "A 4.50 · B 5.00"
+    assert all(fact["value"].startswith("A ") and " · B " in fact["value"] for fact in panel.numbers.facts)
     assert not panel.map.busy and panel.commands.buttons[1]["enabled"]
     click(panel, "unpin")
     assert panel.map.payload is None and panel.numbers.facts == []

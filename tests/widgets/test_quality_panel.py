@@ -174,8 +174,10 @@ def test_texts_and_files_and_what_is_wrong_with_them(app: Workbench, tmp_path: P
     assert "wb-away" not in app.quality._demo._dom_classes
     click(app, app.quality.demo, "demo")
     assert app.session.quality.text.text == demo_eval_text() and "wb-away" in app.quality._demo._dom_classes
-    change(app.quality.text, "text", "")
-    assert app.quality.text.fold == "open" and "give a text first" in app.quality.numbers.verdict
+    for blank in ("", "\n\n"):
+        change(app.quality.text, "text", blank)
+        assert app.quality.text.hint == "no text yet" and "give a text first" in app.quality.numbers.verdict
+        assert app.quality.text.fold == "open"
     click(app, app.quality.commands, "measure")
     assert "no text to measure on" in app.status.problems[0]["text"]
 

@@ -71,7 +71,7 @@ class SessionCalibration(TokenizedText):
         if (running := self.lane.current) is not None:
             running.again = None  # what it goes on with is of the text before
         self.lane.cancel()
-        self.put(text, origin if text else "", path)
+        self.put(text, origin if text.strip() else "", path)
         self._on_state(self.state)
         self.look()
         self._on_text()
@@ -120,6 +120,12 @@ class SessionCalibration(TokenizedText):
         self, name: str, wanted: Sequence[str], found: Callable[[Inputs], Iterator[LayerView]], cancel: threading.Event
     ) -> Iterator[LayerView]:
         """Yield the views that `found` makes of a layer's inputs; while they are being collected, those without.
+
+        Args:
+            name: Module path.
+            wanted: Layers whose inputs will be asked for too.
+            found: Makes the views of a layer's inputs.
+            cancel: Set it to stop waiting.
 
         Raises:
             Cancelled: when `cancel` was set; collecting goes on, for the next view may want the same.

@@ -66,7 +66,7 @@ class QualityText:
                 allowed=f"up to {MAX_CHARACTERS:,}, of which the first windows are measured",
                 mend=f"cut it: {cut}",
             )
-        self.text, self.origin, self.path = text, origin if text else "", path
+        self.text, self.origin, self.path = text, origin if text.strip() else "", path
         self.stamp = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
         self._ids: Tensor | None = None
         self._reading = threading.Lock()
@@ -76,9 +76,12 @@ class QualityText:
         """Read a file.
 
         Raises:
-            ConfigError: when there is no such file, it is too large, or it is not in UTF-8.
+            ConfigError: when there is no such file, it is blank or too large, or it is not in UTF-8.
         """
-        return cls(read_text(path), str(path), Path(path))
+        text = read_text(path)
+        if not text.strip():
+            raise ConfigError(f"{str(path)!r} holds no word.", mend="name a file with some pages of text")
+        return cls(text, str(path), Path(path))
 
     def check(self) -> None:
         """Refuse a text without a word.

@@ -159,11 +159,11 @@ def _pair(label: str, a: float, b: float) -> Fact:
     bits = label == "Bits per weight"
     tone: Tone = "" if same or bits else ("good" if b < a else "warn")
     form = ".2f" if bits else ".3g"
-    return Fact(label, f"{a:{form}} | {b:{form}}", "the same" if same else ratio.replace("-", "−"), tone)
+    return Fact(label, f"A {a:{form}} · B {b:{form}}", "the same" if same else ratio.replace("-", "−"), tone)
 
 
 def _decibels(a: ErrorSummary, b: ErrorSummary) -> Fact:
     both = math.isfinite(a.sqnr_db) and math.isfinite(b.sqnr_db)
     gain = f"B: {b.sqnr_db - a.sqnr_db:+.2f} dB".replace("-", "−") if both and a.sqnr_db != b.sqnr_db else "the same"
     tone: Tone = "" if a.sqnr_db == b.sqnr_db else ("good" if b.sqnr_db > a.sqnr_db else "warn")
-    return Fact("SQNR", f"{a.sqnr_db:.2f} | {b.sqnr_db:.2f} dB", gain, tone)
+    return Fact("SQNR", f"A {a.sqnr_db:.2f} · B {b.sqnr_db:.2f} dB", gain, tone)

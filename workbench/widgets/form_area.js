@@ -16,7 +16,7 @@ function textArea(field, key, changed) {
   const edited = () => !area.readOnly && area.value !== shown;
   const say = () => {
     const tooLong = edited() && new Blob([area.value]).size > MOST_BYTES;
-    const whole = area.readOnly ? `the first ${formatCount(area.value.length)} of ${formatCount(cut)} characters are shown; all are used` : plural(area.value.length, "character");
+    const whole = area.readOnly ? `the first ${formatCount(area.value.length)} of ${formatCount(cut)} characters are shown; all are used` : area.value.trim() ? plural(area.value.length, "character") : "no text";
     count.textContent = tooLong ? "too long for the page: put it into a file and name that below" : whole + (edited() ? ", not used yet" : "");
     count.dataset.bad = tooLong;
     use.disabled = !edited() || tooLong;

@@ -50,8 +50,8 @@ class LayerTable(Component):
             reason, before_bytes, after_bytes; optionally kind, group_size, bits_per_weight, padding, error
             (float, None, or why it is NaN), status ("", "queued", "running", "done", "failed", or any text). Set it
             through `show`.
-        selected: Names of the selected layers, in the table's order. A page sends its choice as a message, in order with
-            the changes of forms, so that a setting never reaches the layer that was selected before.
+        selected: Names of the selected layers, in the table's order. A page sends its choice as a message, in order
+            with the changes of forms, so that a setting never reaches the layer that was selected before.
         current: Name of the focused layer, or "". It comes from a page as `selected` does.
         filter: The filter's text: words, globs, "re:" patterns and "kind:norm" (or decision, reason, padding, status)
             that must all match; "!" in front negates.

@@ -101,7 +101,7 @@ class TextPanel(Panel):
             self._text = quality.text.text
             self.text.set_values(text=self._text, path="" if state.path is None else str(state.path))
             self.text.errors = {}
-            self.text.fold = "closed" if self._text else "open"
+            self.text.fold = "closed" if self._text.strip() else "open"
         self.text.hint = f"{state.origin}, {state.characters:,} characters" if state.origin else "no text yet"
         away = not quality.has_demo_text or state.origin == DEMO_ORIGIN
         (self._demo.add_class if away else self._demo.remove_class)("wb-away")
