@@ -133,7 +133,7 @@ class ChartView {
       parts.push(make("svg:line", { class: "wb-axis", x1: this.x.at(value), x2: this.x.at(value), y1: bottom, y2: bottom + 5 }));
       parts.push(make("svg:text", { x: this.x.at(value), y: base + 18, "text-anchor": "middle", text: formatNumber(value, 6) }));
     }
-    parts.push(make("svg:line", { class: "wb-axis", x1: left, x2: right, y1: bottom, y2: bottom }));
+    if (this.empty.hidden || this.x.ticks.length) parts.push(make("svg:line", { class: "wb-axis", x1: left, x2: right, y1: bottom, y2: bottom }));
     parts.push(make("svg:text", { class: "wb-axis-name", x: (left + right) / 2, y: base + 38, "text-anchor": "middle", text: chart.x_label }));
     const turned = `translate(12,${(top + bottom) / 2}) rotate(-90)`;
     parts.push(make("svg:text", { class: "wb-axis-name", transform: turned, "text-anchor": "middle", text: chart.y_label }));
