@@ -153,3 +153,11 @@ def test_dequantize_compiled(shape, output, backend):
     weight = random_weight(*shape, 32)
     compiled = torch.compile(lambda _: weight.dequantize(output), fullgraph=True, backend=backend)
     assert torch.allclose(compiled(torch.zeros(1)), weight.dequantize(output), rtol=2**-7, atol=1e-6)
+
+
+def test_its_repr_says_what_it_holds_and_none_of_the_numbers():
+    scale = torch.full((3, 2), 0.5, dtype=torch.bfloat16)
+    weight = QuantizedWeight(torch.zeros(3, 70, dtype=torch.uint8), scale, scale, 64, "float", "refined/1")
+    assert repr(weight) == (
+        "QuantizedWeight([3, 70], group_size=64, domain='float', scales torch.bfloat16, 4.91 bits, by refined/1, on cpu)"
+    )

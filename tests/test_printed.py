@@ -1,4 +1,4 @@
-"""A report that ends a cell or a line of IPython is read there as print shows it."""
+"""A report that ends a cell, or a line at Python's or IPython's prompt, is read there as print shows it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ PRINTED = (
 
 
 @pytest.mark.parametrize("report", PRINTED, ids=lambda report: report.__name__)
-def test_what_says_print_it_shows_its_text_in_ipython(report):
+def test_what_says_print_it_shows_its_text_at_a_prompt(report):
     assert issubclass(report, Printed) and "__str__" in vars(report)
+    assert vars(report)["__repr__"] is vars(Coverage)["__repr__"]
 
 
-def test_ipython_shows_what_print_shows():
+def test_a_prompt_shows_what_print_shows():
     table = wb.export_targets("demo")
-    assert pretty(table) == str(table)
+    assert repr(table) == pretty(table) == str(table)

@@ -66,6 +66,12 @@ class QuantizedWeight:
             raise _misfit("codes", self.codes, "uint8 [N, K]")
         check_qparams(self.scale, self.zero, tuple(self.codes.shape), self.group_size, self.domain)
 
+    def __repr__(self) -> str:
+        """Say what it holds, without the numbers, which are many."""
+        form = f"group_size={self.group_size}, domain={self.domain!r}, scales {self.scale.dtype}"
+        by = f", by {self.solved_by}" if self.solved_by else ""
+        return f"QuantizedWeight({list(self.shape)}, {form}, {self.bits_per_weight:.2f} bits{by}, on {self.device})"
+
     @property
     def shape(self) -> torch.Size:
         """Original shape [N, K] = [out_features, in_features]."""

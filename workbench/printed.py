@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class Printed:
-    """What `print` shows of it is what IPython shows."""
+    """What `print` shows of it is what Python's prompt, IPython and a debugger show."""
 
     def __init_subclass__(cls) -> None:
-        """IPython looks through a class's own methods first, where a dataclass has the repr that it would take."""
+        """Give each class the repr itself, not by inheritance: a dataclass would make one of its fields."""
         super().__init_subclass__()
-        cls._repr_pretty_ = _show_text  # type: ignore[attr-defined]
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = _text  # type: ignore[assignment, method-assign]
 
 
-def _show_text(self: Printed, printer: Any, cycle: bool) -> None:
-    """Hand IPython's printer the text."""
-    printer.text(str(self))
+def _text(self: Printed) -> str:
+    return str(self)
