@@ -40,85 +40,11 @@ def test_a_configuration_is_a_value():
         dataclasses.replace(Int4WeightOnlyConfig(), group_size=48)
 
 
-# --- resolved --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("device", "domain"), [("cpu", "float"), ("cuda", "float"), ("cuda:1", "float"), ("xpu", "int"), ("mps", "float")]
-)
-def test_an_automatic_domain_is_the_one_that_the_device_s_kernel_takes_first(device, domain):
-    resolved = Int4WeightOnlyConfig().resolved(device)
-    assert (resolved.domain, resolved.preserve_zero) == (domain, domain == "int")
-    note = next(note for note in resolved.notes if note.setting == "zero_point_domain")
-    kind = device.partition(":")[0]
-    assert str(note) == f"zero_point_domain: NONE (auto) → {domain} (the {kind} kernel takes it first)"
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda", "xpu"])
-@pytest.mark.parametrize("configured", [FLOAT, INT])
-def test_a_named_domain_holds_on_every_device_and_needs_no_note(device, configured):
-    resolved = Int4WeightOnlyConfig(zero_point_domain=configured).resolved(device)
-    assert resolved.domain == configured.name.lower()
-    assert "zero_point_domain" not in {note.setting for note in resolved.notes}
-
-
-@pytest.mark.parametrize("asked", [None, True, False])
-@pytest.mark.parametrize(("configured", "automatic"), [(FLOAT, False), (INT, True)])
-def test_preserve_zero(configured, automatic, asked):
-    resolved = Int4WeightOnlyConfig(zero_point_domain=configured, preserve_zero=asked).resolved()
-    assert resolved.preserve_zero is (automatic if asked is None else asked)
-    notes = [note.became for note in resolved.notes if note.setting == "preserve_zero"]
-    assert notes == ([str(automatic)] if asked is None else [])
-
-
-@pytest.mark.parametrize("asked", [None, True])
-def test_symmetric_is_asked_for_beside_the_configuration_and_always_keeps_zero(asked):
-    resolved = Int4WeightOnlyConfig(preserve_zero=asked).resolved("xpu", domain="symmetric")
-    assert (resolved.domain, resolved.preserve_zero) == ("symmetric", True)
-    assert {note.setting: note.became for note in resolved.notes} == {
-        "zero_point_domain": "symmetric",
-        "solver": "rtn",
-        "preserve_zero": "True",
-    }
-
-
-@pytest.mark.parametrize(
-    ("use_hqq", "solver", "final"),
-    [(False, None, "rtn"), (True, None, "hqq"), (False, "hqq", "hqq"), (True, "hqq", "hqq")],
-)
-def test_the_solver_follows_use_hqq_unless_it_is_named(use_hqq, solver, final):
-    resolved = Int4WeightOnlyConfig(use_hqq=use_hqq).resolved(solver=solver)
-    assert resolved.solver == final
-    assert ("solver" in {note.setting for note in resolved.notes}) == (solver is None)
-
-
-def test_nothing_is_left_open():
-    config = Int4WeightOnlyConfig(32, TensorCoreTiledLayout(2), use_hqq=True, zero_point_domain=INT)
-    options = HqqOptions(iters=3)
-    resolved = config.resolved("cuda", scale_dtype=torch.float32, options=options)
-    assert (resolved.group_size, resolved.inner_k_tiles) == (32, 2)
-    assert (resolved.scale_dtype, resolved.options) == (torch.float32, options)
-    assert resolved.to_json() == {
-        "group_size": 32,
-        "zero_point_domain": "int",
-        "preserve_zero": True,
-        "solver": "hqq",
-        "solver_form": "hqq/2",
-        "solver_options": {"iters": 3},
-        "inner_k_tiles": 2,
-        "scale_dtype": "float32",
-    }
-
-
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def configure(**settings):
     return Int4WeightOnlyConfig(**settings)
-
-
-def resolve(config=None, **arguments):
-    return (config or Int4WeightOnlyConfig()).resolved(**arguments)
 
 
 NO_GROUP = r"not supported by the int4 kernels\. Allowed: 256, 128, 64 or 32\. To mend it: use group_size=64"
@@ -144,42 +70,6 @@ REFUSED = [
     (HqqOptions, {"iters": -1}, "iters=-1.*0 to 10000.*leave iters at 20"),
     (HqqOptions, {"iters": 2.0}, "iters=2.0"),
     (HqqOptions, {"iters": True}, "iters=True"),
-    (resolve, {"domain": "none"}, "domain='none' is unknown.*'float', 'int', 'symmetric'"),
-    (resolve, {"solver": "gptq"}, "solver='gptq' is unknown.*'rtn', 'hqq'"),
-    (resolve, {"solver": "refind"}, "To mend it: use solver='refined'"),
-    (resolve, {"domain": "symetric"}, "To mend it: use domain='symmetric'"),
-    (resolve, {"scale_dtype": torch.float16}, "scale_dtype=torch.float16.*bfloat16 or torch.float32"),
-    (
-        resolve,
-        {"config": Int4WeightOnlyConfig(zero_point_domain=INT), "domain": "float"},
-        "domain='float' contradicts zero_point_domain=INT.*NONE in the configuration",
-    ),
-    (
-        resolve,
-        {"config": Int4WeightOnlyConfig(zero_point_domain=FLOAT), "domain": "symmetric"},
-        "domain='symmetric' contradicts zero_point_domain=FLOAT",
-    ),
-    (
-        resolve,
-        {"config": Int4WeightOnlyConfig(use_hqq=True), "solver": "rtn"},
-        "solver='rtn' contradicts use_hqq=True.*set use_hqq=False",
-    ),
-    (
-        resolve,
-        {"config": Int4WeightOnlyConfig(use_hqq=True), "domain": "symmetric"},
-        "HQQ moves the zero point, and the symmetric domain has none.*use_hqq=False",
-    ),
-    (resolve, {"solver": "hqq", "domain": "symmetric"}, "the symmetric domain has none"),
-    (
-        resolve,
-        {"config": Int4WeightOnlyConfig(preserve_zero=True), "solver": "hqq"},
-        "preserve_zero=True with HQQ and a float zero point.*int domain",
-    ),
-    (
-        resolve,
-        {"config": Int4WeightOnlyConfig(preserve_zero=False), "domain": "symmetric"},
-        "preserve_zero=False with the symmetric domain.*leave preserve_zero at None",
-    ),
 ]
 
 

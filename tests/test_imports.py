@@ -15,16 +15,16 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors sizes disk printed export_formats workers options config records demo inductor improve.allocation
+errors sizes disk printed export_formats workers options resolved_config config records demo inductor improve.allocation
 blocks primitives affine portable
 solvers
 user_cache machine paths path_store layout packing device_layout tiles
 triton.jit triton.products triton.blocks triton.launch triton.kernels
 triton cuda_paths
-packed packed_module native dequantize choice products kernels linear
+packed portable_module packed_module native dequantize choice products kernels linear
 stand_in kinds expert_routing experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
-recipe.patterns recipe.text recipe.presets recipe.choice recipe.torchao recipe.recipe recipe
+recipe.patterns recipe.text recipe.presets recipe.choice recipe.rule recipe.torchao recipe.recipe recipe
 recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
 forward input_tap token_sequences calibration block_chains solving_order sequential
 solving quantization_report checkpoint.native quantize compiling
@@ -45,7 +45,7 @@ targets.gguf_tokenizer targets.gguf targets.mlx_models targets.mlx targets.torch
 foreign.gguf_reader foreign.settings foreign.gguf_config foreign.gguf_tokenizer foreign.gguf_names foreign.gguf
 foreign.folder foreign.int_words foreign.compressed_tensors foreign.gptq foreign.awq foreign int4_source
 hf exporting export_checks api conversion
-jobs improve.improvement improve.rows improve.trials improve.units improve.improve improve
+jobs.job jobs.lane jobs improve.improvement improve.rows improve.trials improve.units improve.improve improve
 views.cache views.solved_layers views.views views.groups views.ordered views.int4_layers views
 calibration_text report
 session.given session.events session.turns session.rooms session.details session.compare session.zoom session.ahead

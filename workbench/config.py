@@ -5,25 +5,22 @@ Everything that cannot work is refused here, when the configuration is made, so 
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Literal, get_args
 
 import torch
 
 from workbench.errors import ConfigError
-from workbench.options import FORMS, SOLVERS, SolverName, SolverOptions, options_to_json, resolve_options
-
-Domain = Literal["float", "int", "symmetric"]
+from workbench.options import SolverName, SolverOptions, resolve_options
+from workbench.resolved_config import DOMAINS as DOMAINS
+from workbench.resolved_config import SCALE_DTYPES as SCALE_DTYPES
+from workbench.resolved_config import Domain as Domain
+from workbench.resolved_config import Resolution as Resolution
+from workbench.resolved_config import ResolvedConfig as ResolvedConfig
+from workbench.resolved_config import check_together, resolve_domain, resolve_preserve_zero, resolve_solver
 
 GROUP_SIZES = (256, 128, 64, 32)
 INNER_K_TILES = (2, 4, 8)
-SCALE_DTYPES = (torch.bfloat16, torch.float32)
-DOMAINS: tuple[Domain, ...] = get_args(Domain)
-
-# Device type -> the zero-point domain that its kernel takes first (torchao 0.12, LAYOUT_TO_ZERO_POINT_DOMAIN).
-_AUTO_DOMAIN: dict[str, Domain] = {"xpu": "int"}
 
 
 class MappingType(Enum):
@@ -40,6 +37,10 @@ class ZeroPointDomain(Enum):
     INT = auto()
     FLOAT = auto()
     NONE = auto()
+
+
+# What a configuration names; NONE is "auto", and the symmetric domain can only be asked for beside it.
+_CONFIGURED: dict[ZeroPointDomain, Domain] = {ZeroPointDomain.FLOAT: "float", ZeroPointDomain.INT: "int"}
 
 
 @dataclass(frozen=True)
@@ -62,69 +63,6 @@ class TensorCoreTiledLayout:
                 allowed="2, 4 or 8",
                 mend="use TensorCoreTiledLayout(inner_k_tiles=8), the default",
             )
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """One setting that was left to the workbench, and what became of it.
-
-    Attributes:
-        setting: Name of the setting.
-        asked: What the configuration said.
-        became: What is used.
-        why: The rule that decided it.
-    """
-
-    setting: str
-    asked: str
-    became: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.setting}: {self.asked} → {self.became} ({self.why})"
-
-
-@dataclass(frozen=True)
-class ResolvedConfig:
-    """A configuration with nothing left open: what the solvers, the packer and the reports read.
-
-    Attributes:
-        group_size: Weights per group along in_features.
-        domain: Where the zero point lives; never "none" or "auto".
-        preserve_zero: Whether each group's range is widened to contain 0.
-        solver: The method that finds the codes.
-        inner_k_tiles: Tile count of the CUDA layout.
-        scale_dtype: dtype in which scales (and float zero points) are stored.
-        options: Settings of the solver; None for round-to-nearest.
-        notes: Each "auto" with what it became and why.
-    """
-
-    group_size: int
-    domain: Domain
-    preserve_zero: bool
-    solver: SolverName
-    inner_k_tiles: int = 8
-    scale_dtype: torch.dtype = torch.bfloat16
-    options: SolverOptions | None = None
-    notes: tuple[Resolution, ...] = ()
-
-    @property
-    def form(self) -> str:
-        """The form of the solver whose results are stored, for instance "hqq/2"."""
-        return FORMS[self.solver]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings (without notes) as JSON types, for checkpoints and reports."""
-        return {
-            "group_size": self.group_size,
-            "zero_point_domain": self.domain,
-            "preserve_zero": self.preserve_zero,
-            "solver": self.solver,
-            "solver_form": self.form,
-            "solver_options": {} if self.options is None else options_to_json(self.options),
-            "inner_k_tiles": self.inner_k_tiles,
-            "scale_dtype": str(self.scale_dtype).removeprefix("torch."),
-        }
 
 
 @dataclass(frozen=True)
@@ -189,28 +127,11 @@ class Int4WeightOnlyConfig:
         Raises:
             ConfigError: when the arguments contradict the configuration.
         """
-        notes: list[Resolution] = []
-        final_domain = self._resolve_domain(torch.device(device), domain, notes)
-        final_solver = self._resolve_solver(solver, notes)
-        preserve_zero = self._resolve_preserve_zero(final_domain, notes)
-        if scale_dtype not in SCALE_DTYPES:
-            raise ConfigError(
-                f"scale_dtype={scale_dtype} cannot be stored.",
-                allowed="torch.bfloat16 or torch.float32",
-                mend="use bfloat16",
-            )
-        if final_solver == "hqq" and final_domain == "symmetric":
-            raise ConfigError(
-                "HQQ moves the zero point, and the symmetric domain has none.",
-                allowed="'rtn', 'refined' or 'calibrated' with symmetric; any solver with float and int",
-                mend="use the float or int domain, or solver='refined' with use_hqq=False",
-            )
-        if final_solver == "hqq" and final_domain == "float" and preserve_zero:
-            raise ConfigError(
-                "preserve_zero=True with HQQ and a float zero point: HQQ moves the zero point freely.",
-                allowed="preserve_zero=None or False",
-                mend="use the int domain, or leave preserve_zero at None",
-            )
+        configured = _CONFIGURED.get(self.zero_point_domain)
+        final_domain, domain_notes = resolve_domain(configured, domain, torch.device(device))
+        final_solver, solver_notes = resolve_solver(self.use_hqq, solver)
+        preserve_zero, zero_notes = resolve_preserve_zero(self.preserve_zero, final_domain)
+        check_together(final_solver, final_domain, preserve_zero, scale_dtype)
         return ResolvedConfig(
             group_size=self.group_size,
             domain=final_domain,
@@ -219,69 +140,8 @@ class Int4WeightOnlyConfig:
             inner_k_tiles=self.layout.inner_k_tiles,
             scale_dtype=scale_dtype,
             options=resolve_options(final_solver, options),
-            notes=tuple(notes),
+            notes=(*domain_notes, *solver_notes, *zero_notes),
         )
-
-    def _resolve_domain(self, device: torch.device, domain: Domain | None, notes: list[Resolution]) -> Domain:
-        if domain is not None and domain not in DOMAINS:
-            raise ConfigError(
-                f"domain={domain!r} is unknown.", allowed=_quoted(DOMAINS), mend=_nearest("domain", domain, DOMAINS)
-            )
-        named: dict[ZeroPointDomain, Domain] = {ZeroPointDomain.FLOAT: "float", ZeroPointDomain.INT: "int"}
-        configured = named.get(self.zero_point_domain)
-        if configured is None:
-            final = domain or _AUTO_DOMAIN.get(device.type, "float")
-            why = "asked for beside the configuration" if domain else f"the {device.type} kernel takes it first"
-            notes.append(Resolution("zero_point_domain", "NONE (auto)", final, why))
-            return final
-        if domain is not None and domain != configured:
-            raise ConfigError(
-                f"domain={domain!r} contradicts zero_point_domain={self.zero_point_domain.name}.",
-                allowed=f"domain=None or {configured!r} with this configuration",
-                mend="set zero_point_domain=ZeroPointDomain.NONE in the configuration to choose the domain outside it",
-            )
-        return configured
-
-    def _resolve_solver(self, solver: SolverName | None, notes: list[Resolution]) -> SolverName:
-        if solver is None:
-            final: SolverName = "hqq" if self.use_hqq else "rtn"
-            notes.append(Resolution("solver", "None", final, f"use_hqq={self.use_hqq}"))
-            return final
-        if solver not in SOLVERS:
-            raise ConfigError(
-                f"solver={solver!r} is unknown.", allowed=_quoted(SOLVERS), mend=_nearest("solver", solver, SOLVERS)
-            )
-        if self.use_hqq and solver != "hqq":
-            raise ConfigError(
-                f"solver={solver!r} contradicts use_hqq=True.",
-                allowed="solver=None or 'hqq' with use_hqq=True",
-                mend="set use_hqq=False in the configuration, or leave solver at None",
-            )
-        return solver
-
-    def _resolve_preserve_zero(self, domain: Domain, notes: list[Resolution]) -> bool:
-        if domain == "symmetric":
-            if self.preserve_zero is False:
-                raise ConfigError(
-                    "preserve_zero=False with the symmetric domain, whose code 8 is always exactly 0.",
-                    allowed="preserve_zero=True or None",
-                    mend="leave preserve_zero at None",
-                )
-            notes.append(
-                Resolution(
-                    "preserve_zero",
-                    str(self.preserve_zero),
-                    "True",
-                    "code 8 is exactly 0 in the symmetric domain",
-                )
-            )
-            return True
-        if self.preserve_zero is not None:
-            return self.preserve_zero
-        final = domain == "int"
-        why = "an integer zero point keeps 0 exact" if final else "a float zero point need not be representable"
-        notes.append(Resolution("preserve_zero", "None", str(final), why))
-        return final
 
 
 def _check_group_size(group_size: object) -> None:
@@ -301,13 +161,3 @@ def _check_type(name: str, value: object, kind: type, allowed: str) -> None:
         raise ConfigError(
             f"{name}={value!r} is of type {type(value).__name__}.", allowed=f"a {kind.__name__}", mend=mend
         )
-
-
-def _nearest(name: str, value: object, names: tuple[str, ...]) -> str:
-    """Say which of the names was meant, by its spelling; the first where none is like it."""
-    close = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.5)
-    return f"use {name}={(close or names)[0]!r}"
-
-
-def _quoted(values: tuple[str, ...]) -> str:
-    return ", ".join(repr(value) for value in values)
