@@ -30,7 +30,7 @@ class Grid:
 
     @classmethod
     def of(cls, params: GroupParams, config: ResolvedConfig) -> Grid:
-        """Return the grids of parameters [n, 1]."""
+        """Return the grids of parameters float32 [n, 1]; of the configuration, the domain is read."""
         scale = params.scale[:, 0]
         if params.zero is None:
             return cls(scale, torch.zeros_like(scale), torch.zeros_like(scale))
@@ -38,15 +38,15 @@ class Grid:
         return cls(scale, (MID_POINT - kept) * scale if config.domain == "int" else kept, kept)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Return the values of codes [L, ..., n]."""
+        """Return the values of codes, both float32 [L, ..., n], in weight units."""
         return (codes - MID_POINT) * self.scale + self.zero
 
     def chosen(self, place: Tensor) -> Grid:
-        """Return row by row the grid at `place`, [1, n], of a stack [M, n]."""
+        """Return row by row the grid at `place`, int64 [1, n], of a stack [M, n]."""
         return Grid(*(part.gather(0, place)[0] for part in (self.scale, self.zero, self.stored_zero)))
 
     def where(self, mask: Tensor, other: Grid) -> Grid:
-        """Return row by row this grid where `mask`, else the other."""
+        """Return row by row this grid where `mask`, bool [n], is true, else the other."""
         return Grid(
             torch.where(mask, self.scale, other.scale),
             torch.where(mask, self.zero, other.zero),

@@ -66,7 +66,7 @@ def not_finite(name: str, row: int, column: int, value: Tensor, otherwise: str) 
         name: What the weight is called.
         row: Its row.
         column: Its column.
-        value: The value, one element.
+        value: The value, one element of any float dtype.
         otherwise: What can be done but to repair it.
     """
     what = f"{name}[{row}, {column}] is {value.item()}."

@@ -114,13 +114,26 @@ def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def stored_scale(wanted: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what is stored for a wanted scale, in weight units; one that is none leaves the scale before."""
+    """Return what is stored for a wanted scale, float32 [C, 1]; one that is none leaves the scale before.
+
+    Args:
+        wanted: Weight units per code, float32 [C, 1]; NaN or no more than the smallest scale is none.
+        before: The scale before, as stored, float32 [C, 1].
+        dtype: dtype in which scales are stored.
+    """
     kept = stored(wanted, dtype)
     return torch.where(kept > SMALLEST_SCALE, kept, before)
 
 
 def stored_zero(wanted: Tensor, scale: Tensor, preserve_zero: bool, dtype: torch.dtype) -> Tensor:
-    """Return what is stored for a wanted float zero point; with `preserve_zero`, one whose grid spans 0."""
+    """Return what is stored for a wanted float zero point, float32 [C, 1].
+
+    Args:
+        wanted: Value of code 8 in weight units, float32 [C, 1].
+        scale: The scale as stored, float32 [C, 1].
+        preserve_zero: Whether the grid is to span 0.
+        dtype: dtype in which zero points are stored.
+    """
     if preserve_zero:
         wanted = torch.minimum(torch.maximum(wanted, (MID_POINT - QUANT_MAX) * scale), MID_POINT * scale)
     return stored(wanted, dtype)
@@ -129,7 +142,11 @@ def stored_zero(wanted: Tensor, scale: Tensor, preserve_zero: bool, dtype: torch
 def steps_from_zero(groups: Tensor, params: GroupParams, domain: Domain, huge: bool) -> Tensor:
     """Return each weight's distance from the zero point in codes, float32 [C, L]: (w - zero) / s, or w / s.
 
-    `huge` halves before subtracting, so that the difference of two huge numbers stays finite.
+    Args:
+        groups: float32 [C, L].
+        params: Scale and zero point.
+        domain: "float", "int" or "symmetric"; a float zero point alone is subtracted.
+        huge: Halve before subtracting, so that the difference of two huge numbers stays finite.
     """
     if domain != "float" or params.zero is None:
         return groups / params.scale
