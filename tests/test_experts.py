@@ -34,23 +34,10 @@ def test_rows_that_do_not_divide_are_refused():
         Int4Experts(random_weight(10, 64, GROUP), 4)
 
 
-def test_state_dict_copy_and_pickle():
-    weight, other = random_weight(E * 48, 64, GROUP), random_weight(E * 48, 64, GROUP, seed=1)
-    stack, target = Int4Experts(weight, E), Int4Experts(other, E)
-    state = stack.state_dict()
-    assert set(state) == {"weight", "weight_scale", "weight_zero"}
-    assert state["weight"].shape == (E * 48, 32)
-    target.load_state_dict(state)
-    assert torch.equal(target.quantized_weight().codes, weight.codes)
+def test_copy_and_pickle():
+    stack = Int4Experts(random_weight(E * 48, 64, GROUP), E)
     for copied in (copy.deepcopy(stack), pickle.loads(pickle.dumps(stack))):
         assert torch.equal(copied.dequantize(), stack.dequantize())
-    del state["weight_scale"]
-    with pytest.raises(RuntimeError, match="weight_scale"):
-        target.load_state_dict(state)
-    with pytest.raises(RuntimeError, match="192 for 4 experts"):
-        target.load_state_dict(Int4Experts(random_weight(E * 32, 64, GROUP), E).state_dict())
-    with pytest.raises(RuntimeError, match="Unexpected"):
-        target.load_state_dict({**stack.state_dict(), "more": torch.zeros(1)})
 
 
 def test_dtype_and_device_moves():

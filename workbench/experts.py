@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight
 from workbench.config import Domain
-from workbench.errors import WeightError, WorkbenchError
+from workbench.errors import WeightError
 from workbench.expert_routing import register_if_loaded
 from workbench.linear import Int4Linear
-from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
+from workbench.portable import PortableWeight
+from workbench.portable_module import Fit, PortableModule
 from workbench.stand_in import ExpertStandIn, StandIn
 
 
-class Int4Experts(nn.Module, StandIn):
+class Int4Experts(PortableModule, StandIn):
     """The int4 weights of E experts, W [E, out_features, in_features]; it stands where the dense parameter stood.
 
     Its state dict holds the portable tensors of the stacked weight [E * out_features, in_features]: expert e is rows
@@ -105,7 +106,7 @@ class Int4Experts(nn.Module, StandIn):
         return ExpertStandIn(self.experts[int(expert)], self.transposed)
 
     def product(self, x: Tensor) -> Tensor | None:
-        """Return x[e] @ W[e]^T for x [E, M, K], as torch.bmm multiplies with a transposed stack."""
+        """Return x[e] @ W[e]^T [E, M, N] for x float [E, M, K], as torch.bmm multiplies with a transposed stack."""
         if x.ndim != 3 or x.shape[0] != self.num_experts:
             return None
         return torch.stack([expert(part) for expert, part in zip(self.experts, x, strict=True)])
@@ -144,39 +145,11 @@ class Int4Experts(nn.Module, StandIn):
             expert._apply(fn, recurse)
         return self
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination.update(portable_tensors(self.quantized_weight(), prefix))
+    def _fit(self) -> Fit:
+        rows, owner = self.num_experts * self.out_features, f"{self.num_experts} experts"
+        return Fit(rows, self.in_features, self.group_size, self.domain, owner)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        names = portable_names(self.domain)
-        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
-        missing_keys.extend(prefix + name for name in names if name not in given)
-        if strict:
-            own = {prefix + name for name in names}
-            unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in own)
-        if len(given) < len(names):
-            return
-        device = given["weight"].device if local_metadata.get("assign_to_params_buffers", False) else self.device
-        try:
-            self._load(given, device)
-        except WorkbenchError as error:
-            error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
-
-    def _load(self, tensors: dict[str, Tensor], device: torch.device) -> None:
-        form = {"in_features": self.in_features, "group_size": self.group_size, "domain": self.domain}
-        weight = portable_weight(tensors, **form)  # type: ignore[arg-type]
-        rows = self.num_experts * self.out_features
-        if weight.shape != (rows, self.in_features):
-            raise WeightError(f"weight has {weight.shape[0]} rows.", allowed=f"{rows} for {self.num_experts} experts")
+    def _take(self, weight: PortableWeight, device: torch.device) -> None:
         self._cut(weight, device, self.dtype, self.inner_k_tiles)
 
     def _cut(

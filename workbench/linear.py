@@ -76,7 +76,15 @@ class Int4Linear(PackedModule):
         options: SolverOptions | None = None,
         name: str = "weight",
     ) -> Int4Linear:
-        """Quantize a dense linear layer; `name` stands in error messages.
+        """Quantize a dense linear layer.
+
+        Args:
+            linear: Its weight is of any float dtype [out_features, in_features].
+            cfg: The configuration; the default one when not given.
+            solver: "rtn", "hqq" or "refined"; None follows `cfg.use_hqq`.
+            domain: "float", "int" or "symmetric"; None follows the configuration.
+            options: Settings of the solver; None takes its defaults.
+            name: What the weight is called in errors.
 
         Raises:
             WeightError: when the weight holds NaN or infinity.

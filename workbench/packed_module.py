@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from workbench.affine import QuantizedWeight, group_count
 from workbench.config import TensorCoreTiledLayout
-from workbench.errors import CheckpointError, WorkbenchError
 from workbench.layout import Layout
 from workbench.packed import PackedWeight, kernel_layout, pack_weight
-from workbench.portable import PortableWeight, portable_names, portable_tensors, portable_weight
+from workbench.portable import PortableWeight
+from workbench.portable_module import Fit, PortableModule
 
 _BUFFERS = ("packed", "scales_and_zeros", "zero_points", "stored_scale", "stored_zero")
 
 
-class PackedModule(nn.Module):
+class PackedModule(PortableModule):
     """The int4 weight W [out_features, in_features] of a layer, in groups along in_features.
 
     Attributes:
@@ -169,38 +169,12 @@ class PackedModule(nn.Module):
         if self._layout != kernel_layout(self.device, self.inner_k_tiles):
             self._land(self.quantized_weight(), self.device)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update(portable_tensors(self.quantized_weight(), prefix))
+    def _fit(self) -> Fit:
+        return Fit(self.out_features, self.in_features, self.group_size, self.domain)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        names = portable_names(self.domain)
-        given = {name: state_dict[prefix + name] for name in names if prefix + name in state_dict}
-        rest = {key: value for key, value in state_dict.items() if key.removeprefix(prefix) not in given}
-        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        missing_keys.extend(prefix + name for name in names if name not in given)
-        if len(given) == len(names):
-            assigned = local_metadata.get("assign_to_params_buffers", False)  # load_state_dict(assign=True)
-            self.solved_by = ""  # a state dict does not say
-            try:
-                self._land(self._from_portable(given), given["weight"].device if assigned else self.device)
-            except WorkbenchError as error:
-                error_msgs.append(f"{prefix.rstrip('.') or type(self).__name__}: {error}")
-
-    def _from_portable(self, tensors: dict[str, Tensor]) -> PortableWeight:
-        weight = portable_weight(tensors, in_features=self.in_features, group_size=self.group_size, domain=self.domain)
-        if weight.shape != (self.out_features, self.in_features):
-            raise CheckpointError(f"weight has {weight.shape[0]} rows.", allowed=f"{self.out_features} for this layer")
-        return weight
+    def _take(self, weight: PortableWeight, device: torch.device) -> None:
+        self.solved_by = weight.solved_by
+        self._land(weight, device)
 
 
 def _kind(layout: Layout | None) -> str | None:

@@ -96,7 +96,14 @@ class PortableWeight:
 def portable_weight(
     tensors: dict[str, Tensor], *, in_features: int, group_size: int, domain: Domain, solved_by: str = ""
 ) -> PortableWeight:
-    """Check a weight's tensors on disk (see `portable_tensors`) and join them.
+    """Check a weight's tensors on disk and join them.
+
+    Args:
+        tensors: Name to tensor, of the dtypes and shapes that `portable_tensors` gives.
+        in_features: K.
+        group_size: Weights per group along K.
+        domain: Where the zero point lives.
+        solved_by: The form of the solver that found it; "" where nobody knows.
 
     Raises:
         WeightError: when a shape or dtype does not fit.
@@ -118,6 +125,9 @@ def portable_weight(
 def quantized_from_portable(
     tensors: dict[str, Tensor], *, in_features: int, group_size: int, domain: Domain, solved_by: str = ""
 ) -> QuantizedWeight:
-    """Build a weight, with a byte for each code, from its tensors on disk; raises as `portable_weight` does."""
+    """Build a weight, with a byte for each code, from its tensors on disk.
+
+    Args and what is raised are those of `portable_weight`.
+    """
     given: dict[str, Any] = {"in_features": in_features, "group_size": group_size, "domain": domain}
     return portable_weight(tensors, solved_by=solved_by, **given).quantized()

@@ -25,11 +25,11 @@ class StandIn:
     transposed: bool
 
     def dequantize(self) -> Tensor:
-        """Return the dense weight as the parameter lay."""
+        """Return the dense weight as the parameter lay, in the dtype of the layer."""
         raise NotImplementedError
 
     def product(self, x: Tensor) -> Tensor | None:
-        """Return x @ W^T of the weights [..., N, K]; None where x has no shape for it."""
+        """Return x @ W^T, x of any float dtype, of the weights [..., N, K]; None where x has no shape for it."""
         raise NotImplementedError
 
     @classmethod
@@ -76,16 +76,16 @@ class ExpertStandIn(StandIn):
         return self._expert.device
 
     def dequantize(self) -> Tensor:
-        """Return the dense weight as the slice lay."""
+        """Return the dense weight as the slice lay, in the dtype of the layer."""
         return self._expert.weight.t() if self.transposed else self._expert.weight
 
     def product(self, x: Tensor) -> Tensor | None:
-        """Return x @ W^T for x [..., K]."""
+        """Return x @ W^T [..., N] for x [..., K] of any float dtype."""
         return self._expert(x)  # type: ignore[no-any-return]
 
     @property
     def T(self) -> Tensor:
-        """The dense weight, transposed."""
+        """The dense weight in the dtype of the layer, transposed."""
         return self.dequantize().t()
 
     def __rmatmul__(self, x: Tensor) -> Any:
