@@ -131,7 +131,14 @@ def _reads_well(run: str) -> bool:
 
 
 def with_choice(recipe: Recipe, layers: LayerNames, wanted: Collection[str], choice: Choice | None) -> Recipe:
-    """Return a recipe that decides `choice` (None: dense) for the wanted layers and is as before for all others."""
+    """Return a recipe that decides `choice` (None: dense) for the wanted layers and is as before for all others.
+
+    Args:
+        recipe: What is changed.
+        layers: Names of all layers, which the patterns have to tell apart.
+        wanted: Names of the layers that are to change.
+        choice: How they are quantized; None leaves them dense.
+    """
     patterns = layers.patterns(wanted)
     kept = [rule for rule in recipe.rules if rule.pattern not in set(patterns)]
     edited = replace(recipe, rules=(*(Rule(pattern, choice) for pattern in patterns), *kept))
@@ -140,6 +147,12 @@ def with_choice(recipe: Recipe, layers: LayerNames, wanted: Collection[str], cho
 
 def with_change(recipe: Recipe, layers: LayerNames, wanted: Collection[str], change: Change) -> Recipe:
     """Return a recipe where `change` is made to the settings of each wanted layer; all else stays as it was.
+
+    Args:
+        recipe: What is changed.
+        layers: Names of all layers, which the patterns have to tell apart.
+        wanted: Names of the layers that are to change.
+        change: Returns the settings of a layer for those before; a dense layer begins with the default's.
 
     Raises:
         ConfigError: when the change cannot work with the settings of one of the layers, saying which.

@@ -15,32 +15,18 @@ from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.disk import why_unwritten
 from workbench.errors import ConfigError, PatternError
 from workbench.options import SolverName, SolverOptions
-from workbench.recipe.choice import SETTINGS, check_type, read_choice, refuse_unknown
 from workbench.recipe.choice import Choice as Choice
-from workbench.recipe.patterns import GRAMMAR, PatternIndex, check_pattern, nearest
+from workbench.recipe.choice import check_type, read_choice, refuse_unknown
+from workbench.recipe.patterns import GRAMMAR, PatternIndex, nearest
 from workbench.recipe.patterns import matches as matches
 from workbench.recipe.presets import PRESETS, preset_settings
+from workbench.recipe.rule import Rule as Rule
+from workbench.recipe.rule import read_rule
 from workbench.recipe.text import Cursor, dotted, read_document, reading, recipe_text
 from workbench.recipe.torchao import as_configuration, fqn_dictionary, read_fqn_dictionary
 
 FORMAT_VERSION = 1
 _KEYS = ("format_version", "default", "output_head", "rules")
-_RULE = '{"pattern": "…", "group_size": 64} or {"pattern": "…", "dense": true}'
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A pattern and what it decides: a choice, or None for "leave it dense"."""
-
-    pattern: str
-    choice: Choice | None
-
-    def __post_init__(self) -> None:
-        check_pattern(self.pattern)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the rule as JSON types."""
-        return {"pattern": self.pattern, **({"dense": True} if self.choice is None else self.choice.to_json())}
 
 
 @dataclass(frozen=True)
@@ -173,8 +159,19 @@ def as_recipe(
     torchao's own configuration is taken as well, and so is its FqnToConfig, or a dictionary like one: there
     "_default" is for all layers but the output head, which stays dense unless a name or a pattern means it.
 
+    Args:
+        recipe: A configuration, a recipe, or torchao's dictionary; None is the default configuration.
+        include: Patterns of the layers to quantize; None is all linear ones.
+        exclude: Patterns of layers to leave dense.
+        solver: "rtn", "hqq", "refined" or "calibrated"; None follows the configuration.
+        domain: "float", "int" or "symmetric"; None follows the configuration.
+        options: Settings of the solver; None takes its defaults.
+        output_head: Whether the output head is quantized too.
+
     Raises:
-        ConfigError: when a recipe is given together with settings that it already holds.
+        ConfigError: when a recipe is given together with settings that it already holds, when settings contradict each
+            other, or for something that is no recipe.
+        PatternError: for a malformed pattern.
     """
     included, excluded = _patterns(include), _patterns(exclude)
     names = None if isinstance(recipe, Recipe) else fqn_dictionary(recipe)
@@ -229,7 +226,7 @@ def read_recipe(data: Any, cursor: Cursor) -> Recipe:
         rules = []
         for place, rule in enumerate(listed):
             with cursor.at(place):
-                rules.append(_read_rule(rule, cursor))
+                rules.append(read_rule(rule, cursor))
     return Recipe(choice, tuple(rules), head)
 
 
@@ -240,20 +237,3 @@ def _check_version(data: dict[str, Any], cursor: Cursor) -> None:
     mend = "save it again with this version of the workbench" if "format_version" in data else 'add "format_version": 1'
     with cursor.at("format_version"):
         raise ConfigError(f"Recipe of format_version {version!r}.", allowed=str(FORMAT_VERSION), mend=mend)
-
-
-def _read_rule(data: Any, cursor: Cursor) -> Rule:
-    if not isinstance(data, dict) or "pattern" not in data:
-        raise ConfigError(f"The rule {data!r:.80} has no pattern.", allowed=_RULE)
-    refuse_unknown(data, ("pattern", "dense", *SETTINGS), cursor)
-    settings = {key: value for key, value in data.items() if key in SETTINGS}
-    with cursor.at("pattern"):
-        check_pattern(data["pattern"])
-    with cursor.at("dense"):
-        check_type(data.get("dense", False), bool, "true or false")
-    if not data.get("dense", False):
-        return Rule(data["pattern"], read_choice(settings, cursor))
-    for key in settings:
-        with cursor.at(key):
-            raise ConfigError(f"The rule is dense and has a {key}.", mend="drop one of the two")
-    return Rule(data["pattern"], None)

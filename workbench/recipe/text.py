@@ -57,7 +57,11 @@ class Cursor:
 
 @contextlib.contextmanager
 def reading(where: Callable[[Place], str]) -> Iterator[Cursor]:
-    """Say in every error where in the recipe its cause stands: `where` puts a place into words."""
+    """Say in every error where in the recipe its cause stands: `where` puts a place into words.
+
+    Raises:
+        WorkbenchError: what the reading raises, of the same class, with the place before it.
+    """
     cursor = Cursor()
     try:
         yield cursor
