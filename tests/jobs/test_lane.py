@@ -1,4 +1,4 @@
-"""Jobs: every end is reached, latest wins, and a lane survives what runs on it."""
+"""Lanes: latest wins, and a lane survives what runs on it."""
 
 import subprocess
 import sys
@@ -6,28 +6,9 @@ import threading
 
 import pytest
 
+from tests.jobs.counted import TIMEOUT_S, count_to, make
 from workbench.errors import Cancelled, ConfigError, WeightError
-from workbench.jobs import Job, Lane, wait_for_all
-
-TIMEOUT_S = 10
-
-
-def make(work, label="job"):
-    items, states = [], []
-    job = Job(label, work, lambda job, item: items.append(item), lambda job: states.append(job.state))
-    return job, items, states
-
-
-def count_to(n):
-    return lambda cancel: iter(range(n))
-
-
-def test_a_job_yields_its_items_and_ends_done():
-    job, items, states = make(count_to(3))
-    Lane("t", latest_wins=False).submit(job)
-    assert job.wait(TIMEOUT_S)
-    assert items == [0, 1, 2]
-    assert states == ["running", "done"]
+from workbench.jobs import Job, Lane, behind, wait_for_all
 
 
 def test_an_error_is_kept_with_its_traceback_and_the_lane_goes_on():
@@ -47,26 +28,6 @@ def test_an_error_is_kept_with_its_traceback_and_the_lane_goes_on():
     lane.submit(after)
     assert after.wait(TIMEOUT_S)
     assert items == [0]
-
-
-def test_cancel_is_acknowledged_at_once_and_stops_at_the_next_block():
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(cancel):
-        started.set()
-        go_on.wait(TIMEOUT_S)
-        yield "too late"
-
-    job, items, states = make(slow)
-    Lane("t", latest_wins=False).submit(job)
-    assert started.wait(TIMEOUT_S)
-    job.cancel()
-    assert job.state == "cancelling"
-    go_on.set()
-    assert job.wait(TIMEOUT_S)
-    assert job.state == "cancelled"
-    assert items == []
-    assert states == ["running", "cancelling", "cancelled"]
 
 
 def test_a_busy_lane_refuses_a_second_job_by_name():
@@ -139,54 +100,6 @@ def test_an_idle_lane_holds_no_thread():
         if thread.name == "workbench-idle-lane":
             thread.join(TIMEOUT_S)
     assert not any(thread.name == "workbench-idle-lane" for thread in threading.enumerate())
-
-
-def test_work_is_closed_before_its_end_is_told():
-    order, started, go_on = [], threading.Event(), threading.Event()
-
-    def careful(cancel):
-        try:
-            started.set()
-            go_on.wait(TIMEOUT_S)
-            yield 1
-        finally:
-            order.append("closed")
-
-    job = Job("careful", careful, lambda job, item: None, lambda job: order.append(job.state))
-    Lane("t", latest_wins=False).submit(job)
-    assert started.wait(TIMEOUT_S)
-    job.cancel()
-    go_on.set()
-    assert job.wait(TIMEOUT_S)
-    assert order == ["running", "cancelling", "closed", "cancelled"]
-
-
-def test_a_job_that_ended_stays_as_it_ended():
-    job, _, states = make(count_to(1))
-    Lane("t", latest_wins=False).submit(job)
-    assert job.wait(TIMEOUT_S)
-    job.cancel()
-    assert job.state == "done"
-    assert states == ["running", "done"]
-
-
-def test_cancel_twice_is_told_once():
-    job, items, states = make(count_to(3))
-    job.cancel()
-    job.cancel()
-    job.run()
-    assert job.wait(0)
-    assert (items, states) == ([], ["cancelling", "cancelled"])
-
-
-def test_a_cancel_that_work_raises_itself_is_no_error():
-    def gives_up(cancel):
-        yield 1
-        raise Cancelled("enough")
-
-    job, items, states = make(gives_up)
-    job.run()
-    assert (items, states, job.error, job.details) == ([1], ["running", "cancelled"], None, "")
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("broken"), SystemExit(3), KeyboardInterrupt()])
@@ -269,6 +182,22 @@ def test_wait_gives_up_in_time_and_current_names_what_runs():
     go_on.set()
     assert lane.wait(TIMEOUT_S)
     assert not lane.busy
+
+
+def test_steps_behind_an_idle_lane_are_all_taken():
+    assert list(behind(Lane("idle", latest_wins=True), iter("abc"), threading.Event())) == ["a", "b", "c"]
+
+
+def test_no_step_is_taken_while_the_lane_before_is_busy():
+    go_on, cancel, taken = threading.Event(), threading.Event(), []
+    lane = Lane("t", latest_wins=True)
+    lane.submit(make(lambda cancel: iter([go_on.wait(TIMEOUT_S)]))[0])
+    cancel.set()
+    with pytest.raises(Cancelled, match="before its turn came"):
+        list(behind(lane, (taken.append(step) for step in range(3)), cancel))
+    go_on.set()
+    assert lane.wait(TIMEOUT_S)
+    assert taken == []
 
 
 def test_waiting_for_all_takes_in_what_one_lane_begins_on_another_that_was_idle():
