@@ -97,7 +97,7 @@ def test_a_prompt_on_both_from_the_keyboard(lab: NotebookPage, panel: Locator) -
     settled(lab)
     for side in sides.all():
         expect(side).to_contain_text("The function returns")
-    expect(panel.locator(".wb-sides-verdict")).to_contain_text("sure) beside")
+    expect(panel.locator(".wb-sides-verdict")).to_contain_text("sure) and int4")
     expect(panel.locator("mark[data-first]")).to_have_count(2)
     before, after = lab.run_code(
         "a = app.session.quality.prompt.answers; print(a.original == a.int4, a.agreed)"

@@ -246,8 +246,16 @@ def test_numbers_without_bounds_have_no_bar_and_break_nothing() -> None:
     [
         (((1, 2), (1, 2)), True, "Both give the same 2 tokens."),
         (((1, 2), (1,)), False, "Both give the same 2 tokens so far …"),
-        (((1, 2), (1, 3)), True, "The same for 1 token, then “a” (40% sure) beside “end of the text” (30% sure)."),
-        (((2,), (3,)), True, "At once “a” (40% sure) beside “end of the text” (30% sure)."),
+        (
+            ((1, 2), (1, 3)),
+            True,
+            "The same for 1 token, then the original says “a” (40% sure) and int4 “end of the text” (30% sure).",
+        ),
+        (
+            ((2,), (3,)),
+            True,
+            "At the first token the original says “a” (40% sure) and int4 “end of the text” (30% sure).",
+        ),
     ],
 )
 def test_where_answers_part(tokens: Any, done: bool, expected: str) -> None:

@@ -74,7 +74,7 @@ def test_a_problem_is_headed_in_words_and_takes_the_place_of_one_of_its_kind(wir
     for error in (ConfigError("group_size=48."), WeightError("x is nan."), ConfigError("group_size=16.")):
         status.show_problem(error)
     assert [(one["title"], one["text"]) for one in status.problems] == [
-        ("Settings that cannot work", "group_size=16."),
+        ("Not possible", "group_size=16."),
         ("A weight that cannot be used", "x is nan."),
     ]
     assert len(status.log) == 3
@@ -86,6 +86,21 @@ def test_problems_of_one_job_stand_together_but_the_same_one_once(wire) -> None:
     for what in ("a is nan.", "b is nan.", "a is nan."):
         status.show_problem(WeightError(what), "Errors of all layers")
     assert [one["text"] for one in status.problems] == ["a is nan.", "b is nan."]
+
+
+def test_a_job_that_begins_is_done_with_what_was_wrong_with_one_of_its_label(wire) -> None:
+    status, again = Status(), job("running")
+    status.show_problem(ConfigError("'out' is there already."), "Export to out")
+    status.show_problem(ConfigError("Export to out cannot start: Improve is running.", mend="wait for it"))
+    status.show_problem(WeightError("x is nan."))
+    status.show_job(again)
+    assert [one["text"] for one in status.problems] == ["x is nan."]
+    status.show_problem(ConfigError("'out' is there already."), "Export to out")
+    for state in ("cancelling", "failed"):
+        again.state = state  # type: ignore[assignment]
+        status.show_job(again)
+    status.show_job(job("failed"))  # a quiet one, of which the page is told its end alone
+    assert len(status.problems) == 2
 
 
 def test_the_log_keeps_what_ended_and_what_was_dismissed_and_counts_what_was_superseded(wire) -> None:

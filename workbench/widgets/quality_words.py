@@ -118,8 +118,12 @@ def answers_said(answers: Answers) -> str:
         both = f"Both give the same {count} token{'s' * (count != 1)}"
         return f"{both}." if answers.done else f"{both} so far …"
     (one, p), (other, q) = answers.parted
-    same = f"The same for {answers.agreed} token{'s' * (answers.agreed != 1)}, then" if answers.agreed else "At once"
-    return f"{same} “{_shown(one)}” ({p:.0%} sure) beside “{_shown(other)}” ({q:.0%} sure)."
+    same = (
+        f"The same for {answers.agreed} token{'s' * (answers.agreed != 1)}, then"
+        if answers.agreed
+        else "At the first token"
+    )
+    return f"{same} the original says “{_shown(one)}” ({p:.0%} sure) and int4 “{_shown(other)}” ({q:.0%} sure)."
 
 
 def _shown(piece: str) -> str:

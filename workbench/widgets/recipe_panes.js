@@ -66,11 +66,13 @@ class RecipePanes {
   }
 
   buildChanges() {
-    this.choices = make("div", { class: "wb-against", role: "radiogroup", "aria-label": "Compared with" });
+    const name = `${this.key}-compared`;
+    this.choices = make("div", { class: "wb-against", role: "radiogroup", "aria-labelledby": name });
+    const compared = make("div", { class: "wb-compared" }, make("span", { class: "wb-label", id: name, text: "Compared with" }), this.choices);
     this.diffSaid = make("p", { class: "wb-diff-said", role: "status" });
     this.lines = make("div", { class: "wb-diff", tabindex: 0, role: "list", "aria-label": "Changed lines" });
     this.pin = make("button", { type: "button", class: "wb-button", text: "Pin this recipe", title: "Keep it aside, to compare later ones with it", onclick: () => this.act("pin", {}, (reply) => (this.diffSaid.textContent = reply.ok ? "Pinned." : reply.text)) });
-    return make("div", {}, make("div", { class: "wb-against-row" }, this.choices, this.pin), this.diffSaid, this.lines);
+    return make("div", {}, compared, make("div", { class: "wb-against-row" }, this.diffSaid, this.pin), this.lines);
   }
 
   drawChanges() {

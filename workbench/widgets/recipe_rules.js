@@ -12,7 +12,7 @@ class RecipeRules {
     this.node = make(
       "div",
       { class: "wb-recipe-rules" },
-      make("p", { class: "wb-section", text: "Start from a preset" }),
+      make("p", { class: "wb-section", text: "Start from a preset: bits a weight, and KL from the original on the demo model" }),
       this.presets,
       make("p", { class: "wb-section" }, make("span", { text: "Rules: the first that matches a layer decides" }), this.said),
       this.list,
@@ -131,7 +131,7 @@ class RecipeRules {
   head() {
     const input = make("input", { type: "checkbox", role: "switch", "data-key": "head-switch", onchange: () => this.do("head", { on: input.checked }) });
     input.checked = this.model.get("output_head");
-    return make("label", { class: "wb-rule-head" }, input, make("span", { text: "as the default" }));
+    return make("label", { class: "wb-rule-head", title: "Give it the settings of all other layers" }, input, make("span", { text: "like the others" }));
   }
 
   addRow() {

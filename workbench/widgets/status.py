@@ -24,7 +24,7 @@ from workbench.jobs import FINISHED, Job
 from workbench.widgets.component import Component, bundle
 
 HEADINGS: dict[type[BaseException], str] = {
-    ConfigError: "Settings that cannot work",
+    ConfigError: "Not possible",
     WeightError: "A weight that cannot be used",
     KernelError: "Input that the int4 kernels refuse",
     PatternError: "A layer pattern that cannot work",
@@ -58,11 +58,15 @@ class Status(Component):
         self._lock = threading.Lock()
         self._sent_at = 0.0
         self._sent: tuple[int, str] = (0, "")
+        self._begun: deque[int] = deque(maxlen=MAX_LOG)  # numbers of jobs that were shown before their end
         self._ended: deque[int] = deque(maxlen=MAX_LOG)  # numbers of jobs whose end stands in the log
         super().__init__(**traits)
 
     def show_job(self, job: Job) -> None:
-        """Show where a job stands (any thread), at most ten times a second but for changes of state."""
+        """Show where a job stands (any thread), at most ten times a second but for changes of state.
+
+        What was wrong with one of its label before is done with when it begins.
+        """
         with self._lock:
             shown, now = describe(job), time.monotonic()
             if (job.number, shown["state"]) == self._sent and now - self._sent_at < MIN_INTERVAL_S:
@@ -71,6 +75,9 @@ class Status(Component):
             ended = shown["state"] in ("done", "cancelled") and job.number not in self._ended
             if ended:
                 self._ended.append(job.number)
+            if job.number not in self._begun and shown["state"] not in FINISHED:
+                self._begun.append(job.number)
+                self._forget_problems(job.label)
         self.job = shown
         if ended:  # once, though who hears late of a cancel sees the end too; a failure comes as a problem, in words
             self._note(job.label, shown["state"], shown["text"])
@@ -96,6 +103,15 @@ class Status(Component):
     def clear_problems(self) -> None:
         """Forget what went wrong."""
         self.problems = []
+
+    def _forget_problems(self, label: str) -> None:
+        kept = [
+            one
+            for one in self.problems
+            if one["title"] != label and not one["text"].startswith(f"{label} cannot start")
+        ]
+        if len(kept) < len(self.problems):
+            self.problems = kept
 
     def _note(self, label: str, kind: str, text: str, details: str = "") -> None:
         """Write a line of the log; the same again, but for its times, only counts."""
