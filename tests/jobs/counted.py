@@ -1,4 +1,6 @@
-"""Jobs of tests: what they yielded and which states they went through is kept."""
+"""Jobs of tests: what they yielded and which states they went through is kept; and work that is held up."""
+
+import threading
 
 from workbench.jobs import Job
 
@@ -13,3 +15,15 @@ def make(work, label="job"):
 
 def count_to(n):
     return lambda cancel: iter(range(n))
+
+
+class Held:
+    """Work that says when it has begun, and yields an item once it may go on."""
+
+    def __init__(self, item=1):
+        self.item, self.begun, self.go_on = item, threading.Event(), threading.Event()
+
+    def __call__(self, cancel):
+        self.begun.set()
+        assert self.go_on.wait(TIMEOUT_S)
+        yield self.item

@@ -2,7 +2,7 @@
 
 import threading
 
-from tests.jobs.counted import TIMEOUT_S, count_to, make
+from tests.jobs.counted import TIMEOUT_S, Held, count_to, make
 from workbench.errors import Cancelled
 from workbench.jobs import Job, Lane
 
@@ -16,19 +16,13 @@ def test_a_job_yields_its_items_and_ends_done():
 
 
 def test_cancel_is_acknowledged_at_once_and_stops_at_the_next_block():
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(cancel):
-        started.set()
-        go_on.wait(TIMEOUT_S)
-        yield "too late"
-
+    slow = Held("too late")
     job, items, states = make(slow)
     Lane("t", latest_wins=False).submit(job)
-    assert started.wait(TIMEOUT_S)
+    assert slow.begun.wait(TIMEOUT_S)
     job.cancel()
     assert job.state == "cancelling"
-    go_on.set()
+    slow.go_on.set()
     assert job.wait(TIMEOUT_S)
     assert job.state == "cancelled"
     assert items == []

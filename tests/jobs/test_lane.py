@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.jobs.counted import TIMEOUT_S, count_to, make
+from tests.jobs.counted import TIMEOUT_S, Held, count_to, make
 from workbench.errors import Cancelled, ConfigError, WeightError
 from workbench.jobs import Job, Lane, behind, wait_for_all
 
@@ -31,40 +31,29 @@ def test_an_error_is_kept_with_its_traceback_and_the_lane_goes_on():
 
 
 def test_a_busy_lane_refuses_a_second_job_by_name():
-    go_on = threading.Event()
-
-    def slow(cancel):
-        go_on.wait(TIMEOUT_S)
-        yield 1
-
+    slow = Held()
     lane = Lane("t", latest_wins=False)
     first, _, _ = make(slow, "Export")
     lane.submit(first)
     second, items, _ = make(count_to(1), "Measure")
     with pytest.raises(ConfigError, match=r"Measure cannot start: Export is running.*Cancel"):
         lane.submit(second)
-    go_on.set()
+    slow.go_on.set()
     assert lane.wait(TIMEOUT_S)
     assert items == []
 
 
 def test_latest_wins_cancels_the_running_and_drops_the_waiting_job():
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(cancel):
-        started.set()
-        go_on.wait(TIMEOUT_S)
-        yield "stale"
-
+    slow = Held("stale")
     lane = Lane("t", latest_wins=True)
     first, first_items, _ = make(slow)
     lane.submit(first)
-    assert started.wait(TIMEOUT_S)
+    assert slow.begun.wait(TIMEOUT_S)
     second, second_items, _ = make(count_to(1))
     third, third_items, _ = make(count_to(2))
     lane.submit(second)
     lane.submit(third)
-    go_on.set()
+    slow.go_on.set()
     assert lane.wait(TIMEOUT_S)
     assert third.wait(TIMEOUT_S)
     assert (first.state, second.state, third.state) == ("cancelled", "cancelled", "done")
@@ -166,12 +155,7 @@ def test_the_end_of_one_job_can_start_the_next():
 
 
 def test_wait_gives_up_in_time_and_current_names_what_runs():
-    go_on = threading.Event()
-
-    def slow(cancel):
-        go_on.wait(TIMEOUT_S)
-        yield 1
-
+    slow = Held()
     lane = Lane("t", latest_wins=False)
     assert lane.wait(0)
     job, _, _ = make(slow)
@@ -179,7 +163,7 @@ def test_wait_gives_up_in_time_and_current_names_what_runs():
     assert not lane.wait(0.01)
     assert not job.wait(0.01)
     assert lane.busy and lane.current is job
-    go_on.set()
+    slow.go_on.set()
     assert lane.wait(TIMEOUT_S)
     assert not lane.busy
 
@@ -235,22 +219,16 @@ def test_waiting_for_all_gives_up_in_time():
 
 
 def test_cancelling_a_lane_reaches_what_runs_and_what_waits():
-    started, go_on = threading.Event(), threading.Event()
-
-    def slow(cancel):
-        started.set()
-        go_on.wait(TIMEOUT_S)
-        yield 1
-
+    slow = Held()
     lane = Lane("t", latest_wins=True)
     lane.cancel()
     first, first_items, _ = make(slow)
     lane.submit(first)
-    assert started.wait(TIMEOUT_S)
+    assert slow.begun.wait(TIMEOUT_S)
     second, second_items, _ = make(count_to(1))
     lane.submit(second)
     lane.cancel()
-    go_on.set()
+    slow.go_on.set()
     assert lane.wait(TIMEOUT_S)
     assert (first.state, second.state, first_items, second_items) == ("cancelled", "cancelled", [], [])
 

@@ -2,19 +2,10 @@
 
 import pytest
 
+from tests.recipe.names import NAMES
 from workbench.errors import PatternError
 from workbench.recipe import patterns
 from workbench.recipe.patterns import PatternIndex, check_pattern, component_runs, matches, nearest
-
-NAMES = [
-    "model.embed_tokens",
-    *(
-        f"model.layers.{i}.{part}"
-        for i in range(12)
-        for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
-    ),
-    "lm_head",
-]
 
 
 @pytest.mark.parametrize(

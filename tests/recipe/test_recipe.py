@@ -4,19 +4,11 @@ import json
 
 import pytest
 
+from tests.recipe.names import NAMES
 from workbench.config import Int4WeightOnlyConfig, TensorCoreTiledLayout, ZeroPointDomain
 from workbench.errors import ConfigError, PatternError
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe, matches
 
-NAMES = [
-    "model.embed_tokens",
-    *(
-        f"model.layers.{i}.{part}"
-        for i in range(12)
-        for part in ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
-    ),
-    "lm_head",
-]
 G64 = Choice(Int4WeightOnlyConfig(group_size=64, use_hqq=True))
 
 
