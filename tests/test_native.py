@@ -107,6 +107,12 @@ def test_a_compiler_that_fails_is_named(cache, tmp_path, monkeypatch, text, mess
     assert not cache.exists() or not list(cache.iterdir())
 
 
+def test_a_compilers_path_on_windows_keeps_its_backslashes(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("CC", r'"C:\Program Files\gcc.exe" -m64')
+    assert building._compiler() == [r"C:\Program Files\gcc.exe", "-m64"]
+
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 import torch
 
 import workbench as wb
+from workbench.errors import EnvironmentProblem
 
 pytestmark = pytest.mark.usefixtures("quick_roofline")
 
@@ -123,4 +125,22 @@ def test_a_recipe_is_written_by_hand_and_read_back(tmp_path):
     coverage = wb.preflight("demo", recipe)
     assert {row.name for row in coverage.rows if "left out by" in row.reason} == {
         row.name for row in coverage.rows if row.name.endswith("down_proj")
+    }
+
+
+def test_without_the_notebooks_packages_the_app_says_how_they_are_installed_and_the_rest_completes(monkeypatch):
+    monkeypatch.setattr(wb, "_missing", lambda: ["ipywidgets"])
+    monkeypatch.delitem(vars(wb), "Workbench", raising=False)
+    with pytest.raises(EnvironmentProblem, match=r'wb.Workbench needs ipywidgets.*"int4-workbench\[notebook\]"'):
+        wb.Workbench  # noqa: B018
+    assert set(wb.__all__) - set(dir(wb)) == {"Workbench", "PreflightTable"}
+
+
+def test_the_packages_own_text_names_what_there_is():
+    names = re.findall(r"\w+", wb.__doc__.partition("by task:")[2].partition("Names are")[0])
+    public = set(wb.__all__) - {"__version__"}
+    told = {name for name in names if name in public}
+    assert public - told <= {
+        *("MappingType", "QuantizedWeight", "TensorCoreTiledLayout", "WorkbenchError", "ZeroPointDomain"),
+        *("choose_qparams_affine", "quantize_affine", "dequantize_affine", "demo_calibration_text"),
     }

@@ -1,11 +1,28 @@
 """Int4 Workbench: int4 weight-only quantization for PyTorch's tinygemm kernels, seen while it is chosen.
 
+    import workbench as wb
+
+    wb.Workbench("path or hub name")  # the app, in a notebook; nothing given: the demo model
+    model, tokenizer = wb.load_model("path or hub name")  # or wb.demo_model()
+    cfg = wb.Int4WeightOnlyConfig(group_size=64)
+    print(wb.preflight(model, cfg))  # every weight: int4 or not, and why
+    print(wb.quantize_(model, cfg))  # in place
+    wb.save_checkpoint(model, "folder", tokenizer=tokenizer)
+
+Where to begin, by task:
+    see and choose: Workbench, PreflightTable, preflight
+    settings: Int4WeightOnlyConfig, Recipe, HqqOptions, RefinedOptions, CalibratedOptions
+    quantize: load_model, demo_model, quantize_, quantize_weight, Int4Linear, compile_model
+    keep and hand on: save_checkpoint, load_checkpoint, export_targets, export, import_checkpoint, TransformersConfig
+    measure: bench_linear, tune, measure_quality, measure_throughput
+
 Names are imported when they are first asked for, so that `import workbench` costs next to nothing.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -47,6 +64,7 @@ _HOMES = {
 }
 
 __all__ = sorted([*_HOMES, "__version__"])
+_WIDGETS = ("ipywidgets", "anywidget", "traitlets")  # packages of the extra "notebook" that the widgets need
 
 if TYPE_CHECKING:
     from workbench.affine import QuantizedWeight as QuantizedWeight
@@ -88,11 +106,22 @@ def __getattr__(name: str) -> Any:
     """Import the module that holds `name` on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOMES[name].startswith("widgets.") and (missing := _missing()):
+        from workbench.errors import EnvironmentProblem
+
+        what = f"wb.{name} needs {', '.join(missing)}, which this Python does not have."
+        raise EnvironmentProblem(what, mend='pip install "int4-workbench[notebook]"')
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
-    return list(__all__)
+    """List the public names that can be had here: a prompt asks for each of them to complete one."""
+    without = _missing()
+    return [name for name in __all__ if not (without and _HOMES.get(name, "").startswith("widgets."))]
+
+
+def _missing() -> list[str]:
+    """Name the packages of the widgets that are not installed."""
+    return [name for name in _WIDGETS if importlib.util.find_spec(name) is None]

@@ -59,7 +59,7 @@ def read_text(path: Path | str) -> str:
             raise ConfigError(
                 f"{str(path)!r} has {size:,} bytes.",
                 allowed=f"up to {MAX_FILE_BYTES:,} bytes, of which less than a megabyte is used",
-                mend=f"cut it: head -c 4000000 {shlex.quote(str(path))} > part.txt",
+                mend=f"keep its first 4 MB; on Linux and macOS: head -c 4000000 {shlex.quote(str(path))} > part.txt",
             )
         return file.read_bytes().decode("utf-8-sig")
     except OSError as error:

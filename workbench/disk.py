@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 
 from workbench.sizes import size
 
@@ -23,4 +24,6 @@ def why_unwritten(reason: str, number: int | None, *, need_bytes: int = 0) -> tu
         return f"the disk is full{needs}", "free some disk space, or choose another disk"
     if number == errno.EFBIG:
         return "a file would be larger than this process may write", "raise the limit (ulimit -f)"
+    if number == errno.EACCES and sys.platform == "win32":
+        return reason, f"let go of the model that was loaded from there, or {_CHOOSE}"  # whose files are mapped
     return reason, _CHOOSE

@@ -72,7 +72,7 @@ def test_the_forecast_comes_from_the_headers(tmp_path):
     assert (found.model_bytes, found.largest_bytes) == (2_000_010, 2_000_000)
     assert found.memory_bytes == 900e6 + 8 * 2_000_000 + min(2_000_010, MAX_SHARD_BYTES)
     assert found.pass_seconds == pytest.approx(2_000_010 / 5e8)
-    assert "2.00 MB of weights" in str(found) and "918.00 MB of memory" in str(found)
+    assert "2.00 MB of weights" in str(found) and "0.9 GB of memory" in str(found)
 
 
 def test_a_model_is_forecast_before_anything_starts(server, tmp_path, capsys):
@@ -81,7 +81,7 @@ def test_a_model_is_forecast_before_anything_starts(server, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"model {folder}: ") and "memory" in lines[0] and " s for a pass" in lines[0]
     assert server.environment[MODEL_VARIABLE] == str(folder)
-    assert any(line.startswith("open http://localhost:") for line in lines)
+    assert "Ctrl-C stops it" in lines[-2] and lines[-1].startswith("open http://localhost:")
 
 
 def test_the_demo_model_is_forecast_too_and_no_old_model_is_kept(server, monkeypatch, capsys):
@@ -156,6 +156,7 @@ def test_the_command_names_folder_port_and_notebook(tmp_path):
     assert f"--ServerApp.root_dir={tmp_path / 'a folder'}" in command
     assert "--ServerApp.port=8899" in command and "--ServerApp.port_retries=0" in command
     assert f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}" in command
+    assert "--Application.log_level=WARN" in command
     assert "--no-browser" not in command
     assert "--no-browser" in lab_command(tmp_path, 8899, browser=False)
 

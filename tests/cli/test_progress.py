@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from workbench.cli.progress import stopping
+from workbench.cli.progress import ProgressLine, stopping
+from workbench.records.progress import Progress
 
 
 def test_a_ctrl_c_is_seen_between_blocks_and_the_second_one_at_once():
@@ -29,3 +31,13 @@ def test_work_on_another_thread_is_given_an_event_that_nobody_sets():
                 return cancel.is_set()
 
         assert pool.submit(work).result() is False
+
+
+def test_a_line_on_a_terminal_is_written_over_without_a_rest_and_never_wraps(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    with ProgressLine() as shown:
+        for done, label in enumerate(("a" * 50, "b")):
+            shown.show(Progress(done=done, total=2, label=label, elapsed_s=0.0, remaining_s=None))
+    first, second = capsys.readouterr().err.removesuffix("\n").split("\r")[1:]
+    assert len(first) == len(second) == 29 and second.rstrip() == " 50%  b  0.0 s"

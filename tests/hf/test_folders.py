@@ -9,6 +9,7 @@ from tests.tiny_models import edit_config, make
 from workbench.checkpoint.save import save_checkpoint
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError
+from workbench.foreign import open_int4
 from workbench.hf.folders import local_folder
 from workbench.hf.loading import load_checkpoint
 from workbench.hf.skeleton import open_source
@@ -21,7 +22,7 @@ def test_demo_is_a_name_and_a_folder_is_a_path(tmp_path):
     assert local_folder(tmp_path) == local_folder(str(tmp_path)) == tmp_path
 
 
-@pytest.mark.parametrize("name", ["nothing", "./a/b", "/a/b", "~/a", "a/b/c"])
+@pytest.mark.parametrize("name", ["nothing", "./a/b", "/a/b", "~/a", "a/b/c", "C:/a"])
 def test_names_that_are_no_hub_names_never_ask_the_hub(name, monkeypatch):
     monkeypatch.setattr("workbench.hf.folders.snapshot", lambda name: pytest.fail("asked the hub"))
     with pytest.raises(ModelError, match=r"does not exist.*hub name such as 'org/name'"):
@@ -37,6 +38,25 @@ def test_a_quantized_folder_is_no_source(tmp_path):
     edit_config(tmp_path / "int4", quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(ModelError, match="quantized already"):
         open_source(tmp_path / "int4")
+
+
+@pytest.mark.parametrize(
+    ("library", "settings"),
+    [
+        ("torchao", {"quantization_config": {"quant_method": "torchao"}}),
+        ("mlx", {"quantization": {"bits": 4, "mode": "affine"}}),
+        ("mlx", {"quantization": {"bits": 4}, "quantization_config": {"bits": 4}}),
+        ("another library", {"quantization_config": {"bits": 4}}),
+    ],
+)
+def test_a_format_that_is_not_read_is_named_and_nobody_is_sent_in_a_circle(library, settings, tmp_path):
+    make("qwen2").save_pretrained(tmp_path)
+    edit_config(tmp_path, **settings)
+    with pytest.raises(CheckpointError, match=f"quantized by {library}, whose format is not read here.*awq or gguf"):
+        open_int4(tmp_path)
+    with pytest.raises(ModelError, match=f"quantized already, by {library}") as raised:
+        open_source(tmp_path)
+    assert raised.value.mend == "open the model that it was made from"
 
 
 def test_an_int4_checkpoint_of_another_library_says_how_it_comes_in(tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.findings import Findings, errors_said, quality_said
 from workbench.checkpoint.native import PRODUCER, ModuleFormat
 from workbench.machine import package_versions
+from workbench.shell import quoted
 from workbench.sizes import size
 
 CARD_FILE = "README.md"
@@ -127,7 +127,7 @@ def native_lines(directory: Path, config: Mapping[str, Any], *, tokenizer: bool)
         f"model = {called}.from_pretrained({str(directory)!r})"
     )
     generates = tokenizer and called.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
-    return python, f"workbench generate {shlex.quote(str(directory))} 'Once upon a time'" if generates else ""
+    return python, f"workbench generate {quoted(str(directory))} 'Once upon a time'" if generates else ""
 
 
 def native_card(directory: Path, config: Mapping[str, Any], *, tokenizer: bool) -> Wrote:

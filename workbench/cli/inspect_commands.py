@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.cli.progress import ProgressLine, stopping
 from workbench.cli.settings import recipe_of, refuse_settings
 from workbench.errors import CheckpointError
+from workbench.shell import quoted
 
 if TYPE_CHECKING:
     from workbench.checkpoint.integrity import Checked
@@ -91,13 +91,14 @@ def _inspect_export(folder: Path, *, as_json: bool) -> None:
     made = f"{record.get('model', '?')} as {record.get('target', '?')}, made by {record.get('producer', '?')}"
     print(f"{made}: {len(errors)} int4 modules, {len(record['files'])} files, {size(size_on_disk(folder))}")
     print(error_said(errors.get(worst, 0.0), worst))
-    print(f"check it: workbench verify {shlex.quote(str(folder))}; how to load it stands in {folder / 'README.md'}")
+    print(f"check it: workbench verify {quoted(str(folder))}; how to load it stands in {folder / 'README.md'}")
 
 
 def _inspect_foreign(path: Path, *, as_json: bool) -> None:
     """Say what an int4 checkpoint of another library holds."""
     from workbench.conversion import opened_int4
     from workbench.foreign import quant_method
+    from workbench.int4_source import weight_bytes
     from workbench.sizes import size
 
     outline = opened_int4(path).outline()
@@ -107,18 +108,21 @@ def _inspect_foreign(path: Path, *, as_json: bool) -> None:
             name: {"shape": list(form.shape), "group_size": form.group_size, "domain": form.domain}
             for name, form in outline.int4.items()
         }
-        print(json.dumps({"quant_method": method, "modules": held}, indent=2))
+        print(json.dumps({"quant_method": method, "stored_bytes": weight_bytes(path), "modules": held}, indent=2))
         return
     width = max((len(name) for name in outline.int4), default=6)
     print(f"{'module':<{width}}  {'shape':<14} {'group':>5} domain")
     for name, form in outline.int4.items():
         shape = "x".join(map(str, form.shape))
         print(f"{name:<{width}}  {shape:<14} {form.group_size:>5} {form.domain}")
-    dense = size(outline.dense_bytes)
-    print(f"{method}, {len(outline.int4)} int4 modules, {len(outline.dense)} dense tensors ({dense})")
+    dense, native = size(outline.dense_bytes), size(outline.native_bytes)
+    print(
+        f"{method}, {len(outline.int4)} int4 modules, {len(outline.dense)} dense tensors ({dense}); "
+        f"{size(weight_bytes(path))} stored, {native} as native"
+    )
     for note in outline.notes:
         print(f"note: {note}")
-    print(f"convert it: workbench import {shlex.quote(str(path))} --out DIR")
+    print(f"convert it: workbench import {quoted(str(path))} --out DIR")
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -151,7 +155,7 @@ def _or_accept(folder: Path, found: list[Checked]) -> str:
     """Say how changes are accepted, where nothing but files beside the weights differs."""
     bad = [one.what for one in found if one.problem]
     beside = all((folder / name).is_file() and not name.endswith(".safetensors") for name in bad)
-    command = f"workbench verify {shlex.quote(str(folder))} --accept"
+    command = f"workbench verify {quoted(str(folder))} --accept"
     return f", or accept what you changed yourself: {command}" if beside else ""
 
 

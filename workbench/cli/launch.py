@@ -53,7 +53,7 @@ class Forecast:
         """Say it in a line, with its basis."""
         return (
             f"{size(self.model_bytes)} of weights; the workbench reads one layer at a time (the largest tensor has "
-            f"{size(self.largest_bytes)}), so expect up to about {size(self.memory_bytes)} of memory, and "
+            f"{size(self.largest_bytes)}), so expect up to about {self.memory_bytes / 1e9:.1f} GB of memory, and "
             f"at least {max(1, round(self.pass_seconds))} s for a pass over all layers (from the headers, at 0.5 GB/s)"
         )
 
@@ -97,8 +97,10 @@ def launch_lab(model: str | None = None, *, port: int = 8888, browser: bool = Tr
     if port != wanted:
         print(f"port {wanted} is taken: using {port}", flush=True)
     if "OMP_WAIT_POLICY" not in os.environ:
-        print("threads that wait give way to the page (OMP_WAIT_POLICY=passive; set it to change that)", flush=True)
+        said = "OMP_WAIT_POLICY=passive: PyTorch's threads leave the processor to the page while they wait"
+        print(f"{said} (set it yourself to change that)", flush=True)
     environment["JUPYTER_TOKEN"] = secrets.token_hex(16)  # not in the command, which every user of a machine can see
+    print("starting JupyterLab, which takes some seconds; Ctrl-C stops it", flush=True)
     for line in addresses(port, environment["JUPYTER_TOKEN"], environment):
         print(line, flush=True)
     return run_server(lab_command(notebooks, port, browser=browser and not is_remote(environment)), environment)
@@ -171,6 +173,7 @@ def lab_command(notebooks: Path, port: int, *, browser: bool) -> list[str]:
         f"--ServerApp.root_dir={notebooks}",
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",  # another port than the one that was said would be no help
+        "--Application.log_level=WARN",  # else twenty lines, one with an address that lacks the token, hide ours
         f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}",
     ]
     if not browser:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def _fail(message: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="workbench", description="Int4 weight-only quantization: choose, see, measure, export."
+        prog="workbench",
+        description="Int4 weight-only quantization: choose, see, measure, export.",
+        epilog="Begin with: workbench lab; or, without a notebook: workbench quantize demo --out demo-int4. "
+        "What a command takes: workbench COMMAND --help",
     )
     parser.add_argument("--version", action="version", version=f"int4-workbench {__version__}")
     parser.set_defaults(command=None, refuse=parser.error)
@@ -79,14 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         "--accept", action="store_true", help="when every tensor is whole, take files that you changed as they are now"
     )
     one = add(quantize_commands.generate, "load a checkpoint and print greedy text")
-    one.add_argument("directory", type=Path, help="a checkpoint")
+    one.add_argument("directory", type=Path, help="a native checkpoint (workbench import makes one of another format)")
     one.add_argument("prompt", help="the text to go on from")
     one.add_argument("--tokens", type=int, default=40, help="most new tokens (default 40)")
     _bench_arguments(add(measure_commands.bench, "measure a linear layer, int4 and dense, by batch size"))
     _throughput_arguments(add(measure_commands.throughput, "measure the tokens per second of models, side by side"))
-    _tune_arguments(
-        add(measure_commands.tune, "measure which path is fastest at each batch size, for products to take it")
-    )
+    _tune_arguments(add(measure_commands.tune, "measure the fastest path at each batch size, and take it from now on"))
     return parser
 
 
@@ -105,13 +107,16 @@ def _quantize_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("--overwrite", action="store_true", help="replace the folder when it exists")
     one.add_argument("--dry-run", action="store_true", help="print the coverage and stop")
     one.add_argument("--calibration", type=Path, metavar="FILE", help="a text like what the model will see")
-    one.add_argument("--min-coverage", type=float, default=0.0, help="least share of linear bytes in int4, 0 to 1")
+    one.add_argument(
+        "--min-coverage", type=float, default=0.0, metavar="SHARE", help="least share of linear bytes in int4, 0 to 1"
+    )
     _settings(one)
 
 
 def _export_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("model", help="a model folder, a hub name, demo, or an int4 checkpoint")
     one.formatter_class = argparse.RawDescriptionHelpFormatter
+    one.description = textwrap.fill(one.description or "", 78)
     one.epilog = "formats, and what loads them:\n" + "\n".join(
         f"  {name:<20}{engines}" for name, engines in EXPORT_FORMATS.items()
     )
@@ -173,7 +178,11 @@ def _layer_arguments(one: argparse.ArgumentParser) -> None:
     one.add_argument("-k", type=int, default=4096, help="in_features (default 4096)")
     one.add_argument("--group-size", type=int, help="256, 128, 64 or 32 (default 64)")
     one.add_argument(
-        "--dtypes", type=_names, default=["bfloat16"], metavar="LIST", help="of bfloat16,float16,float32 (the first)"
+        "--dtypes",
+        type=_names,
+        default=["bfloat16"],
+        metavar="LIST",
+        help="of bfloat16,float16,float32 (default: the first)",
     )
     one.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
 

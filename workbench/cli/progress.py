@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sys
 import threading
@@ -65,6 +66,7 @@ class ProgressLine:
     def __init__(self) -> None:
         self._count = 0
         self._live = sys.stderr.isatty()
+        self._width = 0
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -79,6 +81,8 @@ class ProgressLine:
         left = "" if progress.remaining_s is None else f", about {progress.remaining_s:.0f} s left"
         text = f"{progress.done / max(1, progress.total):>4.0%}  {progress.label}  {progress.elapsed_s:.1f} s{left}"
         if self._live:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be written over
+            print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)  # not every console knows ESC
+            self._width = len(text)
         elif self._count % 10 == 0 or progress.done == progress.total:
             print(text, file=sys.stderr, flush=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.files import check_files
@@ -17,6 +17,7 @@ from workbench.foreign.awq import AwqFolder
 from workbench.foreign.compressed_tensors import CompressedTensorsFolder
 from workbench.foreign.gguf import GgufContents, gguf_path
 from workbench.foreign.gptq import GptqFolder
+from workbench.shell import quoted
 
 # quant_method of a config.json → what opens the folder.
 READERS: dict[str, Callable[[Path], Contents]] = {
@@ -44,13 +45,28 @@ def open_int4(directory: Path | str) -> Contents:
     if method == QUANT_METHOD:
         return CheckpointContents(path)
     if method is None:
-        found = quant_method(path)
-        raise CheckpointError(
-            f"{str(path)!r} has the quant_method {found!r}.",
-            allowed=", ".join([QUANT_METHOD, *READERS]),
-            mend="name a folder with int4 weights; dense ones are quantized, not imported",
-        )
+        raise _not_read(path, quantized_by(read_json(path / "config.json")))
     return READERS[method](path)
+
+
+def _not_read(path: Path, library: str) -> CheckpointError:
+    allowed = f"int4 weights of the workbench, {', '.join(READERS)} or gguf"
+    if library:
+        what = f"{str(path)!r} is quantized by {library}, whose format is not read here."
+        return CheckpointError(what, allowed=allowed, mend="open the model that it was made from")
+    mend = "dense ones are quantized, not imported: workbench quantize MODEL --out DIR"
+    return CheckpointError(f"{str(path)!r} holds a dense model.", allowed=allowed, mend=mend)
+
+
+def quantized_by(config: Mapping[str, Any]) -> str:
+    """Return what a config.json says that its weights are quantized by, "" where it says nothing of it."""
+    settings = config.get("quantization_config")
+    found = settings.get("quant_method") if isinstance(settings, dict) else None
+    if isinstance(found, str):
+        return found
+    if isinstance(config.get("quantization"), dict):  # MLX names no method
+        return "mlx"
+    return "another library" if settings else ""
 
 
 def int4_method(folder: Path) -> str | None:
@@ -87,5 +103,5 @@ def other_library(path: Path) -> str:
 
 def how_to_import(path: Path) -> str:
     """Say in a line how an int4 checkpoint of another library becomes one of ours."""
-    shell = f"workbench import {shlex.quote(str(path))} --out DIR"
+    shell = f"workbench import {quoted(str(path))} --out DIR"
     return f"convert it, its codes stay as they are: wb.import_checkpoint({str(path)!r}, out), or {shell}"

@@ -10,7 +10,7 @@ from workbench.checkpoint.integrity import read_json
 from workbench.checkpoint.native import QUANT_METHOD
 from workbench.demo import demo_path
 from workbench.errors import CheckpointError, ModelError
-from workbench.foreign import how_to_import, other_library
+from workbench.foreign import how_to_import, other_library, quantized_by
 from workbench.hf.dequantized import stored_format
 from workbench.hf.hub import snapshot
 
@@ -35,7 +35,8 @@ def local_folder(path_or_name: str | Path) -> Path:
             mend=f"name its folder, {str(path.parent)!r}",
         )
     name = str(path_or_name)
-    if isinstance(path_or_name, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    drive = ":" in name  # of Windows: a hub name has none
+    if isinstance(path_or_name, Path) or name.count("/") != 1 or drive or name.startswith((".", "/", "~")):
         raise ModelError(
             f"The model {name!r} does not exist.",
             allowed="a model folder, a hub name such as 'org/name', or 'demo'",
@@ -54,13 +55,15 @@ def dense_folder(path_or_name: str | Path) -> Path:
     folder = path if other_library(path) else local_folder(path_or_name)
     method = other_library(folder)
     config = {} if method else read_config(folder)
-    if method or (config.get("quantization_config") and stored_format(config) is None):
-        own = "open the model that it was made from (workbench inspect shows what this one holds"
+    if method or (quantized_by(config) and stored_format(config) is None):
+        native, own = is_native(config), "open the model that it was made from"
         runs = how_to_import(folder) if method else "wb.load_checkpoint runs it, wb.export converts it"
+        more = f" (workbench inspect shows what this one holds); {runs}" if method or native else ""
+        library = "" if native else f", by {method or quantized_by(config)}"
         raise ModelError(
-            f"The model {str(path_or_name)!r} is quantized already{f', by {method}' if method else ''}.",
+            f"The model {str(path_or_name)!r} is quantized already{library}.",
             allowed="dense weights, or weights stored in FP8 (by blocks) or MXFP4",
-            mend=f"{own}); {runs}" if method or is_native(config) else f"{own})",
+            mend=f"{own}{more}",
         )
     return folder
 

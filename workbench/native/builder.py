@@ -75,7 +75,8 @@ def build() -> Built:
 
 def _compiler() -> list[str]:
     if given := os.environ.get("CC"):
-        return shlex.split(given)
+        windows = sys.platform == "win32"  # where a backslash parts the folders of a path
+        return [word.strip('"') for word in shlex.split(given, posix=False)] if windows else shlex.split(given)
     for name in _COMPILERS:
         if found := shutil.which(name):
             return [found]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pprint
-import shlex
 from pathlib import Path
 
 from workbench.config import Int4WeightOnlyConfig
@@ -12,10 +11,12 @@ from workbench.demo import demo_path
 from workbench.errors import ConfigError
 from workbench.recipe.recipe import Recipe
 from workbench.recipe.text import recipe_text
+from workbench.shell import joined, with_document
 from workbench.sources import ModelSource, Source
 from workbench.targets import NATIVE
 
 DEFAULT_DIRECTORY = "exports/int4"
+RECIPE_FILE = "recipe.json"
 
 
 def python_of(
@@ -64,7 +65,8 @@ def command_of(
 ) -> str:
     """Return a command line that quantizes the model of `source` under `recipe` and saves it in `directory`.
 
-    A recipe that is in no file and no preset is given to the command as its input: that takes a POSIX shell.
+    A recipe that is in no file and no preset is given to the command as its input; on Windows, PowerShell writes it
+    into a file first.
 
     Args:
         source: Where the weights come from.
@@ -86,10 +88,9 @@ def command_of(
     preset = next((name for name in Recipe.presets() if Recipe.preset(name) == recipe), None)
     held = preset or (None if recipe_file is None else str(recipe_file))
     verb = ["quantize", model] if format == NATIVE else ["export", model, "--format", format]
-    words = ["workbench", *verb, "--recipe", held or "/dev/stdin", "--out", str(directory)]
+    words = ["workbench", *verb, "--recipe", held or RECIPE_FILE, "--out", str(directory)]
     words += [] if calibration is None else ["--calibration", str(calibration)]
-    line = shlex.join(words)
-    return f"{line}\n" if held else f"{line} <<'RECIPE'\n{recipe_text(recipe.to_json())}RECIPE\n"
+    return f"{joined(words)}\n" if held else with_document(words, recipe_text(recipe.to_json()), RECIPE_FILE)
 
 
 def convert_python(source: Source, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
@@ -115,7 +116,7 @@ def convert_command(source: Source, directory: Path | str = DEFAULT_DIRECTORY, f
             mend="export it as native and open that folder, or copy as Python",
         )
     words = ["workbench", "export", source.name, "--format", format, "--out", str(directory)]
-    return f"{shlex.join(words)}\n"
+    return f"{joined(words)}\n"
 
 
 def _recipe_lines(recipe: Recipe) -> tuple[list[str], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 
 from workbench.checkpoint.contents import Contents, Outline, Part
 from workbench.errors import CheckpointError
+from workbench.shell import quoted
 from workbench.targets.companions import Companions
 from workbench.targets.gguf_blocks import BLOCK, encode_blocks, rounding_error
 from workbench.targets.gguf_file import DENSE_TYPES, GgufWriter
@@ -85,10 +85,10 @@ class Gguf:
             "from llama_cpp import Llama  # pip install llama-cpp-python\n\n"
             f'model = Llama({str(path)!r})\nprint(model("Once upon a time", max_tokens=32)["choices"][0]["text"])'
         )
-        quoted = shlex.quote(str(path))
-        modelfile = shlex.quote(str(directory / "Modelfile"))
+        file = quoted(str(path))
+        modelfile = quoted(str(directory / "Modelfile"))
         ollama = f"echo FROM ./{path.name} > {modelfile} && ollama create my-model -f {modelfile}"
-        return LoadLines(python, f"llama-cli -m {quoted} -p 'Once upon a time'\n{ollama}")
+        return LoadLines(python, f"llama-cli -m {file} -p 'Once upon a time'\n{ollama}")
 
     def _misfits(self, outline: Outline) -> list[Misfit]:
         model_type = outline.config.get("model_type")

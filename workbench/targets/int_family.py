@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from workbench.checkpoint.native import ModuleFormat
 from workbench.config import Domain
 from workbench.errors import CheckpointError
 from workbench.kinds import CONV1D, EXPERTS, STACK
+from workbench.shell import quoted
 from workbench.targets.folder import kinds_of
 from workbench.targets.group_sizes import FUSED, GROUP_SIZES
 from workbench.targets.int32_codes import IN_ORDER, PER_WORD, unpack_int32
@@ -192,7 +192,19 @@ def family_lines(directory: Path, outline: Outline, *, packages: str, extra: str
     names = f"{auto}, {extra}" if extra else auto
     head = f"from transformers import {names}  # pip install {packages}"
     model = f"model = {auto}.from_pretrained({str(directory)!r}{argument})"
-    return LoadLines(f"{head}\n\n{model}", f"vllm serve {shlex.quote(str(directory))}")
+    return LoadLines(f"{head}\n\n{model}", f"vllm serve {quoted(str(directory))}")
+
+
+def gptqmodel_lines(directory: Path, outline: Outline) -> LoadLines:
+    """Return the lines that load a decoder with GPTQModel, which transformers would ask for too, and serve it."""
+    model = f"model = GPTQModel.load({str(directory)!r})"
+    head = "from gptqmodel import GPTQModel  # pip install gptqmodel"
+    return LoadLines(f"{head}\n\n{model}", family_lines(directory, outline, packages="").shell)
+
+
+def is_decoder(outline: Outline) -> bool:
+    """Say whether a model is a causal language model by its class."""
+    return str(next(iter(outline.config.get("architectures") or [""]))).endswith("ForCausalLM")
 
 
 def settings_of(outline: Outline, settings: dict[str, Any]) -> dict[str, Any]:

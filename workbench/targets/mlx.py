@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from workbench.affine import MID_POINT, QuantizedWeight, group_count
 from workbench.checkpoint.contents import Outline
 from workbench.checkpoint.native import ModuleFormat
 from workbench.errors import CheckpointError
+from workbench.shell import quoted
 from workbench.targets.folder import FolderTarget, kinds_of
 from workbench.targets.mlx_models import SWITCHES, TRIED, dense_name, expert_names, model_type, with_mlx_keys
 from workbench.targets.target import LoadLines, Misfit, misfits_by
@@ -126,7 +126,7 @@ class Mlx(FolderTarget):
         """Return the lines that load a folder that was written."""
         python = f"from mlx_lm import load\n\nmodel, tokenizer = load({str(directory)!r})"
         return LoadLines(
-            python, f"pip install mlx-lm\nmlx_lm.generate --model {quote(str(directory))} --prompt 'Hello'"
+            python, f"pip install mlx-lm\nmlx_lm.generate --model {quoted(str(directory))} --prompt 'Hello'"
         )
 
 
