@@ -20,26 +20,23 @@ class CommandsView {
   draw() {
     const active = this.root.getRootNode().activeElement;
     const focused = this.row.contains(active) ? active.dataset.command : null;
-    const buttons = this.model.get("buttons").map(({ id, label, tooltip, kind, enabled }) =>
-      make("button", {
-        type: "button",
-        class: "wb-button",
-        "data-kind": kind,
-        "data-command": id,
-        title: tooltip || null,
-        disabled: !enabled,
-        "aria-busy": String([...this.waiting.values()].some((wait) => wait.id === id)),
-        text: label,
-        onclick: () => this.click(id, label),
-      }),
-    );
-    this.row.replaceChildren(...buttons);
+    const wanted = this.model.get("buttons");
+    const kept = this.row.children.length === wanted.length && wanted.every(({ id }, at) => this.row.children[at].dataset.command === id);
+    // Kept where they are: a button that is replaced between press and release loses the click.
+    if (!kept) this.row.replaceChildren(...wanted.map(({ id }) => make("button", { type: "button", class: "wb-button", "data-command": id, onclick: () => this.click(id) })));
+    wanted.forEach(({ id, label, tooltip, kind, enabled }, at) => {
+      const button = this.row.children[at];
+      Object.assign(button, { textContent: label, title: tooltip, disabled: !enabled });
+      button.dataset.kind = kind;
+      button.setAttribute("aria-busy", String([...this.waiting.values()].some((wait) => wait.id === id)));
+    });
     if (!focused) return;
     const same = this.row.querySelector(`[data-command="${CSS.escape(focused)}"]:enabled`);
     (same ?? this.row).focus(); // of a button that is gone, its row keeps the keyboard's place
   }
 
-  click(id, label) {
+  click(id) {
+    const { label } = this.model.get("buttons").find((button) => button.id === id);
     const click = `${this.mine}-${(this.clicks += 1)}`;
     const timer = setTimeout(() => this.say(`${label}: waiting for the kernel…`, "waiting"), 1500);
     this.waiting.set(click, { id, timer });

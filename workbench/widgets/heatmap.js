@@ -72,6 +72,7 @@ class HeatView {
     const old = this.payload;
     const sameLayer = old && next && old.total_rows === next.total_rows && old.title === next.title;
     if (!sameLayer || old.total_cols !== next.total_cols) this.window = this.cursor = this.hover = null;
+    if (!this.hover) this.tip.hidden = true; // it told of a cell that is gone
     if (!sameLayer || old.unit !== next.unit || old.log !== next.log) this.limits = this.threshold = null;
     this.payload = next;
     this.block = null;

@@ -9,7 +9,9 @@ class LayerDots {
     this.at = null;
     this.hidden = new Set();
     this.build();
-    this.stops = [followTheme(this.root, () => {}), followWidth(this.root, () => this.draw()), () => cancelAnimationFrame(this.frame)];
+    this.drawUpdate = whenReleased(this.root, () => this.draw());
+    const stopDrawing = () => (cancelAnimationFrame(this.frame), this.drawUpdate.stop());
+    this.stops = [followTheme(this.root, () => {}), followWidth(this.root, () => this.draw()), stopDrawing];
     model.on("change:_layers", () => this.take());
     model.on("change:title change:subtitle change:y_label change:y_log change:height change:empty", () => this.drawSoon());
     model.on("change:current change:selected", () => this.mark());
@@ -63,7 +65,7 @@ class LayerDots {
 
   drawSoon() {
     cancelAnimationFrame(this.frame);
-    this.frame = requestAnimationFrame(() => this.draw());
+    this.frame = requestAnimationFrame(() => this.drawUpdate());
   }
 
   color(layer) {

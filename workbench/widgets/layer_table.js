@@ -16,6 +16,7 @@ class TableView extends TableRows {
     this.focus = this.anchor = ""; // keys of items
     this.open = { all: null, filtered: null }; // keys of the open nodes
     this.saveLater = lateSaver(model, 50);
+    this.showUpdate = whenReleased(this.root, () => this.refresh(true));
     this.build();
     this.stops = [
       followTheme(this.root, () => {}),
@@ -23,6 +24,7 @@ class TableView extends TableRows {
       () => cancelAnimationFrame(this.frame),
       () => cancelAnimationFrame(this.later),
       () => this.saveLater.flush(),
+      () => this.showUpdate.stop(),
     ];
     model.on("change:columns", () => this.take());
     model.on("change:fold", () => (this.open = { all: null, filtered: null }));
@@ -62,7 +64,9 @@ class TableView extends TableRows {
     this.chips = make("div", { class: "wb-chips", role: "group", "aria-label": "Quick selection" });
     this.header = make("div", { class: "wb-row wb-columns", role: "row", "aria-rowindex": 1 });
     this.rows = make("div", { class: "wb-rows", role: "rowgroup" });
-    this.body = make("div", { class: "wb-body", onscroll: () => this.drawSoon() }, this.rows);
+    // What scrolls would be a stop of the tab key of its own, which does nothing.
+    const scrolls = { class: "wb-body", tabindex: -1, onscroll: () => this.drawSoon(), onfocus: () => this.grid.focus({ preventScroll: true }) };
+    this.body = make("div", scrolls, this.rows);
     this.empty = make("div", { class: "wb-empty" });
     this.grid = make(
       "div",
@@ -105,7 +109,7 @@ class TableView extends TableRows {
     if (message.type === "said") this.bar.say(message.text, message.ok ? "done" : "failed");
     if (message.type !== "update") return;
     cancelAnimationFrame(this.later);
-    this.later = requestAnimationFrame(() => this.refresh(true));
+    this.later = requestAnimationFrame(() => this.showUpdate());
   }
 
   readSelection() {

@@ -9,8 +9,9 @@ class ChartView {
     this.hidden = new Set();
     this.known = null;
     this.build();
-    this.stops = [followTheme(this.root, () => {}), followWidth(this.root, () => this.draw())];
-    model.on("change:_chart change:height", () => this.draw());
+    const draw = whenReleased(this.root, () => this.draw());
+    this.stops = [followTheme(this.root, () => {}), followWidth(this.root, () => this.draw()), draw.stop];
+    model.on("change:_chart change:height", draw);
     model.on("change:busy", () => this.mark());
     this.draw();
     this.mark();
@@ -177,6 +178,7 @@ class ChartView {
 
   summary() {
     const { chart } = this;
+    if (!this.empty.hidden) return `${chart.title || chart.y_label}. ${chart.empty}`;
     const parts = this.visible().map((line) => {
       const [first, last] = [line.points[0], line.points[line.points.length - 1]];
       return `${line.name}: ${this.format(first.y)} at ${first.x} to ${this.format(last.y)} at ${last.x}`;

@@ -123,6 +123,23 @@ class Turns {
   }
 }
 
+/** A way to draw that waits while a pointer is pressed in the root: a button that is replaced before its release loses the click. */
+function whenReleased(root, draw) {
+  let pressed = false;
+  let owed = false;
+  const release = () => {
+    pressed = false;
+    if (owed) draw();
+    owed = false;
+  };
+  const later = () => pressed && setTimeout(release); // the click comes right after
+  root.addEventListener("pointerdown", () => (pressed = true));
+  for (const end of ["pointerup", "pointercancel"]) addEventListener(end, later, true);
+  const drawn = () => (pressed ? (owed = true) : draw());
+  drawn.stop = () => ["pointerup", "pointercancel"].forEach((end) => removeEventListener(end, later, true));
+  return drawn;
+}
+
 /** Save changes to the kernel at most every `wait` ms: the first at once, together with others of the same moment, and the last state always. */
 function lateSaver(model, wait = 60) {
   let timer = null;
