@@ -153,3 +153,8 @@ def test_quantizing_changes_no_setting_of_the_process():
     with inductor_settings(config.set_inductor_config):
         assert settings() != before
     assert settings() == before
+
+
+def test_a_repr_makes_the_configuration_again():
+    config = Int4WeightOnlyConfig(64, zero_point_domain=ZeroPointDomain.INT)
+    assert eval(repr(config)) == config

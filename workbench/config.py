@@ -30,6 +30,10 @@ class MappingType(Enum):
     SYMMETRIC_NO_CLIPPING_ERR = auto()
     ASYMMETRIC = auto()
 
+    def __repr__(self) -> str:
+        """As one writes it."""
+        return str(self)
+
 
 class ZeroPointDomain(Enum):
     """Where the zero point lives: an integer code, a float in weight units, or (in a configuration) "auto"."""
@@ -37,6 +41,10 @@ class ZeroPointDomain(Enum):
     INT = auto()
     FLOAT = auto()
     NONE = auto()
+
+    def __repr__(self) -> str:
+        """As one writes it."""
+        return str(self)
 
 
 # What a configuration names; NONE is "auto", and the symmetric domain can only be asked for beside it.

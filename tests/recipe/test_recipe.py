@@ -107,3 +107,8 @@ def test_matching_finds_the_rules_that_match_one_by_one(name):
     patterns = [*NAMES, "q_proj", "re:.*\\.1\\..*", "layers.1", "*.mlp.*", "proj", "model", "layers.1", "mlp.up_proj"]
     recipe = Recipe(rules=tuple(Rule(pattern, None) for pattern in patterns))
     assert recipe.matching(name) == [place for place, pattern in enumerate(patterns) if matches(pattern, name)]
+
+
+def test_a_repr_makes_the_recipe_again():
+    recipe = Recipe(Choice(Int4WeightOnlyConfig(64), solver="hqq"), (Rule("mlp", None),), output_head=True)
+    assert eval(repr(recipe)) == recipe and len(repr(recipe)) < 200

@@ -58,8 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="workbench",
         description="Int4 weight-only quantization: choose, see, measure, export.",
-        epilog="Begin with: workbench lab; or, without a notebook: workbench quantize demo --out demo-int4. "
-        "What a command takes: workbench COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="begin with:\n"
+        "  workbench lab                            in a notebook\n"
+        "  workbench quantize demo --out demo-int4  without one\n"
+        "  workbench COMMAND --help                 what a command takes",
     )
     parser.add_argument("--version", action="version", version=f"int4-workbench {__version__}")
     parser.set_defaults(command=None, refuse=parser.error)

@@ -43,6 +43,10 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     output_head: bool = False
 
+    def __repr__(self) -> str:
+        """As its JSON, which leaves defaults out: a line that makes it again."""
+        return f"Recipe.from_json({self.to_json()})"
+
     def decide(self, name: str) -> tuple[Choice | None, str]:
         """Return the choice for a layer and the reason, a rule's pattern or "default"."""
         for place in self.matching(name)[:1]:
