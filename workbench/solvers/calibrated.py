@@ -129,19 +129,26 @@ def _solve_block(
     errors, gradient = _row_errors(difference, space, look)
     sums = [judge.sum(), judge.sum(difference, errors)]
     for _ in range(options.sweeps):
-        gradient.addcmul_(difference, space.extra)
-        for number, (span, factor) in enumerate(zip(space.spans, factors, strict=True)):
-            look()
-            here = slice(span.start, span.stop)
-            change = block.again(number, span, gradient[:, here], factor)
-            gradient.addmm_(change, space.moments[here], alpha=-1)
-            gradient[:, here].addcmul_(change, space.extra[here], value=-1)
+        _sweep(block, difference, gradient, space, factors, look)
         difference = target - block.values()
         errors, gradient = _row_errors(difference, space, look)
         sums.append(judge.sum(difference, errors))
     better = judge.better(difference, errors)
     _put(nearest, block, space, better)
     return sums, int((~better).sum())
+
+
+def _sweep(
+    block: RowBlock, difference: Tensor, gradient: Tensor, space: Geometry, factors: list[GroupFactor], look: Look
+) -> None:
+    """Solve each group anew against the errors of all others; `gradient`, [n, K], follows what changes."""
+    gradient.addcmul_(difference, space.extra)
+    for number, (span, factor) in enumerate(zip(space.spans, factors, strict=True)):
+        look()
+        here = slice(span.start, span.stop)
+        change = block.again(number, span, gradient[:, here], factor)
+        gradient.addmm_(change, space.moments[here], alpha=-1)
+        gradient[:, here].addcmul_(change, space.extra[here], value=-1)
 
 
 def _row_errors(difference: Tensor, space: Geometry, look: Look) -> tuple[Tensor, Tensor]:
