@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("transformers")
 
 import workbench as wb
+from tests.session.stand_ins import closing
 from workbench.demo import demo_eval_text
 from workbench.hf.loading import load_checkpoint
 from workbench.session import open_session
@@ -26,10 +27,8 @@ def pair(device):
 
 @pytest.fixture
 def session(pair):
-    session = open_session(*pair)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    with closing(open_session(*pair)) as session:
+        yield session
 
 
 def test_the_errors_are_those_that_the_cpu_finds(session, device):

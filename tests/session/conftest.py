@@ -1,10 +1,9 @@
-"""The demo model as tests of a session open it."""
+"""The demo model as tests of a session open it: from its folder, and live."""
 
 import pytest
 
-from tests.session.stand_ins import TIMEOUT_S
-from workbench.demo import demo_path
-from workbench.hf.loading import load_model
+import workbench as wb
+from tests.session.stand_ins import closing
 from workbench.hf.skeleton import open_source
 from workbench.session import open_session
 
@@ -16,12 +15,16 @@ def demo_source():
 
 @pytest.fixture
 def demo(demo_source):
-    session = open_session(demo_source)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    with closing(open_session(demo_source)) as session:
+        yield session
 
 
 @pytest.fixture(scope="module")
-def live_pair():
-    return load_model(demo_path())
+def pair():
+    return wb.demo_model()
+
+
+@pytest.fixture
+def session(pair):
+    with closing(open_session(*pair)) as session:
+        yield session

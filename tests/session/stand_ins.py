@@ -1,5 +1,6 @@
 """What tests of a session share: sources of given weights, listeners that remember, and names of the demo model."""
 
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -13,6 +14,14 @@ TIMEOUT_S = 120
 GATE = "model.layers.0.mlp.gate_proj"
 UP = "model.layers.0.mlp.up_proj"
 EMBEDDING = "model.embed_tokens"
+
+
+@contextlib.contextmanager
+def closing(session):
+    """A session that is at rest when the test ends: its threads disturb no other."""
+    yield session
+    session.cancel()
+    assert session.wait(TIMEOUT_S)
 
 
 class Heard:

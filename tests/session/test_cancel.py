@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-import workbench as wb
 from workbench.demo import demo_eval_text
-from workbench.session import Session, open_session
+from workbench.session import Session
 from workbench.solvers import solve
 
 pytestmark = pytest.mark.usefixtures("quick_roofline")
@@ -37,19 +36,11 @@ class Blocks:
             self.told.append(job.state)
 
 
-@pytest.fixture(scope="module")
-def pair():
-    return wb.demo_model()
-
-
 @pytest.fixture
-def session(pair):
-    session = open_session(*pair)
+def session(session):
     session.quality.set_text(demo_eval_text()[:6000])
     assert session.wait(TIMEOUT_S)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    return session
 
 
 def watch(blocks: Blocks, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-import workbench as wb
 from tests.session.stand_ins import TIMEOUT_S, Heard
 from workbench.checkpoint.stored_contents import CheckpointContents
 from workbench.errors import CheckpointError, ConfigError
@@ -17,19 +16,6 @@ from workbench.targets.run import RECORD_FILE, fits_of, verify_export
 
 pytestmark = pytest.mark.usefixtures("quick_roofline")
 GATE = "model.layers.0.mlp.gate_proj"
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return wb.demo_model()
-
-
-@pytest.fixture
-def session(pair):
-    session = open_session(*pair)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
 
 
 def test_every_format_answers_before_anything_is_solved(session):

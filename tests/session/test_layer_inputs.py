@@ -17,11 +17,6 @@ Q, K, DOWN = (f"model.layers.0.{part}" for part in ("self_attn.q_proj", "self_at
 
 
 @pytest.fixture(scope="module")
-def pair():
-    return wb.demo_model()
-
-
-@pytest.fixture(scope="module")
 def text():
     generator = torch.Generator().manual_seed(3)
     return Calibration(torch.randint(4096, (6, 64), generator=generator))

@@ -24,11 +24,8 @@ TWO = Recipe(G64, (Rule("q_proj", None), Rule("mlp", G32)))
 
 
 @pytest.fixture
-def session():
-    session = open_session("demo")
-    yield session
-    session.cancel()
-    session.wait(30)
+def session(demo):
+    return demo
 
 
 @pytest.fixture

@@ -88,8 +88,8 @@ def test_an_export_is_verified_and_generates(demo, tmp_path):
     assert any(job.progress is not None for job in heard.of("job"))
 
 
-def test_a_live_model_exports_what_its_folder_exports_with_its_tokenizer(live_pair, demo, tmp_path):
-    model, tokenizer = live_pair
+def test_a_live_model_exports_what_its_folder_exports_with_its_tokenizer(pair, demo, tmp_path):
+    model, tokenizer = pair
     live = open_session(model, tokenizer)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     for session, name in ((live, "live"), (demo, "folder")):
@@ -101,8 +101,8 @@ def test_a_live_model_exports_what_its_folder_exports_with_its_tokenizer(live_pa
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
-def test_without_a_tokenizer_a_live_model_still_exports(live_pair, tmp_path):
-    session = open_session(live_pair[0])
+def test_without_a_tokenizer_a_live_model_still_exports(pair, tmp_path):
+    session = open_session(pair[0])
     assert waited(session.export(tmp_path / "out")).error is None
     assert (session.exported.verified, session.exported.sample) == (True, "")
 
@@ -122,17 +122,17 @@ def test_as_python_makes_the_same_checkpoint_bit_for_bit(demo, tmp_path):
     assert_same_checkpoint(tmp_path / "session", tmp_path / "exports" / "int4")
 
 
-def test_as_python_names_the_model_and_the_directory(live_pair, demo):
+def test_as_python_names_the_model_and_the_directory(pair, demo):
     assert "wb.demo_model()" in demo.as_python()
     assert "'my/place'" in demo.as_python("my/place")
-    assert "wb.demo_model()" in open_session(live_pair[0]).as_python()
+    assert "wb.demo_model()" in open_session(pair[0]).as_python()
     text = open_session(nn.Sequential(nn.Linear(64, 64))).as_python()
     assert "load_model" not in text and "that you gave to wb.Workbench" in text
     compile(text, "cell", "exec")
 
 
-def test_cancel_in_the_middle_of_an_export_leaves_nothing(tmp_path, live_pair):
-    session = open_session(*live_pair)
+def test_cancel_in_the_middle_of_an_export_leaves_nothing(tmp_path, pair):
+    session = open_session(*pair)
     heard = Heard(session)
 
     def stop(event):

@@ -7,18 +7,14 @@ import pytest
 
 from workbench.exporting import ExportResult
 from workbench.records.speed import SpeedPoint
-from workbench.session import open_session
 from workbench.session.words import facts_html, session_facts
 from workbench.targets.run import ExportReport
 from workbench.targets.target import Fit, LoadLines
 
 
 @pytest.fixture
-def session():
-    session = open_session("demo")
-    yield session
-    session.cancel()
-    session.wait(30)
+def session(demo):
+    return demo
 
 
 def point(path, batch, time_ms, **more):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.session.stand_ins import TIMEOUT_S, Heard, toy
+from tests.session.stand_ins import TIMEOUT_S, Heard, closing, toy
 from workbench.errors import ConfigError
 from workbench.measure.error_map import METRICS, map_values
 from workbench.session import Session
@@ -22,10 +22,8 @@ def source():
 
 @pytest.fixture
 def session(source):
-    session = Session(source)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    with closing(Session(source)) as session:
+        yield session
 
 
 def shown(session, **settings):
