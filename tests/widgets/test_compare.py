@@ -9,24 +9,17 @@ from typing import Any
 import pytest
 
 from tests.session.stand_ins import GATE, TIMEOUT_S
+from tests.widgets.opened import following
 from workbench.errors import ConfigError
 from workbench.session import open_session
 from workbench.widgets.compare_map import CompareMap
 from workbench.widgets.compare_panel import ComparePanel, facts_of, payload_of, verdict_of
-from workbench.widgets.component import log_error
 
 
 @pytest.fixture
 def panel(wire: Any) -> Iterator[ComparePanel]:
-    session = open_session("demo")
-    panel = ComparePanel(session, log_error)
-    session.listen(panel.on_event)
-    session.refresh()
-    assert session.wait(TIMEOUT_S)
-    yield panel
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
-    panel.close()
+    with following(ComparePanel, open_session("demo")) as panel:
+        yield panel
 
 
 def click(panel: ComparePanel, command: str) -> None:

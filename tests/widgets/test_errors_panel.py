@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.session.stand_ins import TIMEOUT_S
+from tests.session.stand_ins import TIMEOUT_S, closing
+from tests.widgets.opened import following
 from workbench.errors import ConfigError
 from workbench.jobs import Job
 from workbench.records.layers import LayerRecord
@@ -42,20 +43,14 @@ class Experts:
 
 @pytest.fixture
 def session() -> Iterator[Session]:
-    session = Session(Experts())
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    with closing(Session(Experts())) as session:
+        yield session
 
 
 @pytest.fixture
 def panel(wire: Any, session: Session) -> Iterator[ErrorsPanel]:
-    panel = ErrorsPanel(session, log_error)
-    session.listen(panel.on_event)
-    session.refresh()
-    assert session.wait(TIMEOUT_S)
-    yield panel
-    panel.close()
+    with following(ErrorsPanel, session) as panel:
+        yield panel
 
 
 @pytest.fixture

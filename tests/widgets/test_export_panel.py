@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.widgets.opened import following
 from tests.widgets.test_app import click, facts
 from workbench.session import open_session
 from workbench.targets import NATIVE, TARGETS
@@ -15,15 +16,8 @@ TIMEOUT_S = 120
 @pytest.fixture
 def panel(wire):
     problems = []
-    session = open_session("demo")
-    panel = ExportPanel(session, lambda error, where: problems.append(error))
-    session.listen(panel.on_event)
-    session.refresh()
-    assert session.wait(TIMEOUT_S)
-    yield panel
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
-    panel.close()
+    with following(ExportPanel, open_session("demo"), lambda error, where: problems.append(error)) as panel:
+        yield panel
     assert problems == []
 
 

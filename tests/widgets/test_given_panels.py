@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import workbench as wb
+from tests.widgets.opened import opened
 from tests.widgets.test_app import click, facts
 from workbench.demo import demo_eval_text
 from workbench.widgets.app import Workbench
@@ -24,10 +25,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def app(wire, folder):
-    app = Workbench(folder)
-    assert app.wait(TIMEOUT_S)
-    yield app
-    app.close()
+    with opened(folder) as app:
+        yield app
 
 
 def away(panel):

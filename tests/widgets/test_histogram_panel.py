@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.session.stand_ins import EMBEDDING, GATE, TIMEOUT_S, Toy
+from tests.widgets.opened import following
 from workbench.session import Session, open_session
 from workbench.widgets.component import log_error
 from workbench.widgets.histogram_panel import HistogramPanel
@@ -16,14 +17,8 @@ from workbench.widgets.histogram_panel import HistogramPanel
 
 @pytest.fixture
 def panel(wire: Any) -> Iterator[HistogramPanel]:
-    session = open_session("demo")
-    panel = HistogramPanel(session, log_error)
-    session.listen(panel.on_event)
-    session.refresh()
-    assert session.wait(TIMEOUT_S)
-    yield panel
-    session.cancel()
-    panel.close()
+    with following(HistogramPanel, open_session("demo")) as panel:
+        yield panel
 
 
 def test_weights_levels_and_errors_of_the_layer_on_show(panel: HistogramPanel) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.session.stand_ins import Toy
+from tests.widgets.opened import opened
 from workbench.config import Int4WeightOnlyConfig
 from workbench.errors import ConfigError
 from workbench.hf.loading import demo_model
@@ -122,10 +123,8 @@ def test_repr_is_cheap_and_unknown_keywords_are_refused(wire: Any) -> None:
 
 @pytest.fixture
 def app(wire: Any) -> Iterator[Workbench]:
-    app = Workbench()
-    assert app.wait(30)
-    yield app
-    app.close()
+    with opened() as app:
+        yield app
 
 
 def click(app: Workbench, row: int, group: int) -> None:
