@@ -17,6 +17,7 @@ from torch import nn
 
 import workbench as wb
 from tests.coverage.test_preflight import Stacked
+from tests.widgets.opened import opened
 from workbench.errors import ModelError
 from workbench.hf.loading import demo_model
 from workbench.measure.candidates import present_paths
@@ -38,10 +39,8 @@ LAYERS = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
 
 @pytest.fixture
 def app(wire) -> Iterator[Workbench]:
-    app = Workbench()
-    assert app.wait(30)
-    yield app
-    app.close()
+    with opened() as app:
+        yield app
 
 
 def change(app: Workbench, field: str, value: Any) -> None:
