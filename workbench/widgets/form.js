@@ -4,7 +4,7 @@ class FormView {
   constructor(model, el) {
     this.model = model;
     this.root = card(el, "wb-form");
-    this.turns = new Turns(model, this.root, () => this.showValues());
+    this.turns = new Turns(model, () => this.showValues());
     this.controls = new Map();
     this.title = make("h3", { class: "wb-title" });
     this.hint = make("span", { class: "wb-hint" });

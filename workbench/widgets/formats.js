@@ -8,7 +8,7 @@ class FormatsView {
     this.model = model;
     this.group = `wb-formats-${(formatTables += 1)}`;
     this.root = card(el, "wb-formats");
-    this.turns = new Turns(model, this.root, () => this.mark());
+    this.turns = new Turns(model, () => this.mark());
     this.title = make("h3", { class: "wb-title", text: "Format", id: `${this.group}-title` });
     this.badge = make("span", { class: "wb-badge", "data-kind": "warn", text: "checking …", hidden: true });
     this.body = make("tbody");

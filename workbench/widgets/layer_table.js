@@ -8,7 +8,7 @@ class TableView extends TableRows {
     this.model = model;
     this.root = card(el, "wb-layers");
     this.id = `wb-layers-${(tableCount += 1)}`;
-    this.turns = new Turns(model, this.root, () => this.adopt());
+    this.turns = new Turns(model, () => this.adopt());
     this.selection = new Set();
     this.current = -1; // the row on show
     this.items = [];

@@ -97,10 +97,10 @@ function followWidth(node, resized) {
  * synced trait would wait for the one before). Until the newest is answered, what the kernel sends answers older ones.
  */
 class Turns {
-  constructor(model, root, settled) {
+  constructor(model, settled) {
     this.model = model;
-    this.root = root;
     this.settled = settled;
+    this.mine = Math.random().toString(36).slice(2); // another view of the same model has turns of its own
     this.newest = this.answered = 0;
     model.on("msg:custom", (message) => this.receive(message));
   }
@@ -111,14 +111,13 @@ class Turns {
 
   send(content) {
     this.newest += 1;
-    this.root.dataset.turn = this.newest;
-    this.model.send({ ...content, turn: this.newest });
+    this.model.send({ ...content, turn: `${this.mine}-${this.newest}` });
   }
 
   receive(message) {
-    if (message.type !== "ack") return;
-    this.answered = Math.max(this.answered, message.turn ?? 0);
-    this.root.dataset.answered = this.answered;
+    const [view, turn] = message.type === "ack" ? String(message.turn).split("-") : [];
+    if (view !== this.mine) return;
+    this.answered = Math.max(this.answered, Number(turn));
     if (!this.waiting) this.settled();
   }
 }
