@@ -18,7 +18,7 @@ ORDER = """
 errors sizes disk printed shell export_formats workers options resolved_config config records demo inductor
 improve.allocation
 blocks primitives affine portable
-solvers
+solvers digests
 user_cache machine paths path_store layout packing device_layout tiles
 triton.jit triton.products triton.blocks triton.launch triton.kernels
 triton cuda_paths
@@ -27,7 +27,8 @@ stand_in kinds expert_routing experts offload layers
 strict_json safetensors_header safetensors_folder stored_formats sources known_layers
 recipe.patterns recipe.text recipe.presets recipe.choice recipe.rule recipe.torchao recipe.recipe recipe
 recipe.edit recipe.assign recipe.nodes recipe.diff recipe.history coverage recipe.rules
-forward input_tap token_sequences calibration block_chains solving_order sequential
+forward input_tap token_sequences calibration block_chains solving_order
+stopped_run upstream chain_passes solved_in_place sequential
 solving quantization_report checkpoint.native quantize compiling
 measure tuning
 checkpoint.atomic checkpoint.mapped checkpoint.writer checkpoint.files checkpoint.manifest

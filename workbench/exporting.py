@@ -120,7 +120,7 @@ def iter_write(
             report = step
         elif step.solved is not None:
             layers.append(step.solved.result)
-            yield replace(step.solved.progress, label=f"{step.name}, {step.solved.result.solver}")
+            yield replace(step.solved.progress, label=step.solved.label)
         elif not layers:  # else a further piece of a layer that the format cuts in several
             left.pop(step.name, None)
             yield _converted(total - sum(left.values()), total, step.name, start)

@@ -4,6 +4,7 @@ A model's repeated blocks are run one at a time on stored hidden states, so that
 not through the model. Where blocks do not hand their output straight to the next, and for layers outside of blocks, the
 whole model is run. Layers that get the same input, or stand side by side like experts, are one stage: their moments are
 collected in one pass, at most as many at a time as memory allows, and each stage's codes are in place before the next.
+A stage that is known from before needs no pass: the text is run as far only as something has to be seen of it.
 The model itself is not changed: on this thread alone, solved layers compute with their new weights until the end.
 """
 
@@ -17,18 +18,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from workbench.affine import QuantizedWeight
-from workbench.block_chains import Block, argument_at, find_chains, hidden_state, is_linked, watching, with_argument
+from workbench.block_chains import Block, argument_at, find_chains, is_linked, watching, with_argument
 from workbench.calibration import Calibration
+from workbench.chain_passes import ChainPasses, Passes, WholeModel
+from workbench.errors import Cancelled
 from workbench.forward import Reached, evaluating, hooked, look, looking, run_model
 from workbench.input_tap import InputTap, in_features
 from workbench.layers import get_layer, model_device
-from workbench.offload import offloaded_values
+from workbench.solved_in_place import SolvedInPlace
 from workbench.solvers import InputMoments
 from workbench.solving_order import segments_of, stages_of
+from workbench.stopped_run import Kept, StoppedRun, bytes_of
+from workbench.upstream import Upstream
 
+Known = Callable[[str, str], bool]
 Solve = Callable[[str, InputMoments | None], QuantizedWeight]
 
 
@@ -39,6 +44,8 @@ def iter_sequential(
     calibration: Calibration,
     solve: Solve,
     *,
+    known: Known | None = None,
+    stopped: StoppedRun | None = None,
     cancel: threading.Event | None = None,
 ) -> Iterator[str]:
     """Solve layers in the order of the model, yielding the name of each.
@@ -50,6 +57,9 @@ def iter_sequential(
         calibration: The text.
         solve: Called with a name and the moments of its input (None where they are not wanted); returns the weight
             that the layers after it are to see.
+        known: Called with a name and what stands for the inputs of the layer; says whether `solve` can do without
+            their moments, because it was solved on these very inputs before. None where nothing is known.
+        stopped: What a run before held when it was stopped; this one goes on with it, and leaves its own there.
         cancel: Set it to stop before the next layer, or panel of a layer's moments.
 
     Raises:
@@ -61,9 +71,13 @@ def iter_sequential(
     wanted = {name for name in names if needs_moments[name]}
     calibration.hold_limit(max((in_features(layers[name]) for name in wanted), default=1))
     batches = list(calibration.batches(model_device(model)))
-    work = _Work(model, layers, wanted, calibration, batches, solve, cancel)
+    work = _Work(model, layers, wanted, calibration, batches, solve, known, stopped, cancel)
     with evaluating(model), looking(model, partial(look, cancel)), torch.no_grad():
-        yield from work.run()
+        try:
+            yield from work.run()
+        except (Cancelled, GeneratorExit):
+            work.leave()
+            raise
 
 
 class _Work:
@@ -75,47 +89,68 @@ class _Work:
         calibration: Calibration,
         batches: list[Tensor],
         solve: Solve,
+        known: Known | None,
+        stopped: StoppedRun | None,
         cancel: threading.Event | None,
     ) -> None:
         self.model, self.layers, self.wanted, self.calibration = model, layers, wanted, calibration
         self.batches, self.solve, self.cancel = batches, solve, cancel
-        self.stand_ins = _StandIns(layers)
+        self.known, self.stopped = known, stopped
+        self.drops = 0 if stopped is None else stopped.drops
+        self.look = partial(look, cancel)
+        self.stand_ins = SolvedInPlace(layers)
+        self.tap = InputTap(layers)
+        self.upstream: Upstream | None = None
+        self.passes: ChainPasses | None = None
+        self.begun = ""  # stands for the moments that the tap is collecting
 
     def run(self) -> Iterator[str]:
-        tap = InputTap(self.layers)
         chains = find_chains(self.model, self.layers)
-        with tap.probing(), watching(chains) as seen:
+        with self.tap.probing(), watching(chains) as seen:
             run_model(self.model, self.batches[0][:1])
         chains = [chain for chain in chains if is_linked(chain, seen)]
+        if self.known is not None:
+            self.upstream = Upstream(self.model, self.batches, self.tap.witness, self.look)
         with self.stand_ins:
-            for segment in segments_of(tap.calls, self.layers, chains):
+            for segment in segments_of(self.tap.calls, self.layers, chains):
                 if segment.chain is None:
-                    yield from self._stages(segment.names, tap, self._run_model, inside_block=False)
+                    yield from self._stages(segment.names, WholeModel(self.model, self.batches), inside_block=False)
                 else:
-                    yield from self._chain(segment.chain, tap)
+                    yield from self._chain(segment.chain)
+        if self.stopped is not None:
+            self.stopped.drop()
 
-    def _chain(self, chain: list[Block], tap: InputTap) -> Iterator[str]:
+    def leave(self) -> None:
+        """Leave what is in memory to the next run, as far as there is room for it."""
+        if self.stopped is None or self.upstream is None:
+            return
+        parts = [] if self.passes is None else self.passes.kept()
+        if self.begun:
+            parts.append(Kept(self.begun, self.tap.begun, bytes_of([m.total for m in self.tap.begun.totals.values()])))
+        self.stopped.hold(parts, self.drops, self.calibration.limit_bytes())
+
+    def _key(self, place: str) -> str:
+        return "" if self.upstream is None else self.upstream.key(place)
+
+    def _chain(self, chain: list[Block]) -> Iterator[str]:
         """Solve the blocks of a chain one after the other on the hidden states of each batch."""
-        hidden = self._capture(chain)
+        capture = partial(self._capture, chain)
+        place = next(name for name, module in self.model.named_modules() if module is chain[0].module)
+        passes = ChainPasses(chain, capture, self.look, self.stand_ins.forget_dense, self.stopped, place)
+        self.passes = passes
+        for number, block in enumerate(chain):
+            passes.enter(self._key(f"hidden states {number} from {place}"))
+            yield from self._stages(block.names, passes, inside_block=True)
+        self.passes = None
+        self.stand_ins.forget_dense([name for block in chain for name in block.names])
         for block in chain:
-
-            def forward(batch: int, block: Block = block) -> Any:
-                args, kwargs = block.calls[batch]
-                return block.module(
-                    *with_argument(args, block.place, hidden[batch]),
-                    **with_argument(kwargs, block.place, hidden[batch]),
-                )
-
-            yield from self._stages(block.names, tap, forward, inside_block=True)
-            if block is not chain[-1]:
-                for batch in range(len(self.batches)):
-                    look(self.cancel)
-                    hidden[batch] = hidden_state(forward(batch))
             block.calls = []
-            self.stand_ins.forget_dense(block.names)
 
     def _capture(self, chain: list[Block]) -> list[Tensor]:
-        """Run the model over the text up to the last block, note the arguments of each; return what the first gets."""
+        """Run the model over the text up to the last block, note the arguments of each; return what the first gets.
+
+        The blocks are dense, whatever is solved of them already: the arguments are those of a run from the beginning.
+        """
         hidden: list[Tensor] = []
 
         def note(block: Block, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -125,29 +160,32 @@ class _Work:
             if block is chain[-1]:
                 raise Reached
 
-        with hooked(((block, block.module) for block in chain), note):
+        names = [name for block in chain for name in block.names]
+        with self.stand_ins.away(names), hooked(((block, block.module) for block in chain), note):
             for batch in self.batches:
                 look(self.cancel)
                 with contextlib.suppress(Reached):
                     run_model(self.model, batch)
         return hidden
 
-    def _run_model(self, batch: int) -> None:
-        run_model(self.model, self.batches[batch])
-
-    def _stages(
-        self, names: list[str], tap: InputTap, forward: Callable[[int], Any], *, inside_block: bool
-    ) -> Iterator[str]:
-        for stage in stages_of(names, tap, inside_block):
-            for part in self._parts(stage, tap):
-                moments = self._moments(part, tap, forward)
+    def _stages(self, names: list[str], passes: Passes, *, inside_block: bool) -> Iterator[str]:
+        for stage in stages_of(names, self.tap, inside_block):
+            for part in self._parts(stage):
+                key = self._key(passes.place)
+                moments = self._moments(part, key, passes)
+                solved: dict[str, QuantizedWeight] = {}
                 for name in part:
-                    self.stand_ins.put(name, self.solve(name, moments.get(name)))
+                    solved[name] = self.solve(name, moments.get(name))
+                    self.stand_ins.put(name, solved[name])
                     yield name
+                self.begun = ""
+                for name, weight in solved.items():
+                    if self.upstream is not None:
+                        self.upstream.add(name, weight)
 
-    def _parts(self, stage: list[str], tap: InputTap) -> Iterator[list[str]]:
+    def _parts(self, stage: list[str]) -> Iterator[list[str]]:
         """Split a stage so that the moments of a part fit the memory; layers that share theirs stay together."""
-        limit = self.calibration.limit_bytes()
+        tap, limit = self.tap, self.calibration.limit_bytes()
         room = None if limit is None else limit // 2
         part: list[str] = []
         held: dict[str, int] = {}
@@ -162,58 +200,22 @@ class _Work:
         if part:
             yield part
 
-    def _moments(self, part: list[str], tap: InputTap, forward: Callable[[int], Any]) -> dict[str, InputMoments]:
-        wanted = [name for name in part if name in self.wanted]
+    def _moments(self, part: list[str], key: str, passes: Passes) -> dict[str, InputMoments]:
+        """Return moments of the layers of a part that want them and are not known; `key` stands for their inputs."""
+        known = self.known or (lambda *_: False)
+        wanted = [name for name in part if name in self.wanted and not known(name, key)]
         if not wanted:
             return {}
-        tap.begin(wanted)
-        with tap.collecting(partial(look, self.cancel)):
-            for batch in range(len(self.batches)):
-                look(self.cancel)
-                tap.run(lambda batch=batch: forward(batch))  # type: ignore[misc]
-        return tap.moments()
-
-
-class _StandIns:
-    """Solved layers that compute with their new weights, on this thread, until the end."""
-
-    def __init__(self, layers: dict[str, nn.Module]) -> None:
-        self._layers = layers
-        self._weights: dict[str, QuantizedWeight] = {}
-        self._dense: dict[str, Tensor] = {}
-        self._before: dict[str, Any] = {}
-        self._owner = threading.get_ident()
-
-    def __enter__(self) -> _StandIns:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, before in self._before.items():
-            own = vars(self._layers[name])
-            if before is None:
-                own.pop("forward", None)
-            else:
-                own["forward"] = before
-
-    def put(self, name: str, weight: QuantizedWeight) -> None:
-        """Let a layer compute with `weight` from now on."""
-        layer = self._layers[name]
-        original = layer.forward
-        self._weights[name] = weight
-        self._before[name] = vars(layer).get("forward")
-
-        def forward(inputs: Tensor) -> Tensor:
-            if threading.get_ident() != self._owner:
-                return original(inputs)  # type: ignore[no-any-return]
-            dense = self._dense.get(name)
-            if dense is None:
-                dense = self._dense[name] = self._weights[name].dequantize(layer.weight.dtype).to(inputs.device)  # type: ignore[arg-type]
-            bias = offloaded_values(layer, "bias")
-            return functional.linear(inputs, dense, None if bias is None else bias.to(inputs.device))
-
-        vars(layer)["forward"] = forward
-
-    def forget_dense(self, names: Sequence[str]) -> None:
-        """Let go of dequantized weights; they are made anew when they are needed."""
-        for name in names:
-            self._dense.pop(name, None)
+        begun = f"{key} {' '.join(part)}"
+        before = None if self.stopped is None else self.stopped.take([begun])
+        if before is not None and before.passes == len(self.batches):
+            self.tap.begun, self.begun = before, begun
+            return before.of(wanted)  # type: ignore[no-any-return]
+        passes.ready()
+        self.tap.begin(wanted, before)
+        self.begun = begun
+        with self.tap.collecting(self.look):
+            for batch in range(self.tap.begun.passes, len(self.batches)):
+                self.look()
+                self.tap.run(partial(passes, batch))
+        return self.tap.moments()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -21,14 +21,19 @@ from workbench.sequential import iter_sequential
 from workbench.solvers import InputMoments, SolveResult, solve
 from workbench.solvers.result import stacked
 from workbench.sources import ModelSource, Source, read_rows
+from workbench.stopped_run import StoppedRun
 
 
 class SolvedBefore(Protocol):
-    """What was solved before, and where results are kept for the next time."""
+    """What was solved before, and where results are kept for the next time.
 
-    def recall(
-        self, name: str, weight: Tensor, config: ResolvedConfig, moments: InputMoments | None
-    ) -> tuple[str, SolveResult | None]:
+    Attributes:
+        stopped: What a run in the order of the model held in memory when it was stopped; None for nothing.
+    """
+
+    stopped: StoppedRun | None
+
+    def recall(self, name: str, weight: Tensor, config: ResolvedConfig, inputs: str) -> tuple[str, SolveResult | None]:
         """Return what to keep the result under, and the result if it is known."""
         ...
 
@@ -46,12 +51,20 @@ class SolvedLayer:
         result: Errors of this layer.
         weight: Its portable int4 weight.
         trace: How the solver came to it.
+        kept: How many layers so far were solved before, and not again.
     """
 
     progress: Progress
     result: LayerResult
     weight: QuantizedWeight
     trace: ErrorTrace
+    kept: int = 0
+
+    @property
+    def label(self) -> str:
+        """Say which layer it is, by which solver, and how many layers so far were kept from before."""
+        kept = f", {self.kept} kept from before" if self.kept else ""
+        return f"{self.result.name}, {self.result.solver}{kept}"
 
 
 def iter_quantize(
@@ -105,7 +118,8 @@ def iter_quantize(
         yield solver.finished(name)
     names = [name for name in names if name not in set(stacks)]
     needs = {name: coverage.configs[name].solver == "calibrated" for name in names}
-    for name in iter_sequential(run, names, needs, calibration, solver.solve, cancel=cancel):
+    before: dict[str, Any] = {} if solved is None else {"known": solver.knows, "stopped": solved.stopped}
+    for name in iter_sequential(run, names, needs, calibration, solver.solve, **before, cancel=cancel):
         yield solver.finished(name)
 
 
@@ -118,18 +132,29 @@ class _Solver:
         self._source, self._coverage, self._cancel, self._solved = source, coverage, cancel, solved
         self._parameters = {row.name: row.parameters for row in coverage.int4_rows}
         self._start = time.monotonic()
-        self._done = 0
+        self._done = self._kept = self._kept_parameters = self._solves = 0
+        self._asked: dict[str, tuple[str, SolveResult | None]] = {}  # layers that are solved next: key, what is known
         self._latest: tuple[SolveResult, float] | None = None
+
+    def knows(self, name: str, inputs: str) -> bool:
+        """Say whether a layer was solved on the inputs that `inputs` stands for; `solve` then takes that."""
+        assert self._solved is not None, "who has nothing from before is not asked"
+        weight, config = self._source.weight(name), self._coverage.configs[name]
+        self._asked[name] = self._solved.recall(name, weight, config, inputs)
+        return self._asked[name][1] is not None
 
     def solve(self, name: str, moments: InputMoments | None) -> QuantizedWeight:
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("Quantizing was cancelled.", mend="start it again; nothing was changed")
-        began = time.monotonic()
-        config, experts = self._coverage.configs[name], experts_of(self._coverage, name)
-        if experts:
+        began, solves = time.monotonic(), self._solves
+        key, solved = self._asked.pop(name, (None, None))
+        experts = experts_of(self._coverage, name)
+        if solved is None and experts:
             solved = stacked([self._expert(name, e) for e in range(experts)])
-        else:
-            solved = self._recalled(name, self._source.weight(name), config, moments)
+        elif solved is None:
+            solved = self._recalled(name, self._source.weight(name), self._coverage.configs[name], moments, key)
+        if self._solves == solves:
+            self._kept, self._kept_parameters = self._kept + 1, self._kept_parameters + self._parameters[name]
         self._latest = solved, time.monotonic() - began
         return solved.weight
 
@@ -138,14 +163,26 @@ class _Solver:
         weight = read_rows(self._source, name, expert * rows, (expert + 1) * rows)
         return self._recalled(f"{name}[{expert}]", weight, self._coverage.configs[name], None)
 
-    def _recalled(self, name: str, weight: Tensor, config: ResolvedConfig, moments: InputMoments | None) -> SolveResult:
-        """Return what was solved before, or solve it now and leave it for the next time."""
-        key, known = ("", None) if self._solved is None else self._solved.recall(name, weight, config, moments)
-        if known is not None:
-            return known
+    def _recalled(
+        self, name: str, weight: Tensor, config: ResolvedConfig, moments: InputMoments | None, key: str | None = None
+    ) -> SolveResult:
+        """Return what was solved before, or solve it now and leave it for the next time.
+
+        Args:
+            name: Module path.
+            weight: Any float dtype [N, K].
+            config: Everything resolved.
+            moments: Of the inputs, or None.
+            key: What to keep it under, where it is known that it was not solved before; None where that is not.
+        """
+        if key is None and self._solved is not None:
+            key, known = self._solved.recall(name, weight, config, "")
+            if known is not None:
+                return known
+        self._solves += 1
         found = solve(weight, config, statistics=moments, name=name, cancel=self._cancel)
         if self._solved is not None:
-            self._solved.keep(key, found)
+            self._solved.keep(key or "", found)
         return found
 
     def finished(self, name: str) -> SolvedLayer:
@@ -154,7 +191,9 @@ class _Solver:
         (solved, seconds), config = self._latest, self._coverage.configs[name]
         self._done += self._parameters[name]
         total, elapsed = sum(self._parameters.values()), time.monotonic() - self._start
-        progress = Progress(self._done, total, name, elapsed, elapsed * (total - self._done) / max(1, self._done))
+        worked = self._done - self._kept_parameters  # what was kept took no time, and tells nothing of the rest
+        left = elapsed * (total - self._done) / worked if worked else None if self._done < total else 0.0
+        progress = Progress(self._done, total, name, elapsed, left)
         trace = solved.trace
         result = LayerResult(
             name,
@@ -168,4 +207,4 @@ class _Solver:
             seconds,
             solved.notes,
         )
-        return SolvedLayer(progress, result, solved.weight, trace)
+        return SolvedLayer(progress, result, solved.weight, trace, self._kept)

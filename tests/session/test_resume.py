@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
 import workbench as wb
-from tests.session.stand_ins import Toy
+from tests.calibrated_models import Letters
+from tests.session.stand_ins import Toy, tensors_of
 from tests.tiny_models import make
 from workbench.demo import demo_eval_text
 from workbench.errors import Cancelled
@@ -137,3 +140,168 @@ def test_quality_goes_on_with_the_layers_solved_and_the_windows_read(monkeypatch
     assert ended(session, session.quality.measure()) == "cancelled"
     assert ended(session, session.quality.measure()) == "done" and session.quality.state.measured.complete
     assert len(solved.names) == len(set(solved.names)) == len(session.coverage.configs)
+
+
+# --- layers that are calibrated, in the order of the model --------------------------------------------------------
+
+TEXT = "One text of many letters that a tokenizer of letters cuts into tokens. " * 5
+CALIBRATED = {"group_size": 32, "domain": "int", "solver": "calibrated", "options": {"sweeps": 0, "candidates": 1}}
+
+
+class Passes:
+    """Counts how often each layer of a model is run, on any thread."""
+
+    def __init__(self, model):
+        self.calls = Counter()
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *_, name=name: self.calls.update([name]))
+
+    def taken(self):
+        taken, self.calls = self.calls, Counter()
+        return taken
+
+
+@pytest.fixture(autouse=True)
+def several_batches(monkeypatch):
+    monkeypatch.setattr("workbench.calibration._BATCH_TOKENS", {"cpu": 100})
+
+
+def calibrated():
+    session = open_session(make("qwen2"), Letters())
+    session.calibration.set_text(TEXT)
+    session.configure(**CALIBRATED)
+    session.cancel()
+    assert session.wait(TIMEOUT_S)
+    return session
+
+
+def layers_of(session, folder, **how):
+    """What an export of the session writes."""
+    assert ended(session, session.export(folder, verify=False, **how)) == "done"
+    return tensors_of(folder)
+
+
+def assert_same(one, other):
+    assert set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("format", ["native", "compressed-tensors"])
+@pytest.mark.parametrize("at", [1, 6, 13])
+def test_a_calibrated_export_that_was_cancelled_goes_on_with_the_pass_it_was_at(at, format, tmp_path, monkeypatch):
+    session = calibrated()
+    passes, names = Passes(session.source.model), list(session.coverage.configs)
+    solved = Counted(monkeypatch, "workbench.solving.solve", stop_at=at, error=Cancelled("stop"))
+    assert ended(session, session.export(tmp_path / "one", verify=False, format=format)) == "cancelled"
+    cut = passes.taken()
+    assert session.calibration.stopped.held_bytes > 0
+    found = layers_of(session, tmp_path / "one", format=format)
+    rest = passes.taken()
+    assert solved.names.count(names[0]) == 1 and len(solved.names) == len(set(solved.names)) == len(names)
+    assert session.calibration.stopped.held_bytes == 0
+    whole = calibrated()
+    passes = Passes(whole.source.model)
+    expected = layers_of(whole, tmp_path / "two", format=format)
+    once = passes.taken()
+    assert_same(found, expected)
+    assert all(cut[name] + rest[name] <= once[name] + 1 for name in once), "one run more shows the order"
+
+
+def test_the_progress_says_how_many_layers_were_kept(tmp_path, monkeypatch):
+    session = calibrated()
+    Counted(monkeypatch, "workbench.solving.solve", stop_at=6, error=Cancelled("stop"))
+    assert ended(session, session.sweep_errors()) == "cancelled"
+    seen = []
+    session.listen(lambda event: event.kind == "job" and event.data.progress and seen.append(event.data.progress))
+    assert ended(session, session.sweep_errors()) == "done"
+    assert any(one.label.endswith(", calibrated, 6 kept from before") for one in seen)
+    kept = [one for one in seen if one.label.endswith(", 5 kept from before")]
+    assert kept and all(one.remaining_s is None for one in kept), "what took no time tells nothing of the rest"
+
+
+@pytest.mark.parametrize("at", [1, 8])
+def test_a_calibrated_sweep_goes_on_also_with_its_views(at, monkeypatch):
+    session = calibrated()
+    viewed = Counted(monkeypatch, "workbench.views.ordered.view_of")
+    Counted(monkeypatch, "workbench.solving.solve", stop_at=at, error=Cancelled("stop"))
+    assert ended(session, session.sweep_errors()) == "cancelled"
+    assert ended(session, session.sweep_errors()) == "done"
+    whole = calibrated()
+    assert ended(whole, whole.sweep_errors()) == "done"
+    assert session.errors == whole.errors and len(whole.errors) == len(whole.coverage.configs)
+    passes = Passes(session.source.model)
+    before = len(viewed.names)
+    assert ended(session, session.sweep_errors()) == "done"
+    assert len(viewed.names) == before == 2 * len(whole.errors), "the views are at hand"
+    assert max(passes.taken().values()) == 1, "one run shows the order"
+
+
+def another_text(session):
+    session.calibration.set_text(TEXT[::-1])
+
+
+def another_recipe(session):
+    session.select([next(iter(session.coverage.configs))])
+    session.configure(group_size=64, scope="layer")
+
+
+def another_weight(session):
+    weight = session.source.model.model.layers[0].self_attn.q_proj.weight
+    weight.data = weight.data * 1.5  # of which its version tells nothing
+
+
+@pytest.mark.parametrize("change", [another_text, another_recipe, another_weight])
+@pytest.mark.parametrize("work", ["sweep", "export"])
+def test_what_was_stopped_before_a_change_is_nowhere_after_it(work, change, tmp_path, monkeypatch):
+    session = calibrated()
+    Counted(monkeypatch, "workbench.solving.solve", stop_at=9, error=Cancelled("stop"))
+    job = session.sweep_errors() if work == "sweep" else session.export(tmp_path / "cut", verify=False)
+    assert ended(session, job) == "cancelled" and session.calibration.stopped.held_bytes > 0
+    change(session)
+    session.cancel()
+    assert session.wait(TIMEOUT_S)
+    assert change is another_weight or session.calibration.stopped.held_bytes == 0
+    fresh = calibrated()
+    change(fresh)
+    session.cancel(), fresh.cancel()
+    assert session.wait(TIMEOUT_S) and fresh.wait(TIMEOUT_S)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "another cache"))
+    expected = layers_of(fresh, tmp_path / "fresh")
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
+    assert ended(session, session.sweep_errors()) == "done"
+    assert_same(layers_of(session, tmp_path / "one"), expected)
+
+
+def test_another_kernel_keeps_the_layers_and_takes_one_pass_to_where_they_end(tmp_path, monkeypatch):
+    session = calibrated()
+    solved = Counted(monkeypatch, "workbench.solving.solve", stop_at=9, error=Cancelled("stop"))
+    assert ended(session, session.export(tmp_path / "one", verify=False)) == "cancelled"
+    other = calibrated()  # as after a restart of the kernel
+    passes = Passes(other.source.model)
+    found = layers_of(other, tmp_path / "one")
+    assert len(solved.names) == len(set(solved.names)) == len(other.coverage.configs)
+    whole = calibrated()
+    once = Passes(whole.source.model)
+    assert_same(found, layers_of(whole, tmp_path / "two"))
+    first = "model.layers.0.self_attn.q_proj"
+    assert passes.taken()[first] < once.taken()[first], "no moments of a layer that is solved are collected"
+
+
+def test_improve_on_outputs_goes_on_with_inputs_and_errors(tmp_path, monkeypatch):
+    session = calibrated()
+    session.configure(solver="rtn")
+    assert session.wait(TIMEOUT_S)
+    passes = Passes(session.source.model)
+    solved = Counted(monkeypatch, "workbench.improve.trials.solve", stop_at=60, error=Cancelled("stop"))
+    assert ended(session, session.improve()) == "cancelled"
+    assert passes.taken()
+    cut = len(solved.names)
+    assert ended(session, session.improve()) == "done" and passes.taken() == {}
+    rest = len(solved.names) - cut
+    fresh = calibrated()
+    fresh.configure(solver="rtn")
+    assert fresh.wait(TIMEOUT_S)
+    before = len(solved.names)
+    assert ended(fresh, fresh.improve()) == "done"
+    assert cut + rest <= len(solved.names) - before + 2 * torch.get_num_threads()
+    assert session.improving.latest.recipe == fresh.improving.latest.recipe
+    assert session.improving.latest.error_after == fresh.improving.latest.error_after

@@ -36,7 +36,7 @@ class Held:
         self.sweep = Sweep(
             *(source, text, ViewCache()),
             coverage=lambda: self.coverage,
-            recorded=lambda name: name in self.views,
+            recorded=lambda name: self.views.get(name),
             check=lambda name: None,
         )
 

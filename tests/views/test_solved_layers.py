@@ -9,7 +9,7 @@ import torch
 
 from workbench.config import Int4WeightOnlyConfig
 from workbench.recipe.recipe import Choice
-from workbench.solvers import InputMoments, solve
+from workbench.solvers import solve
 from workbench.views.cache import ViewCache, solve_and_measure
 from workbench.views.solved_layers import SolvedLayers, key_of
 
@@ -35,36 +35,35 @@ def test_what_is_kept_is_recalled_to_the_bit_in_another_process_too(weight, doma
     weight, config = weight.to(dtype), settings(domain=domain)
     solved = solve(weight, config)
     first = SolvedLayers(folder=tmp_path)
-    key, found = first.recall("a", weight, config, None)
+    key, found = first.recall("a", weight, config, "")
     assert found is None and len(key) == 64
     first.keep(key, solved)
-    key_again, again = SolvedLayers(folder=tmp_path).recall("another name", weight.clone(), config, None)
+    key_again, again = SolvedLayers(folder=tmp_path).recall("another name", weight.clone(), config, "")
     assert key_again == key and same(again.weight, solved.weight) and again.weight.solved_by == solved.weight.solved_by
     assert (again.trace, again.solver, again.notes) == (solved.trace, solved.solver, solved.notes)
 
 
 def test_whatever_decides_a_result_makes_another_key(weight):
-    config, moments = settings("calibrated"), InputMoments(torch.eye(77), 9)
+    config, inputs = settings("calibrated"), "a key of its inputs"
     changed = weight.clone()
     changed[3, 3] = torch.nextafter(changed[3, 3], torch.tensor(9.0))
     keys = {
-        key_of(weight, config, moments),
-        key_of(changed, config, moments),
-        key_of(weight.double().to(torch.bfloat16), config, moments),
-        key_of(weight.reshape(77, 6), config, moments),
-        key_of(weight, config, InputMoments(torch.eye(77), 10)),
-        key_of(weight, config, InputMoments(2 * torch.eye(77), 9)),
-        key_of(weight, config, None),
-        key_of(weight, settings("calibrated", group_size=64), moments),
-        key_of(weight, settings("refined"), moments),
+        key_of(weight, config, inputs),
+        key_of(changed, config, inputs),
+        key_of(weight.double().to(torch.bfloat16), config, inputs),
+        key_of(weight.reshape(77, 6), config, inputs),
+        key_of(weight, config, "another"),
+        key_of(weight, config, ""),
+        key_of(weight, settings("calibrated", group_size=64), inputs),
+        key_of(weight, settings("refined"), inputs),
     }
-    assert len(keys) == 9
-    assert key_of(weight, replace(config, inner_k_tiles=2, notes=("x",)), moments) == key_of(weight, config, moments)
+    assert len(keys) == 8
+    assert key_of(weight, replace(config, inner_k_tiles=2, notes=("x",)), inputs) == key_of(weight, config, inputs)
 
 
 def test_round_to_nearest_is_not_kept(weight, tmp_path):
     layers, config = SolvedLayers(folder=tmp_path), settings("rtn")
-    key, found = layers.recall("a", weight, config, None)
+    key, found = layers.recall("a", weight, config, "")
     layers.keep(key, solve(weight, config))
     assert (key, found, list(tmp_path.iterdir())) == ("", None, [])
 
@@ -73,27 +72,27 @@ def test_a_view_of_this_very_weight_is_taken_and_of_no_other(weight, tmp_path):
     cache, config = ViewCache(), settings()
     cache.put("a", config, solve_and_measure(weight, "a", config, None))
     layers = SolvedLayers(cache, tmp_path)
-    assert same(layers.recall("a", weight, config, None)[1].weight, solve(weight, config).weight)
-    assert layers.recall("a", weight.clone(), config, None)[1] is not None  # a folder's weight is read anew
-    assert layers.recall("b", weight, config, None)[1] is None
-    assert layers.recall("a", weight, settings("hqq"), None)[1] is None
+    assert same(layers.recall("a", weight, config, "")[1].weight, solve(weight, config).weight)
+    assert layers.recall("a", weight.clone(), config, "")[1] is not None  # a folder's weight is read anew
+    assert layers.recall("b", weight, config, "")[1] is None
+    assert layers.recall("a", weight, settings("hqq"), "")[1] is None
     before = weight.clone()
     weight.mul_(2)  # as training does
-    assert layers.recall("a", weight, config, None)[1] is None
-    assert layers.recall("a", before, config, None)[1] is None  # the view's own weight is no longer what was solved
+    assert layers.recall("a", weight, config, "")[1] is None
+    assert layers.recall("a", before, config, "")[1] is None  # the view's own weight is no longer what was solved
 
 
 def test_a_damaged_file_is_no_result(weight, tmp_path):
     layers, config = SolvedLayers(folder=tmp_path), settings()
-    key, _ = layers.recall("a", weight, config, None)
+    key, _ = layers.recall("a", weight, config, "")
     layers.keep(key, solve(weight, config))
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     for damaged in (whole[:-1], whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:], b"", b"not a file"):
         path.write_bytes(damaged)
-        assert layers.recall("a", weight, config, None)[1] is None
+        assert layers.recall("a", weight, config, "")[1] is None
     path.write_bytes(whole)
-    assert layers.recall("a", weight, config, None)[1] is not None
+    assert layers.recall("a", weight, config, "")[1] is not None
 
 
 def test_what_is_whole_is_forgotten_and_the_oldest_beyond_the_bound(weight, tmp_path):
@@ -103,12 +102,12 @@ def test_what_is_whole_is_forgotten_and_the_oldest_beyond_the_bound(weight, tmp_
     solved = solve(weight, config)
     layers = SolvedLayers(folder=tmp_path)
     for place in range(3):
-        key, _ = layers.recall("a", weight + place, config, None)
+        key, _ = layers.recall("a", weight + place, config, "")
         layers.keep(key, solved)
         os.utime(tmp_path / f"{key}.safetensors", (2e9 + place, 2e9 + place))
     size = (tmp_path / f"{key}.safetensors").stat().st_size
     small = SolvedLayers(folder=tmp_path, max_bytes=2 * size)
-    key, _ = small.recall("a", weight + 9, config, None)
+    key, _ = small.recall("a", weight + 9, config, "")
     small.keep(key, solved)
     assert len(list(tmp_path.iterdir())) == 2
     small.forget()
@@ -119,6 +118,6 @@ def test_what_is_whole_is_forgotten_and_the_oldest_beyond_the_bound(weight, tmp_
 def test_a_disk_that_takes_nothing_stops_no_export(weight, tmp_path):
     (tmp_path / "file").write_text("in the way")
     layers, config = SolvedLayers(folder=tmp_path / "file"), settings()
-    key, _ = layers.recall("a", weight, config, None)
+    key, _ = layers.recall("a", weight, config, "")
     layers.keep(key, solve(weight, config))
-    assert layers.recall("a", weight, config, None)[1] is None
+    assert layers.recall("a", weight, config, "")[1] is None

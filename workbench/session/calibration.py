@@ -16,6 +16,7 @@ from workbench.records.progress import Progress
 from workbench.session.layer_inputs import HELD_BYTES, LayerInputs
 from workbench.session.tokenized_text import DEMO_ORIGIN, TYPED_ORIGIN, TokenizedText
 from workbench.sources import Source
+from workbench.stopped_run import StoppedRun
 from workbench.views.cache import STOPPED, WAITING, Inputs
 from workbench.views.views import LayerView
 
@@ -41,6 +42,7 @@ class SessionCalibration(TokenizedText):
 
     Attributes:
         lane: Where the text is tokenized and run through the dense model.
+        stopped: What a run of the text through calibrated layers held when it was stopped, within a bound.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class SessionCalibration(TokenizedText):
         on_text: Callable[[], None] = lambda: None,
         max_bytes: int = HELD_BYTES,
     ) -> None:
-        self._inputs = LayerInputs(source, max_bytes)
+        self._inputs, self.stopped = LayerInputs(source, max_bytes), StoppedRun()
         super().__init__(source, tokenizer, on_state=on_state, loads_bytes=self._inputs.loads_bytes)
         self._in_turn, self._on_job, self._again, self._on_text = in_turn, on_job, again, on_text
         self.lane = Lane("calibration", latest_wins=True)
@@ -72,6 +74,7 @@ class SessionCalibration(TokenizedText):
             running.again = None  # what it goes on with is of the text before
         self.lane.cancel()
         self.put(text, origin if text.strip() else "", path)
+        self.stopped.drop()
         self._on_state(self.state)
         self.look()
         self._on_text()

@@ -91,6 +91,7 @@ class SessionErrors:
         }
         if len(kept) < len(self.views) or len(kept) < len(configs):  # other layers may see other inputs
             kept = {name: view for name, view in kept.items() if view.inputs != UPSTREAM.badge}
+            self._owner.calibration.stopped.drop()
         self.views = kept
 
     def text_changed(self) -> None:
@@ -117,7 +118,7 @@ class SessionErrors:
             self._owner.calibration,
             self._cache,
             coverage=lambda: self._owner.coverage,
-            recorded=lambda name: name in self.views,
+            recorded=lambda name: self.views.get(name),
             check=lambda name: check_readable(source, name),
             done=self._swept,
         )

@@ -178,7 +178,7 @@ class SessionExport:
                 how: dict[str, Any] = {"target": target, "overwrite": overwrite, "verify": verify}
                 yield from iter_write(owner.given.contents(), place, **how, cancel=cancel)
                 return
-            text, model, solved = None, None, SolvedLayers(self._cache)
+            text, model, solved = None, None, SolvedLayers(self._cache, stopped=owner.calibration.stopped)
             if calibrated:
                 text = owner.calibration.prepared()
                 yield from owner.calibration.load(cancel)

@@ -70,7 +70,7 @@ class ModelPair:
             check_causal(dense, self._calibration.source.name)
             self._checked = stamp
         self._logits.keep_for(stamp)
-        wanted = Wanted(dense, coverage, self._calibration.prepared, self._calibration.stamp)
+        wanted = Wanted(dense, coverage, self._calibration.prepared, self._calibration.stamp, self._calibration.stopped)
         layers = yield from self._layers.update(wanted, cancel)
         return Remembered(dense, self._logits), twin_of(dense, layers)
 

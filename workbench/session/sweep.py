@@ -7,19 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from typing import Any
 
 from workbench.config import ResolvedConfig
 from workbench.coverage.coverage import Coverage, needs_calibration
+from workbench.digests import digest_of
 from workbench.errors import WeightError
 from workbench.jobs import progress_since
 from workbench.records.progress import Progress
 from workbench.session.calibration import SessionCalibration
+from workbench.solving import SolvedLayer
 from workbench.sources import ModelSource, Source
 from workbench.views.cache import NO_INPUTS, UPSTREAM, Inputs, ViewCache, same_values
 from workbench.views.ordered import iter_ordered_views
 from workbench.views.views import LayerView, iter_layer_views
 
-Solved = tuple[ResolvedConfig, tuple[int, int]]
+Solved = tuple[ResolvedConfig, tuple[int, int], str]
 _THUMBNAIL = 64  # sides of a picture: a sweep keeps thousands of them
 
 
@@ -31,9 +34,10 @@ class Sweep:
         calibration: The text, for layers that are to be calibrated.
         cache: Solved layers of before.
         coverage: Returns what becomes of every weight now.
-        recorded: Says whether the view of a layer that was yielded is held.
+        recorded: Returns the view of a layer that was yielded and is held, or None.
         check: Raises for a layer of which there is nothing to show.
-        done: Name → settings and version of the weight that were solved: a sweep that was cut short goes on from them.
+        done: Name → settings and version of the weight that were solved, and what stands for the codes where they
+            depend on the layers before ("" elsewhere): a sweep that was cut short goes on from them.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class Sweep:
         cache: ViewCache,
         *,
         coverage: Callable[[], Coverage],
-        recorded: Callable[[str], bool],
+        recorded: Callable[[str], LayerView | None],
         check: Callable[[str], None],
         done: dict[str, Solved] | None = None,
     ) -> None:
@@ -67,20 +71,20 @@ class Sweep:
             coverage, stamp = self._coverage(), self.calibration.stamp
             inputs = NO_INPUTS
             if needs_calibration(coverage):
-                done.clear()  # what comes before a layer decides what it sees
                 inputs = yield from self._in_order(coverage, stamp, cancel)
             for place, row in enumerate(coverage.int4_rows, start=1):
                 if not self._holds(coverage, stamp):
                     break
                 config = coverage.configs[row.name]
-                known = self._recorded(row.name) or row.name in broken
+                known = self._recorded(row.name) is not None or row.name in broken
                 if known and self._holds_for(row.name, config):
                     continue
                 found = self._alone(row.name, config, inputs, cancel)
-                done[row.name] = config, self._version(row.name)
+                version = self._version(row.name)
                 if isinstance(found, WeightError):
                     broken.add(row.name)
                 yield progress_since(start, place, len(coverage.int4_rows), f"{row.name}, {config.solver}"), found
+                done[row.name] = config, version, ""  # not before it is taken: what is cancelled now is not
 
     def _holds(self, coverage: Coverage, stamp: str) -> bool:
         """Say whether recipe and text are what they were."""
@@ -107,19 +111,29 @@ class Sweep:
         for loading in self.calibration.load(cancel):
             yield loading, None
         text, inputs = self.calibration.prepared(), replace(UPSTREAM, stamp=stamp)
-        steps = iter_ordered_views(
-            self.source, coverage, text, self.calibration.model, inputs, max_side=_THUMBNAIL, cancel=cancel
-        )
+        reached: dict[str, Solved] = {}
+
+        def at_hand(step: SolvedLayer) -> bool:
+            name = step.result.name
+            reached[name] = coverage.configs[name], self._version(name), digest_of(step.weight)
+            held = self._recorded(name)
+            return held is not None and _shows(held, inputs) and _same(self._done.get(name), reached[name])
+
+        given: dict[str, Any] = {"max_side": _THUMBNAIL, "stopped": self.calibration.stopped, "at_hand": at_hand}
+        steps = iter_ordered_views(self.source, coverage, text, self.calibration.model, inputs, **given, cancel=cancel)
+        found = NO_INPUTS
         try:
             with contextlib.closing(steps):
-                for progress, view in steps:
+                for step in steps:
                     if not self._holds(coverage, stamp):
-                        return NO_INPUTS
-                    self._done[view.name] = view.config, self._version(view.name)
-                    yield progress, view
+                        break
+                    yield step
+                    self._done |= reached  # not before it is taken
         except WeightError as error:
-            return Inputs(None, f"the model cannot be run so far: {error.what}", "no inputs", stamp)
-        return NO_INPUTS
+            found = Inputs(None, f"the model cannot be run so far: {error.what}", "no inputs", stamp)
+        for name in self._done.keys() - reached.keys():  # what comes before a layer decides what it sees
+            del self._done[name]
+        return found
 
     def _alone(
         self, name: str, config: ResolvedConfig, inputs: Inputs, cancel: threading.Event
@@ -138,3 +152,12 @@ class Sweep:
             )
         except WeightError as error:
             return error
+
+
+def _same(one: Solved | None, other: Solved) -> bool:
+    return one is not None and same_values(one[0], other[0]) and one[1:] == other[1:]
+
+
+def _shows(view: LayerView, inputs: Inputs) -> bool:
+    """Say whether a view is of a layer with these inputs, or of one that looks at none."""
+    return view.config.solver != "calibrated" or (view.inputs, view.stamp) == (inputs.badge, inputs.stamp)

@@ -18,6 +18,7 @@ from workbench.quantize import int4_layer
 from workbench.records.progress import Progress
 from workbench.solving import iter_quantize
 from workbench.sources import ModelSource, Source
+from workbench.stopped_run import StoppedRun
 from workbench.views.cache import ViewCache
 from workbench.views.solved_layers import SolvedLayers
 from workbench.views.views import held_layer
@@ -34,12 +35,14 @@ class Wanted:
         coverage: What becomes int4, and how.
         calibration: Returns the text's tokens; called only where a layer is to be calibrated.
         stamp: Stands for that text.
+        stopped: What a run of calibrated layers held when it was stopped; None for nothing.
     """
 
     model: nn.Module
     coverage: Coverage
     calibration: Callable[[], Calibration]
     stamp: str = ""
+    stopped: StoppedRun | None = None
 
 
 class Int4Layers:
@@ -109,10 +112,11 @@ class Int4Layers:
             configs = {name: coverage.configs[name] for name in missing}
             coverage = replace(coverage, rows=tuple(r for r in coverage.rows if r.name in rows), configs=configs)
         source = ModelSource(wanted.model) if isinstance(self.source, ModelSource) else self.source
-        given: dict[str, Any] = {"calibration": calibration, "model": wanted.model, "solved": SolvedLayers()}
+        solved = SolvedLayers(stopped=wanted.stopped)
+        given: dict[str, Any] = {"calibration": calibration, "model": wanted.model, "solved": solved}
         for step in iter_quantize(source, coverage, cancel=cancel, **given):
             self._hold(wanted, keys, step.result.name, step.weight)
-            yield replace(step.progress, label=f"solving {step.result.name}, {step.result.solver}")
+            yield replace(step.progress, label=f"solving {step.label}")
 
     def _hold(self, wanted: Wanted, keys: dict[str, Hashable], name: str, weight: Any) -> None:
         self._held[name] = keys[name], int4_layer(wanted.model, name, weight, wanted.coverage)

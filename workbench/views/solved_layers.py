@@ -1,6 +1,6 @@
 """Solved layers that need not be solved again: those of the views, and on disk those of an export that was cut short.
 
-What is on disk is found by a hash of all that decides a result (the weight itself, its settings, the moments of its
+What is on disk is found by a hash of all that decides a result (the weight itself, its settings, what stands for its
 inputs, the versions of the workbench and of PyTorch), so that it is never taken for another weight's. It is let go of
 when the checkpoint that it is for is whole. A file that cannot be read back as it was written is no result.
 """
@@ -23,10 +23,12 @@ from torch import Tensor
 
 import workbench
 from workbench.config import ResolvedConfig
+from workbench.digests import add_values
 from workbench.errors import WorkbenchError
 from workbench.portable import portable_tensors, quantized_from_portable
 from workbench.records.errors import ErrorTrace
-from workbench.solvers import InputMoments, SolveResult
+from workbench.solvers import SolveResult
+from workbench.stopped_run import StoppedRun
 from workbench.user_cache import cache_folder
 from workbench.views.cache import ViewCache
 
@@ -44,30 +46,35 @@ class SolvedLayers:
         cache: Layers that were solved to be looked at; None for none.
         folder: Where results are kept; None is a folder of the user's cache.
         max_bytes: Most bytes of files; the oldest are let go of.
+        stopped: What a run in the order of the model held in memory when it was stopped; None for nothing.
     """
 
     def __init__(
-        self, cache: ViewCache | None = None, folder: Path | None = None, *, max_bytes: int = MAX_BYTES
+        self,
+        cache: ViewCache | None = None,
+        folder: Path | None = None,
+        *,
+        max_bytes: int = MAX_BYTES,
+        stopped: StoppedRun | None = None,
     ) -> None:
+        self.stopped = stopped
         self.folder = cache_folder() / "solved" if folder is None else folder
         self.max_bytes = max_bytes
         self._cache, self._used = cache, set[str]()
 
-    def recall(
-        self, name: str, weight: Tensor, config: ResolvedConfig, moments: InputMoments | None
-    ) -> tuple[str, SolveResult | None]:
+    def recall(self, name: str, weight: Tensor, config: ResolvedConfig, inputs: str) -> tuple[str, SolveResult | None]:
         """Return what to `keep` the result under ("" for not at all), and the result if it is known.
 
         Args:
             name: Module path.
             weight: Any float dtype [N, K].
             config: Everything resolved.
-            moments: What a calibrated solver is given, or None.
+            inputs: Stands for the inputs that a calibrated solver is given; "" for none.
         """
         viewed = self._viewed(name, weight, config)
         if viewed is not None or config.solver == "rtn":
             return "", viewed
-        key = key_of(weight, config, moments)
+        key = key_of(weight, config, inputs)
         self._used.add(key)
         return key, self._read(key, weight.device)
 
@@ -129,27 +136,26 @@ class SolvedLayers:
                 path.unlink(missing_ok=True)
 
 
-def key_of(weight: Tensor, config: ResolvedConfig, moments: InputMoments | None) -> str:
-    """Return a hash of all that decides the result of solving a weight, any float dtype [N, K]."""
+def key_of(weight: Tensor, config: ResolvedConfig, inputs: str) -> str:
+    """Return a hash of all that decides the result of solving a weight.
+
+    Args:
+        weight: Any float dtype [N, K].
+        config: Everything resolved.
+        inputs: Stands for the inputs that a calibrated solver is given; "" for none.
+    """
     settings = replace(config, notes=(), inner_k_tiles=8)
     versions = (workbench.__version__, torch.__version__)
-    found = hashlib.sha256(repr((versions, settings, weight.dtype, tuple(weight.shape))).encode())
-    _add(found, weight)
-    if moments is not None:
-        found.update(repr((moments.tokens, tuple(moments.total.shape))).encode())
-        _add(found, moments.total)
+    found = hashlib.sha256(repr((versions, settings, inputs)).encode())
+    add_values(found, weight)
     return found.hexdigest()
-
-
-def _add(found: Any, values: Tensor) -> None:
-    found.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)} ".encode())
-        _add(found, tensors[name])
+        found.update(f"{name} ".encode())
+        add_values(found, tensors[name])
     return found.hexdigest()
 
 
