@@ -59,8 +59,7 @@ class Int4Source:
     @property
     def stored_bytes(self) -> int:
         """Bytes of the files that hold its weights."""
-        files = [self.path] if self.path.is_file() else self.path.glob("*.safetensors")
-        return sum(file.stat().st_size for file in files)
+        return weight_bytes(self.path)
 
     def weight(self, name: str) -> Tensor:
         """Refuse: no weight of it is to be quantized.
@@ -83,6 +82,12 @@ class Int4Source:
     def missing(self, name: str) -> str:
         """Say why no weight can be quantized from here."""
         return "the model is int4 already"
+
+
+def weight_bytes(path: Path) -> int:
+    """Return the bytes of the files that hold the weights of a checkpoint: a folder of safetensors, or a GGUF file."""
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def _records(outline: Outline, listed: Sequence[LayerRecord]) -> Iterator[LayerRecord]:

@@ -241,7 +241,7 @@ def test_a_tensor_beside_the_manifest_is_found(copy):
 def test_a_folder_without_manifest_loads_but_cannot_be_verified(copy):
     (copy / MANIFEST_FILE).unlink()
     assert loads_or_says(copy)
-    damaged(copy, "does not exist")
+    damaged(copy, r"has no int4_manifest.json, where the hashes stand\..*--format native --out NEW")
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
@@ -335,7 +335,15 @@ def test_json_that_is_no_object_is_refused(text, tmp_path):
 
 
 def test_a_path_that_holds_no_checkpoint_is_named(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "away").symlink_to("/")  # which nobody looks at
+    with pytest.raises(CheckpointError, match=r"config.json' does not exist.*name a checkpoint folder"):
+        verify_checkpoint(tmp_path)
+    (tmp_path / "file").write_text("")
+    for path, said in ((tmp_path / "file", "is a file"), (tmp_path / "nowhere", "nowhere' does not exist")):
+        with pytest.raises(CheckpointError, match=said):
+            verify_checkpoint(path)
     unloadable(tmp_path / "nowhere", "does not exist")
     unloadable(tmp_path, "does not exist")
     model = tiny_models.saved("qwen2", tmp_path)
-    unloadable(model, "no int4 checkpoint of the workbench.*quant_method is None")
+    unloadable(model, "no int4 checkpoint of the workbench: nothing says that it is quantized")

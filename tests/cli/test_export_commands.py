@@ -46,9 +46,11 @@ def test_an_export_says_all_that_a_person_needs(says, model, tmp_path):
 def test_a_checkpoint_goes_to_another_library_and_back_code_by_code(says, exported, tmp_path):
     shown = says("inspect", exported)
     assert "model.layers.0.mlp.up_proj" in shown and "compressed-tensors, 14 int4 modules" in shown
+    assert " stored, " in shown and " as native" in shown
     assert f"convert it: workbench import {exported} --out DIR" in shown
     held = json.loads(says("inspect", exported, "--json"))
     assert held["quant_method"] == "compressed-tensors" and len(held["modules"]) == 14
+    assert held["stored_bytes"] == (exported / SAFETENSORS).stat().st_size
     assert f"wrote {tmp_path / 'native'} (native): " in says("import", exported, "--out", tmp_path / "native")
     assert "whole (" in says("verify", tmp_path / "native") and " int " in says("inspect", tmp_path / "native")
     says("export", tmp_path / "native", "--format", "compressed-tensors", "--out", tmp_path / "again")

@@ -20,6 +20,7 @@ from workbench.recipe.recipe import Recipe
 from workbench.session import open_session
 from workbench.session.given import given_of
 from workbench.session.stored import STORED_METRICS
+from workbench.sizes import size
 from workbench.sources import ModelSource
 from workbench.targets import NATIVE, TARGETS
 
@@ -92,6 +93,8 @@ def test_a_checkpoint_of_another_library_opens_as_its_import_reads_it(folders, n
     session = open_session(str(folders / name))
     assert session.given.said() == f"{name}, g32 {'float' if name == 'gguf' else 'int'}"
     assert any(note.startswith(f"{name} stores ") for note in session.coverage.notes)
+    sizes = f"{size(session.source.stored_bytes)} as {name}, {size(session.coverage.before_bytes)} as native"
+    assert session.verdict.line().startswith(f"{sizes} · ") and sizes in session._repr_html_()
     again = exported(session, tmp_path / "out", NATIVE)
     wanted = codes_of(opened_int4(folders / name))
     assert all(torch.equal(codes, wanted[layer]) for layer, codes in codes_of(again).items())

@@ -43,8 +43,9 @@ def check_files(directory: Path) -> None:
     """Refuse a folder with files that are none: pipes, devices, and links that lead out of it.
 
     Raises:
-        CheckpointError: naming the first such file, or when the folder cannot be listed.
+        CheckpointError: naming the first such file, or when it is no folder with a model, or cannot be listed.
     """
+    _check_place(directory)
     try:
         root = directory.resolve(strict=True)
         for path in _entries(root):
@@ -56,6 +57,18 @@ def check_files(directory: Path) -> None:
             f"{str(directory)!r} holds both {SINGLE_FILE} and {INDEX_FILE}: programs differ in which one they read.",
             mend="remove the one that does not belong there",
         )
+
+
+def _check_place(directory: Path) -> None:
+    """Refuse a path that cannot be a checkpoint before all in it is looked through: it may be a person's home."""
+    if directory.is_file():
+        raise CheckpointError(
+            f"{str(directory)!r} is a file.", allowed="a folder", mend="name the folder that holds it"
+        )
+    marks = [directory / "config.json", *directory.glob("*.gguf")]
+    if not any(mark.exists() or mark.is_symlink() for mark in marks):
+        what = directory / "config.json" if directory.is_dir() else directory
+        raise CheckpointError(f"{str(what)!r} does not exist.", mend="name a checkpoint folder")
 
 
 def check_config(config: dict[str, Any], tensors: int) -> None:

@@ -53,6 +53,9 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         CheckpointError: when it is missing, damaged, or of another version.
     """
+    if directory.is_dir() and not (directory / MANIFEST_FILE).exists():
+        mend = "it loads unchecked; one with hashes is written by: workbench export DIR --format native --out NEW"
+        raise CheckpointError(f"{str(directory)!r} has no {MANIFEST_FILE}, where the hashes stand.", mend=mend)
     data = read_json(directory / MANIFEST_FILE)
     version = data.get("format_version")
     check_version("manifest", version, MANIFEST_VERSION)

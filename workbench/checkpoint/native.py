@@ -147,9 +147,10 @@ def parse(config: Mapping[str, Any]) -> dict[str, ModuleFormat]:
     Raises:
         CheckpointError: for another method, an unknown major version or code layout, or values out of range.
     """
-    if config.get("quant_method") != QUANT_METHOD:
+    if (found := config.get("quant_method")) != QUANT_METHOD:
+        why = "nothing says that it is quantized" if found is None else f"its quant_method is {found!r}"
         raise CheckpointError(
-            f"This is no int4 checkpoint of the workbench: its quant_method is {config.get('quant_method')!r}.",
+            f"This is no int4 checkpoint of the workbench: {why}.",
             allowed=repr(QUANT_METHOD),
             mend="name a folder that workbench quantize or wb.save_checkpoint made",
         )

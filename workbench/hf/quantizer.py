@@ -175,7 +175,10 @@ def _check_shape(model: nn.Module, name: str, form: ModuleFormat) -> None:
     try:
         weight = weight_as_used(model, name)
     except ModelError as error:
-        raise CheckpointError(f"The checkpoint quantizes {name!r}, which the model does not have.") from error
+        raise CheckpointError(
+            f"The checkpoint quantizes {name!r}, which {type(model).__name__} does not have.",
+            mend="load it as the class that its config.json names: AutoModelForCausalLM for a language model",
+        ) from error
     if weight.shape != form.shape:
         raise CheckpointError(
             f"The checkpoint's {name!r} is {list(form.shape)}, the model's {list(weight.shape)}.",

@@ -40,6 +40,7 @@ class Given:
         contents: Makes what a checkpoint of it is written from; codes stay as they are.
         read: Reads the int4 weight of a module path.
         recipe: The recipe that it was made with, where it says so.
+        stored_bytes: Bytes of the files of weights of another library's format; None for native ones and live models.
         notes: What a person must know of how it is read.
     """
 
@@ -49,6 +50,7 @@ class Given:
     contents: Callable[[], Contents] = field(repr=False)
     read: Callable[[str], QuantizedWeight] = field(repr=False)
     recipe: Recipe | None = None
+    stored_bytes: int | None = None
     notes: tuple[str, ...] = ()
 
     def said(self) -> str:
@@ -56,6 +58,11 @@ class Given:
         counts = Counter(f"g{form.group_size} {form.domain}" for form in self.forms.values()).most_common()
         shown = [form if len(counts) == 1 else f"{form} ({count})" for form, count in counts[:_FORMS]]
         return ", ".join([self.method, *shown, *(["…"] if len(counts) > _FORMS else [])])
+
+    def size_said(self, native_bytes: int) -> str:
+        """Say how large it is: what is counted is the native format, beside which another library's own bytes stand."""
+        own = size(native_bytes)
+        return own if self.stored_bytes is None else f"{size(self.stored_bytes)} as {self.method}, {own} as native"
 
     def choice(self, name: str) -> Choice | None:
         """Return the settings that an int4 layer has, as far as a recipe could ask for them; None for another."""
@@ -98,9 +105,16 @@ def given_of(source: Source, tokenizer: Any = None) -> Given | None:
     """Return what a source came with that is int4 already; None for a dense model."""
     if isinstance(source, Int4Source):
         outline = source.outline
-        forms, notes = dict(outline.int4), (*_stored_note(source), *outline.notes)
+        stored = None if source.method == NATIVE else source.stored_bytes
         return Given(
-            source.method, forms, source.path, lambda: source.contents, source.quantized, outline.recipe, notes
+            source.method,
+            dict(outline.int4),
+            source.path,
+            lambda: source.contents,
+            source.quantized,
+            recipe=outline.recipe,
+            stored_bytes=stored,
+            notes=(*_stored_note(source), *outline.notes),
         )
     if not isinstance(source, ModelSource):
         return None

@@ -116,7 +116,7 @@ class SessionVerdict:
         layers = f"{len(rows)} layer{'s' * (len(rows) != 1)} in int4 already"
         if dense := len(dense_rows(coverage)):
             layers += f" and {dense} dense"
-        return [size(coverage.before_bytes), f"{layers}, {bits:.2f} bits per weight", given.said()]
+        return [given.size_said(coverage.before_bytes), f"{layers}, {bits:.2f} bits per weight", given.said()]
 
     def error_said(self) -> str:
         """Say the relative RMS error of all int4 layers where all are solved, else that of the layer on show.

@@ -49,7 +49,8 @@ def session_facts(session: Told) -> dict[str, str]:
         "Recipe": recipe_said(session.recipe),
     }
     if session.given is not None:
-        facts |= {"Size": size(coverage.before_bytes), "Recipe": f"none: int4 already, {session.given.said()}"}
+        given = session.given
+        facts |= {"Size": given.size_said(coverage.before_bytes), "Recipe": f"none: int4 already, {given.said()}"}
     if known := [errors[row.name] for row in coverage.int4_rows if row.name in errors]:
         worst = max(known, key=lambda view: view.summary.relative_rmse)
         said = f"{len(known)} of {len(coverage.int4_rows)} layers solved, the largest {_error(worst)}"
