@@ -15,7 +15,8 @@ PACKAGE = ROOT / "workbench"
 
 # From the first room to the last. A module that is not named here belongs to the room of its package.
 ORDER = """
-errors sizes disk printed shell export_formats workers options resolved_config config records demo inductor
+errors not_for_transformers
+sizes disk printed shell export_formats workers options resolved_config config records demo inductor
 improve.allocation
 blocks primitives affine portable
 solvers digests

@@ -11,6 +11,7 @@ from enum import Enum, auto
 import torch
 
 from workbench.errors import ConfigError
+from workbench.not_for_transformers import NotForTransformers
 from workbench.options import SolverName, SolverOptions, resolve_options
 from workbench.resolved_config import DOMAINS as DOMAINS
 from workbench.resolved_config import SCALE_DTYPES as SCALE_DTYPES
@@ -74,7 +75,7 @@ class TensorCoreTiledLayout:
 
 
 @dataclass(frozen=True)
-class Int4WeightOnlyConfig:
+class Int4WeightOnlyConfig(NotForTransformers):
     """torchao 0.12's int4 weight-only configuration for the tinygemm kernels.
 
     Args:

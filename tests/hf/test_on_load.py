@@ -110,6 +110,14 @@ def test_the_settings_of_a_checkpoint_quantize_nothing(saved):
         kind.from_pretrained(folder, quantization_config=foreign)
 
 
+@pytest.mark.parametrize("settings", [CONFIG, wb.Recipe()], ids=lambda settings: type(settings).__name__)
+def test_our_own_settings_in_place_of_it_say_what_to_pass(saved, settings):
+    kind, folder = saved("qwen2")
+    with pytest.raises(ConfigError, match=rf"is {type(settings).__name__}, .*wb\.TransformersConfig\(config\)"):
+        kind.from_pretrained(folder, quantization_config=settings)
+    assert not hasattr(settings, "quant_method")
+
+
 def test_auto_classes_take_it(saved):
     _, folder = saved("qwen2")
     recipe = wb.TransformersConfig(wb.Recipe.preset("balanced"))

@@ -14,6 +14,7 @@ from typing import Any
 from workbench.config import Domain, Int4WeightOnlyConfig
 from workbench.disk import why_unwritten
 from workbench.errors import ConfigError, PatternError
+from workbench.not_for_transformers import NotForTransformers
 from workbench.options import SolverName, SolverOptions
 from workbench.recipe.choice import Choice as Choice
 from workbench.recipe.choice import check_type, read_choice, refuse_unknown
@@ -30,7 +31,7 @@ _KEYS = ("format_version", "default", "output_head", "rules")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(NotForTransformers):
     """Ordered rules over a default. The output head is left dense unless a rule names it or `output_head` is set.
 
     Attributes:
