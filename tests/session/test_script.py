@@ -1,6 +1,7 @@
 """Python that does the same: run, it makes the very recipe it was made from."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 import workbench as wb
+from workbench.cli.main import _parser
+from workbench.cli.settings import recipe_of
 from workbench.hf.skeleton import open_source
 from workbench.options import RefinedOptions
 from workbench.recipe.recipe import Choice, Recipe, Rule, as_recipe
-from workbench.session.script import python_of
+from workbench.session.script import command_of, python_of
 
+G64 = wb.Int4WeightOnlyConfig(64, wb.TensorCoreTiledLayout(4), preserve_zero=True)
 INT, TILES = wb.ZeroPointDomain.INT, wb.TensorCoreTiledLayout(4)
 ROOT = Path(__file__).parents[2]
 RECIPES = [
@@ -75,6 +79,16 @@ def test_it_makes_the_recipe_that_it_was_made_from(recipe):
     exec(body, {"wb": recorder})
     assert recorder.recipe == recipe
     assert recorder.directory == "out dir/it's"
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, Recipe(Choice(G64, "refined", "int"), output_head=True)])
+def test_the_options_of_the_command_make_the_recipe_that_they_were_made_from(recipe):
+    line = command_of(open_source("demo"), recipe, "out dir")
+    if "<<" in line:
+        assert recipe.rules or recipe.default.config in (RECIPES[2].default.config, RECIPES[3].default.config)
+        return
+    arguments = _parser().parse_args(shlex.split(line)[1:])
+    assert recipe_of(arguments) == recipe and str(arguments.out) == "out dir"
 
 
 def test_run_alone_it_gives_the_same_codes(tmp_path):

@@ -65,8 +65,8 @@ def command_of(
 ) -> str:
     """Return a command line that quantizes the model of `source` under `recipe` and saves it in `directory`.
 
-    A recipe that is in no file and no preset is given to the command as its input; on Windows, PowerShell writes it
-    into a file first.
+    A recipe that is in no file, is no preset and is more than the command's options can say is given to it as its
+    input; on Windows, PowerShell writes it into a file first.
 
     Args:
         source: Where the weights come from.
@@ -87,10 +87,30 @@ def command_of(
         )
     preset = next((name for name in Recipe.presets() if Recipe.preset(name) == recipe), None)
     held = preset or (None if recipe_file is None else str(recipe_file))
+    options = None if held else _options_of(recipe)
     verb = ["quantize", model] if format == NATIVE else ["export", model, "--format", format]
-    words = ["workbench", *verb, "--recipe", held or RECIPE_FILE, "--out", str(directory)]
+    words = ["workbench", *verb, *(options or ["--recipe", held or RECIPE_FILE]), "--out", str(directory)]
     words += [] if calibration is None else ["--calibration", str(calibration)]
-    return f"{joined(words)}\n" if held else with_document(words, recipe_text(recipe.to_json()), RECIPE_FILE)
+    if held or options:
+        return f"{joined(words)}\n"
+    return with_document(words, recipe_text(recipe.to_json()), RECIPE_FILE)
+
+
+def _options_of(recipe: Recipe) -> list[str] | None:
+    """Return the options of the command that make a recipe, or None where there are none for it."""
+    choice = recipe.default
+    if choice is None or recipe.rules or choice.options is not None:
+        return None
+    config, plain = choice.config, Int4WeightOnlyConfig()
+    if (config.zero_point_domain, config.set_inductor_config) != (plain.zero_point_domain, plain.set_inductor_config):
+        return None
+    words = ["--group-size", str(config.group_size)]
+    words += ["--hqq"] if config.use_hqq else []
+    words += ["--domain", choice.domain] if choice.domain else []
+    words += ["--solver", choice.solver] if choice.solver else []
+    words += [] if config.preserve_zero is None else ["--preserve-zero", "yes" if config.preserve_zero else "no"]
+    words += [] if config.layout == plain.layout else ["--inner-k-tiles", str(config.layout.inner_k_tiles)]
+    return [*words, *(["--output-head"] if recipe.output_head else [])]
 
 
 def convert_python(source: Source, directory: Path | str = DEFAULT_DIRECTORY, format: str = NATIVE) -> str:
