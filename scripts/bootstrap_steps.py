@@ -34,7 +34,7 @@ print(json.dumps(torch))
 
 
 def set_up(goal: str) -> int:
-    """Brings .venv, and for the tests a Chromium, to what the goal needs; 0, or 2 with the mend said."""
+    """Brings .venv, and for the tests a Chromium, to what the goal needs; 0, 2 with the mend said, 130 after a Ctrl-C."""
     if goal not in EXTRAS:
         print(f"unknown goal {goal!r}. Allowed: {', '.join(EXTRAS)}.", file=sys.stderr)
         return 2
@@ -48,6 +48,9 @@ def set_up(goal: str) -> int:
     except SetUpProblem as problem:
         print(problem, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"stopped; 'make {goal}' again goes on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -257,3 +257,13 @@ def test_failed_step_is_named_with_the_mend_and_exit_code_2(monkeypatch, capsys)
 def test_probe_reports_the_pytorch_of_an_interpreter():
     answer = subprocess.run([sys.executable, "-c", bootstrap_steps.PROBE], capture_output=True, text=True, check=True)
     assert json.loads(answer.stdout).startswith("2.")
+
+
+def test_a_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def stopped(decided):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bootstrap_steps, "look", lambda goal: FRESH)
+    monkeypatch.setattr(bootstrap_steps, "carry_out", stopped)
+    assert bootstrap_steps.set_up("lab") == 130
+    assert capsys.readouterr().err == "stopped; 'make lab' again goes on\n"
