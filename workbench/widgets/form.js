@@ -95,7 +95,8 @@ class FormView {
     for (const [id, control] of this.controls) {
       const off = disabled.has(id);
       control.node.closest(".wb-field").dataset.off = off;
-      for (const input of control.node.matches("input, select") ? [control.node] : control.node.querySelectorAll("input, select, textarea, button")) input.disabled = off;
+      if (control.enable) control.enable(!off);
+      else for (const input of control.node.matches("input, select") ? [control.node] : control.node.querySelectorAll("input, select, textarea, button")) input.disabled = off;
     }
   }
 

@@ -7,6 +7,7 @@ function textArea(field, key, changed) {
   let shown = "";
   let cut = 0; // characters of the whole text, when the page has its beginning only
   let sending = false;
+  let enabled = true;
   const area = make("textarea", { class: "wb-input wb-area", id: key, rows: 6, spellcheck: "false", placeholder: field.placeholder || null });
   const count = make("span", { class: "wb-area-count", role: "status" });
   const use = make("button", { type: "button", class: "wb-button", text: "Use this text", onclick: () => send() });
@@ -19,7 +20,7 @@ function textArea(field, key, changed) {
     const whole = area.readOnly ? `the first ${formatCount(area.value.length)} of ${formatCount(cut)} characters are shown; all are used` : area.value.trim() ? plural(area.value.length, "character") : "no text";
     count.textContent = tooLong ? "too long for the page: put it into a file and name that below" : whole + (edited() ? ", not used yet" : "");
     count.dataset.bad = tooLong;
-    use.disabled = !edited() || tooLong;
+    use.disabled = !enabled || !edited() || tooLong;
     use.hidden = area.readOnly;
     replace.hidden = !area.readOnly;
     return !tooLong;
@@ -54,5 +55,10 @@ function textArea(field, key, changed) {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
   });
-  return { node, show };
+  const enable = (on) => {
+    enabled = on;
+    area.disabled = replace.disabled = !on;
+    say();
+  };
+  return { node, show, enable };
 }

@@ -29,7 +29,7 @@ class LayersPanel(Panel):
         able = session.given is None  # else nothing is to be chosen, and no size changes
         self.table = LayerTable(
             on_error=on_error,
-            height=308,
+            height=308 if able else 616,  # where the settings are away, there is room for more rows
             error_label="relative error (RMS)",
             group_sizes=list(GROUP_SIZES) if able else [],
             show_totals=able,
