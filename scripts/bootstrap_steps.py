@@ -34,7 +34,7 @@ print(json.dumps(torch))
 
 
 def set_up(goal: str) -> int:
-    """Brings .venv, and for the tests a Chromium, to what the goal needs; 0, 2 with the mend said, 130 after a Ctrl-C."""
+    """Brings .venv, and for the tests a Chromium, to what the goal needs; 0, 2 with the mend said, 130 on Ctrl-C."""
     if goal not in EXTRAS:
         print(f"unknown goal {goal!r}. Allowed: {', '.join(EXTRAS)}.", file=sys.stderr)
         return 2
