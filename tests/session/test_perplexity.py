@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import workbench as wb
-from tests.session.stand_ins import TIMEOUT_S, Heard
+from tests.session.stand_ins import TIMEOUT_S, Heard, closing
 from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError
 from workbench.measure.quality import measure_quality, text_ids
@@ -35,11 +35,9 @@ def folder(pair, tmp_path_factory):
 
 @pytest.fixture(params=["live", "folder"])
 def session(request, pair, folder):
-    session = open_session(*(pair if request.param == "live" else [folder / "native"]))
-    session.quality.set_text(TEXT)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    with closing(open_session(*(pair if request.param == "live" else [folder / "native"]))) as session:
+        session.quality.set_text(TEXT)
+        yield session
 
 
 def test_it_is_what_the_public_call_measures(session, pair):

@@ -20,7 +20,9 @@ from workbench.experts import Int4Experts
 from workbench.measure.intervals import mean_interval
 from workbench.session import open_session
 from workbench.session.prompt import PROMPT_LABEL
-from workbench.session.quality import DEMO_ORIGIN, MEASURE_LABEL, TYPED_ORIGIN
+from workbench.session.quality import MEASURE_LABEL
+from workbench.session.quality_text import DEMO_ORIGIN
+from workbench.session.tokenized_text import TYPED_ORIGIN
 
 TIMEOUT_S = 120
 Q = "model.layers.0.self_attn.q_proj"
@@ -28,19 +30,11 @@ TEXT = demo_eval_text()[:9000]
 PROMPT = "The function returns"
 
 
-@pytest.fixture(scope="module")
-def pair():
-    return wb.demo_model()
-
-
 @pytest.fixture
-def session(pair):
-    session = open_session(*pair)
+def session(session):
     session.quality.set_text(TEXT)
     session.quality.configure(windows=3)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    return session
 
 
 def measured(session):

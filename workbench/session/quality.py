@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.coverage.coverage import Coverage
-from workbench.demo import demo_eval_text
-from workbench.errors import ConfigError, WorkbenchError
+from workbench.errors import WorkbenchError
 from workbench.jobs import Job, Lane, behind
 from workbench.records.progress import Progress
 from workbench.session.calibration import InTurn, SessionCalibration
@@ -21,11 +20,11 @@ from workbench.session.quality_plan import Plan, Planner
 from workbench.session.quality_prompt import Answers
 from workbench.session.quality_run import Failures, iter_measured
 from workbench.session.quality_state import Measured, QualityState, Results
+from workbench.session.quality_text import DEMO_ORIGIN as DEMO_ORIGIN
 from workbench.session.quality_text import WINDOWS, QualityText, windows_of
+from workbench.session.tokenized_text import TYPED_ORIGIN
 from workbench.views.cache import ViewCache
 
-DEMO_ORIGIN = "the demo model's held-out text"
-TYPED_ORIGIN = "text given here"
 MEASURE_LABEL = "Quality"
 DEFAULT_WINDOWS = 32
 
@@ -83,8 +82,7 @@ class SessionQuality:
             on_job=on_job,
             refused=refused,
         )
-        demo = calibration.has_demo_text
-        self.text = QualityText(demo_eval_text(), DEMO_ORIGIN) if demo else QualityText()
+        self.text = QualityText.demo() if calibration.has_demo_text else QualityText()
         self.state = QualityState(
             *(self.text.origin, len(self.text.text), None),
             window=WINDOWS[0],
@@ -125,7 +123,7 @@ class SessionQuality:
             ConfigError: for any other model.
         """
         self._calibration.check_demo()
-        self._take_text(QualityText(demo_eval_text(), DEMO_ORIGIN))
+        self._take_text(QualityText.demo())
 
     def configure(
         self, *, window: int | None = None, windows: int | str | None = None, follow: bool | None = None
@@ -140,14 +138,7 @@ class SessionQuality:
         Raises:
             ConfigError: for another window, or a number of windows below 1; nothing is changed then.
         """
-        if window is not None and window not in WINDOWS:
-            raise ConfigError(f"window={window!r}.", allowed=" or ".join(map(str, WINDOWS)))
-        if windows is not None and windows != "all" and (type(windows) is not int or windows < 1):
-            raise ConfigError(f"windows={windows!r}.", allowed="a whole number from 1 on, or 'all'")
-        before = self.state
-        count = before.windows if windows is None else windows if isinstance(windows, int) else None
-        follow = before.follow if follow is None else bool(follow)
-        self._change(window=window or before.window, windows=count, follow=follow)
+        self._change(**self.state.chosen(window, windows, follow))
 
     def recipe_changed(self) -> None:
         """Drop what is stale, and measure and answer anew where that is wanted."""

@@ -6,10 +6,12 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import ConfigError, WorkbenchError
 from workbench.measure.paired import Change, Comparison, change_between
 from workbench.session.quality_plan import Plan
+from workbench.session.quality_text import WINDOWS
 
 _KEPT = 24  # results: a few kilobytes each
 
@@ -87,6 +89,27 @@ class QualityState:
     device_note: str = ""
     calibrated_on: bool = False
     refused: WorkbenchError | None = None
+
+    def chosen(self, window: int | None, windows: int | str | None, follow: bool | None) -> dict[str, Any]:
+        """Return how it is measured after a choice of a person's: what is None stays as it is.
+
+        Args:
+            window: Tokens of a window, one of `WINDOWS`.
+            windows: Windows of the text that are measured, or "all".
+            follow: Whether each change of the recipe is measured.
+
+        Raises:
+            ConfigError: for another window, or a number of windows below 1.
+        """
+        if window is not None and window not in WINDOWS:
+            raise ConfigError(f"window={window!r}.", allowed=" or ".join(map(str, WINDOWS)))
+        if windows is not None and windows != "all" and (type(windows) is not int or windows < 1):
+            raise ConfigError(f"windows={windows!r}.", allowed="a whole number from 1 on, or 'all'")
+        return {
+            "window": window or self.window,
+            "windows": self.windows if windows is None else None if windows == "all" else windows,
+            "follow": self.follow if follow is None else bool(follow),
+        }
 
 
 class Results:

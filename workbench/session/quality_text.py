@@ -13,11 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from workbench.calibration_text import check_text, read_text
+from workbench.demo import demo_eval_text
 from workbench.errors import ConfigError
 from workbench.measure.quality import text_ids, token_windows
 
 MAX_CHARACTERS = 8 * 2**20  # wikitext's test set has 1.3 million, and a full measurement of it some 150 windows of 2048
 WINDOWS = (512, 2048)
+DEMO_ORIGIN = "the demo model's held-out text"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,11 @@ class QualityText:
         self.stamp = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
         self._ids: Tensor | None = None
         self._reading = threading.Lock()
+
+    @classmethod
+    def demo(cls) -> QualityText:
+        """Return the demo model's own text, which it was not trained on."""
+        return cls(demo_eval_text(), DEMO_ORIGIN)
 
     @classmethod
     def of_file(cls, path: Path | str) -> QualityText:
