@@ -1,4 +1,4 @@
-"""One file for every device: each CPU build reads the same codes and writes the same text; who lacks us is told so."""
+"""One file for every device: each CPU build reads the same codes and writes the same text."""
 
 from __future__ import annotations
 
@@ -30,11 +30,6 @@ for name, tensor in sorted(model.state_dict().items()):
     if tensor.dtype == torch.uint8:
         codes.update(name.encode() + tensor.contiguous().numpy().tobytes())
 print(json.dumps([tokens, codes.hexdigest(), str(required_layout("cpu")), str(layout)]))
-"""
-PLAIN = """
-import sys
-from transformers import AutoModelForCausalLM
-AutoModelForCausalLM.from_pretrained(sys.argv[1])
 """
 
 
@@ -73,10 +68,3 @@ def test_each_cpu_build_has_the_same_codes_and_writes_the_same_text(capability, 
     best = str(required_layout("cpu"))
     if best in ("cpu/avx512", f"cpu/{capability}"):  # a machine without AVX-512 falls back to what it has
         assert needed == f"cpu/{capability}"
-
-
-def test_transformers_alone_fails_loudly(saved):
-    done = in_new_process(PLAIN, saved[0])
-    assert done.returncode != 0
-    assert "mismatch" in done.stderr, done.stderr[-2000:]
-    assert "model.layers.0.mlp.up_proj.weight" in done.stderr or "size mismatch" in done.stderr
