@@ -209,6 +209,13 @@ def test_all_layers_solved_are_summed_up(measured):
     assert session.verdict.error_said() == f"weight error {(noise / signal) ** 0.5:.1%} of all layers in int4"
 
 
+def test_a_weight_that_stays_dense_is_on_show_and_no_layer_is_solved(measured):
+    session = open_session(nn.Sequential(nn.Linear(128, 64), nn.LayerNorm(64)))
+    session.select(["1"])
+    assert session.wait(30)
+    assert session.verdict.error_said() == "error not measured"
+
+
 def test_a_device_that_is_not_here_is_said(measured):
     session = open_session(toy(), device="xpu")
     session.refresh()

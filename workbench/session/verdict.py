@@ -139,7 +139,7 @@ class SessionVerdict:
         if view is None:  # a dense layer is on show, and has none
             known = [errors[name] for name in names if name in errors]
             some = f"{len(known)} layer{'s' if len(known) > 1 else ''}"
-            return f"weight error {_percent(relative_error(known))} of {some}" if known else "no error yet"
+            return f"weight error {_percent(relative_error(known))} of {some}" if known else "error not measured"
         return f"weight error {_percent(view.summary.relative_rmse)} of {short_name(view.name)}"
 
     def speed_said(self) -> str:
