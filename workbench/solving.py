@@ -51,7 +51,7 @@ class SolvedLayer:
         result: Errors of this layer.
         weight: Its portable int4 weight.
         trace: How the solver came to it.
-        kept: How many layers so far were solved before, and not again.
+        kept: How many layers so far were kept from work that was stopped, this one among them; 0 for one solved now.
     """
 
     progress: Progress
@@ -62,9 +62,10 @@ class SolvedLayer:
 
     @property
     def label(self) -> str:
-        """Say which layer it is, by which solver, and how many layers so far were kept from before."""
-        kept = f", {self.kept} kept from before" if self.kept else ""
-        return f"{self.result.name}, {self.result.solver}{kept}"
+        """Say which layer it is and by which solver, or how many were kept so far."""
+        if self.kept:
+            return f"{self.kept} layer{'s' if self.kept > 1 else ''} kept from before"
+        return f"{self.result.name}, {self.result.solver}"
 
 
 def iter_quantize(
@@ -132,9 +133,9 @@ class _Solver:
         self._source, self._coverage, self._cancel, self._solved = source, coverage, cancel, solved
         self._parameters = {row.name: row.parameters for row in coverage.int4_rows}
         self._start = time.monotonic()
-        self._done = self._kept = self._kept_parameters = self._solves = 0
+        self._done = self._kept = self._kept_parameters = self._others = 0  # others were solved now, or by a view
         self._asked: dict[str, tuple[str, SolveResult | None]] = {}  # layers that are solved next: key, what is known
-        self._latest: tuple[SolveResult, float] | None = None
+        self._latest: tuple[SolveResult, float, bool] | None = None
 
     def knows(self, name: str, inputs: str) -> bool:
         """Say whether a layer was solved on the inputs that `inputs` stands for; `solve` then takes that."""
@@ -146,16 +147,16 @@ class _Solver:
     def solve(self, name: str, moments: InputMoments | None) -> QuantizedWeight:
         if self._cancel is not None and self._cancel.is_set():
             raise Cancelled("Quantizing was cancelled.", mend="start it again; nothing was changed")
-        began, solves = time.monotonic(), self._solves
+        began, others = time.monotonic(), self._others
         key, solved = self._asked.pop(name, (None, None))
         experts = experts_of(self._coverage, name)
         if solved is None and experts:
             solved = stacked([self._expert(name, e) for e in range(experts)])
         elif solved is None:
             solved = self._recalled(name, self._source.weight(name), self._coverage.configs[name], moments, key)
-        if self._solves == solves:
+        if self._others == others:
             self._kept, self._kept_parameters = self._kept + 1, self._kept_parameters + self._parameters[name]
-        self._latest = solved, time.monotonic() - began
+        self._latest = solved, time.monotonic() - began, self._others == others
         return solved.weight
 
     def _expert(self, name: str, expert: int) -> SolveResult:
@@ -177,9 +178,10 @@ class _Solver:
         """
         if key is None and self._solved is not None:
             key, known = self._solved.recall(name, weight, config, "")
+            self._others += key == ""  # what a view has solved, or no result is kept of
             if known is not None:
                 return known
-        self._solves += 1
+        self._others += 1
         found = solve(weight, config, statistics=moments, name=name, cancel=self._cancel)
         if self._solved is not None:
             self._solved.keep(key or "", found)
@@ -188,7 +190,7 @@ class _Solver:
     def finished(self, name: str) -> SolvedLayer:
         """Return the step of the layer that was solved last."""
         assert self._latest is not None
-        (solved, seconds), config = self._latest, self._coverage.configs[name]
+        (solved, seconds, kept), config = self._latest, self._coverage.configs[name]
         self._done += self._parameters[name]
         total, elapsed = sum(self._parameters.values()), time.monotonic() - self._start
         worked = self._done - self._kept_parameters  # what was kept took no time, and tells nothing of the rest
@@ -207,4 +209,4 @@ class _Solver:
             seconds,
             solved.notes,
         )
-        return SolvedLayer(progress, result, solved.weight, trace, self._kept)
+        return SolvedLayer(progress, result, solved.weight, trace, self._kept if kept else 0)

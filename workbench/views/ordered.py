@@ -51,11 +51,12 @@ def iter_ordered_views(
         Cancelled: when `cancel` was set.
     """
     given: dict[str, Any] = {"calibration": calibration, "model": model, "solved": SolvedLayers(stopped=stopped)}
+    how: dict[str, Any] = {"max_side": max_side, "cancel": cancel}
     for step in iter_quantize(source, coverage, cancel=cancel, **given):
         progress, name, solver = replace(step.progress, label=step.label), step.result.name, step.result.solver
         if at_hand(step):
             yield progress, None
             continue
         found = SolveResult(step.weight, step.trace, solver, step.result.notes)  # type: ignore[arg-type]
-        view = view_of(name, source.weight(name), coverage.configs[name], found, inputs, max_side=max_side)
+        view = view_of(name, source.weight(name), coverage.configs[name], found, inputs, **how)
         yield progress, view

@@ -142,7 +142,14 @@ def unhurried(views: Iterator[LayerView], cancel: threading.Event) -> Iterator[L
 
 
 def view_of(
-    name: str, weight: Tensor, config: ResolvedConfig, found: SolveResult, inputs: Inputs, *, max_side: int = MAX_SIDE
+    name: str,
+    weight: Tensor,
+    config: ResolvedConfig,
+    found: SolveResult,
+    inputs: Inputs,
+    *,
+    max_side: int = MAX_SIDE,
+    cancel: threading.Event | None = None,
 ) -> LayerView:
     """Return the view of a layer that was solved elsewhere, on `inputs` if it is calibrated.
 
@@ -153,12 +160,16 @@ def view_of(
         found: What came out.
         inputs: What the calibrated solver was given.
         max_side: Most rows and columns of the picture.
+        cancel: Set it to stop between blocks.
+
+    Raises:
+        Cancelled: when `cancel` was set.
     """
     plain = replace(config, solver="rtn", options=None)
-    rtn = error_summary(weight, solve(weight, plain, name=name).weight)
+    rtn = error_summary(weight, solve(weight, plain, name=name, cancel=cancel).weight, cancel)
     calibrated = config.solver == "calibrated"
     notes = (inputs.note, *found.notes) if calibrated and found.solver == "calibrated" else found.notes
-    summary = error_summary(weight, found.weight)
+    summary = error_summary(weight, found.weight, cancel)
     solved = MeasuredLayer(weight, found.weight, summary, rtn, found.trace, 0, found.solver, notes, inputs)
     return _view(solved, name, config, "rmse", "max", weight.shape[0], max_side)
 
