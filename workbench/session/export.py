@@ -158,51 +158,48 @@ class SessionExport:
         """Quantize under the recipe, write, and check what was written, on the work lane; see `Session.export`.
 
         What is int4 already is written as it is.
+
+        Raises:
+            CheckpointError: for a folder that cannot be written to, or what the format cannot hold.
+            ConfigError: for an unknown format, a recipe that leaves every layer dense, or a text that cannot be used.
+            ModelError: for a model without weights.
         """
         owner = self._owner
         place = export_target(owner.source, directory, overwrite=overwrite)
-        coverage, recipe = owner.coverage, owner.recipe
-        if owner.given is None:
+        coverage, recipe, given = owner.coverage, owner.recipe, owner.given
+        if given is None:
             check_exportable(owner.source, coverage)
         else:
-            owner.given.contents()  # says what no format can write
+            given.contents()  # says what no format can write
         if target != NATIVE:  # which holds everything
             self.targets().fit(target).check()
         found = quality_found(owner.quality.state)
-        calibrated = needs_calibration(coverage)
-        if calibrated:
+        if needs_calibration(coverage):
             owner.calibration.check()
+        how: dict[str, Any] = {"target": target, "overwrite": overwrite, "verify": verify}
 
         def write(cancel: threading.Event) -> Iterator[Progress | ExportResult]:
-            if owner.given is not None:
-                how: dict[str, Any] = {"target": target, "overwrite": overwrite, "verify": verify}
-                yield from iter_write(owner.given.contents(), place, **how, cancel=cancel)
-                return
-            text, model, solved = None, None, SolvedLayers(self._cache, stopped=owner.calibration.stopped)
-            if calibrated:
-                text = owner.calibration.prepared()
-                yield from owner.calibration.load(cancel)
-                model = owner.calibration.model
-            yield from iter_export(
-                owner.source,
-                coverage,
-                recipe,
-                place,
-                target=target,
-                tokenizer=owner.tokenizer,
-                overwrite=overwrite,
-                verify=verify,
-                calibration=text,
-                model=model,
-                solved=solved,
-                found=found,
-                cancel=cancel,
-            )
-            solved.forget()
+            if given is not None:
+                return iter_write(given.contents(), place, **how, cancel=cancel)
+            return self._quantized(coverage, recipe, place, found=found, cancel=cancel, **how)
 
         label = f"Export to {place}" if target == NATIVE else f"Export to {place} ({target})"
-        again = partial(self.start, directory, target=target, overwrite=overwrite, verify=verify)
+        again = partial(self.start, directory, **how)
         return owner.work.submit(Job(label, write, self._on_export, self._on_job, again=again))
+
+    def _quantized(
+        self, coverage: Coverage, recipe: Recipe, place: Path, *, cancel: threading.Event, **how: Any
+    ) -> Iterator[Progress | ExportResult]:
+        """Solve and write what the recipe makes of the model; what a try cut short has solved is taken as it is."""
+        owner, text, model = self._owner, None, None
+        solved = SolvedLayers(self._cache, stopped=owner.calibration.stopped)
+        if needs_calibration(coverage):
+            text = owner.calibration.prepared()
+            yield from owner.calibration.load(cancel)
+            model = owner.calibration.model
+        given: dict[str, Any] = {"tokenizer": owner.tokenizer, "calibration": text, "model": model, "solved": solved}
+        yield from iter_export(owner.source, coverage, recipe, place, **given, cancel=cancel, **how)
+        solved.forget()
 
     def _contents(self) -> Contents:
         owner = self._owner
