@@ -107,8 +107,9 @@ def test_what_is_dense_is_ignored_by_its_path():
 
 @pytest.mark.parametrize("target", FAMILY, ids=by_name)
 def test_the_lines_that_load_it(target, tmp_path):
-    said = hand_made(a_weight(), config={"architectures": ["Qwen2ForCausalLM"]})
-    lines = target.load_lines(tmp_path, said)
-    assert "AutoModelForCausalLM.from_pretrained" in lines.python
+    lines = target.load_lines(tmp_path, hand_made(a_weight(), config={"architectures": ["Qwen2ForCausalLM"]}))
+    own = "GPTQModel.load" if target.name in ("gptq", "awq") else "AutoModelForCausalLM.from_pretrained"
+    assert own in lines.python
+    assert "from_pretrained" in target.load_lines(tmp_path, hand_made(a_weight())).python
     assert lines.shell == f"vllm serve {tmp_path}"
     compile(lines.python, "lines", "exec")

@@ -39,6 +39,7 @@ class Awq(IntTarget):
     title = "AWQ"
     engines = "vLLM, SGLang, GPTQModel"
     packages = "gptqmodel"
+    by_gptqmodel = True
     expert_domains = ("int", "symmetric")
     packs_rows = True
 

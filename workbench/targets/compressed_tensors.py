@@ -28,6 +28,7 @@ from workbench.targets.int_family import (
     family_lines,
     has_experts,
     ignored,
+    is_decoder,
     model_dtype,
     scale_bytes,
     settings_of,
@@ -62,8 +63,7 @@ class CompressedTensors(IntTarget):
 
         transformers 5.23 cannot load a T5 as it is: it asks for the tied weight of an output head that is still packed.
         """
-        decoder = str(next(iter(outline.config.get("architectures") or [""]))).endswith("ForCausalLM")
-        return decoder and not asymmetric(outline) and not has_experts(outline) and not outline.stored_names
+        return is_decoder(outline) and not asymmetric(outline) and not has_experts(outline) and not outline.stored_names
 
     def _several_sizes(self, outline: Outline) -> bool:
         return self.mixes_groups(outline) and len(set(own_group_sizes(outline).values())) > 1

@@ -42,6 +42,7 @@ class Gptq(IntTarget):
     title = "GPTQ v2"
     engines = "GPTQModel, vLLM, SGLang"
     packages = "gptqmodel optimum"
+    by_gptqmodel = True
     packs_rows = True
 
     def scale_dtype(self, outline: Outline) -> torch.dtype:

@@ -19,6 +19,8 @@ from workbench.targets.int_family import (
     family_lines,
     family_misfits,
     family_notes,
+    gptqmodel_lines,
+    is_decoder,
     rounded_scales,
     row_misfits,
 )
@@ -36,12 +38,14 @@ class IntTarget(FolderTarget):
         expert_domains: Domains that engines take of a mixture of experts.
         packs_rows: Whether eight rows share a word.
         packages: What transformers asks for to load it.
+        by_gptqmodel: Whether GPTQModel itself loads a decoder.
     """
 
     domains: tuple[Domain, ...] = ("int", "symmetric")
     expert_domains: tuple[Domain, ...] = ("symmetric",)
     packs_rows = False
     packages = ""
+    by_gptqmodel = False
 
     @abstractmethod
     def scale_dtype(self, outline: Outline) -> torch.dtype:
@@ -93,4 +97,6 @@ class IntTarget(FolderTarget):
 
     def load_lines(self, directory: Path, outline: Outline) -> LoadLines:
         """Return the lines that load a folder that was written."""
+        if self.by_gptqmodel and is_decoder(outline):
+            return gptqmodel_lines(directory, outline)
         return family_lines(directory, outline, packages=self.packages)
