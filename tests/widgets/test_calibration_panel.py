@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 import workbench as wb
+from tests.tiny_models import demo_of_two_blocks
 from workbench.calibration_text import CalibrationState
 from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError
@@ -22,7 +23,7 @@ TEXT = demo_calibration_text()[:4000]
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Any, Any]:
-    return wb.demo_model()
+    return demo_of_two_blocks()
 
 
 @pytest.fixture
