@@ -317,8 +317,10 @@ def test_the_microscope_is_given_the_inputs(session):
 
 
 @pytest.fixture
-def small(pair):
+def small(pair, tmp_path_factory, monkeypatch):
     """A session in which few layers are int4, one of them calibrated: order matters and a sweep is short."""
+    solved = tmp_path_factory.mktemp("solved")  # or a layer would be kept from the test before
+    monkeypatch.setattr("workbench.views.solved_layers.cache_folder", lambda: solved)
     session = open_session(*pair)
     session.calibration.set_text(TEXT)
     calibrated = wb.Recipe.from_json(
