@@ -92,7 +92,7 @@ def stopped_and_gone_on(kind, at, **changes):
 def test_stopped_anywhere_it_goes_on_to_the_same_bits_and_runs_nothing_twice(kind):
     whole, looks = Runs(hand_made(kind)), StopAt()
     order = whole.run(text(), looks)
-    for at in range(1, looks.looks, 1 + looks.looks // 9):
+    for at in range(1, looks.looks, 1 + looks.looks // 6):
         cut = stopped_and_gone_on(kind, at)
         assert cut.run(text()) == order
         same(cut.moments, whole.moments)

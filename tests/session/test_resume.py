@@ -185,8 +185,7 @@ def assert_same(one, other):
     assert set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("format", ["native", "compressed-tensors"])
-@pytest.mark.parametrize("at", [1, 6, 13])
+@pytest.mark.parametrize(("at", "format"), [(1, "native"), (6, "compressed-tensors"), (13, "native")])
 def test_a_calibrated_export_that_was_cancelled_goes_on_with_the_pass_it_was_at(at, format, tmp_path, monkeypatch):
     session = calibrated()
     passes, names = Passes(session.source.model), list(session.coverage.configs)
@@ -250,8 +249,9 @@ def another_weight(session):
     weight.data = weight.data * 1.5  # of which its version tells nothing
 
 
-@pytest.mark.parametrize("change", [another_text, another_recipe, another_weight])
-@pytest.mark.parametrize("work", ["sweep", "export"])
+@pytest.mark.parametrize(
+    ("change", "work"), [(another_text, "sweep"), (another_recipe, "export"), (another_weight, "sweep")]
+)
 def test_what_was_stopped_before_a_change_is_nowhere_after_it(work, change, tmp_path, monkeypatch):
     session = calibrated()
     Counted(monkeypatch, "workbench.solving.solve", stop_at=9, error=Cancelled("stop"))
