@@ -12,12 +12,13 @@ from torch import nn
 
 import workbench as wb
 from tests.calibrated_models import Letters
-from tests.session.stand_ins import Heard, Toy, assert_same_checkpoint, waited
+from tests.session.stand_ins import Heard, Toy, assert_same_checkpoint, closing, waited
 from tests.tiny_models import demo_of_two_blocks, make, saved
 from workbench.calibration import Calibration, layer_moments
 from workbench.demo import demo_calibration_text
 from workbench.errors import Cancelled, ConfigError, ModelError
 from workbench.measure.errors import error_summary
+from workbench.recipe.recipe import Choice, Rule
 from workbench.session import Session, open_session
 from workbench.session.calibration import JOB_LABEL, SessionCalibration
 from workbench.session.tokenized_text import DEMO_ORIGIN, TYPED_ORIGIN
@@ -37,15 +38,12 @@ def pair():
 
 
 @pytest.fixture
-def session(pair):
+def session(session):
     """A live demo model, one layer of which is calibrated, with a text that is short enough for tests."""
-    session = open_session(*pair)
     session.calibration.set_text(TEXT)
     session.configure(solver="calibrated", scope="layer")
     assert session.wait(TIMEOUT_S)
-    yield session
-    session.cancel()
-    assert session.wait(TIMEOUT_S)
+    return session
 
 
 def badges(heard):
@@ -321,21 +319,13 @@ def small(pair, tmp_path_factory, monkeypatch):
     """A session in which few layers are int4, one of them calibrated: order matters and a sweep is short."""
     solved = tmp_path_factory.mktemp("solved")  # or a layer would be kept from the test before
     monkeypatch.setattr("workbench.views.solved_layers.cache_folder", lambda: solved)
-    session = open_session(*pair)
-    session.calibration.set_text(TEXT)
-    calibrated = wb.Recipe.from_json(
-        {
-            "rules": [
-                {"pattern": "layers.0.self_attn", "group_size": 64},
-                {"pattern": "layers.0.mlp", "group_size": 64, "solver": "calibrated"},
-            ],
-            "default": None,
-        }
-        | {key: value for key, value in wb.Recipe(None).to_json().items() if key not in ("rules", "default")}
-    )
-    session.set_recipe(calibrated)
-    assert session.wait(TIMEOUT_S)
-    return session
+    g64 = wb.Int4WeightOnlyConfig(group_size=64)
+    rules = Rule("layers.0.self_attn", Choice(g64)), Rule("layers.0.mlp", Choice(g64, "calibrated"))
+    with closing(open_session(*pair)) as session:
+        session.calibration.set_text(TEXT)
+        session.set_recipe(wb.Recipe(None, rules))
+        assert session.wait(TIMEOUT_S)
+        yield session
 
 
 def test_a_sweep_records_what_an_export_stores(small, pair):

@@ -11,6 +11,7 @@ from torch import nn
 
 import workbench as wb
 from tests.tiny_models import demo_of_two_blocks
+from tests.widgets.opened import opened
 from workbench.calibration_text import CalibrationState
 from workbench.demo import demo_calibration_text
 from workbench.errors import ConfigError
@@ -28,10 +29,8 @@ def pair() -> tuple[Any, Any]:
 
 @pytest.fixture
 def app(wire: Any, pair: tuple[Any, Any]) -> Iterator[Workbench]:
-    app = Workbench(*pair)
-    assert app.wait(60)
-    yield app
-    app.close()
+    with opened(*pair) as app:
+        yield app
 
 
 def change(app: Workbench, field: str, value: Any) -> None:
