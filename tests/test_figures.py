@@ -454,7 +454,8 @@ def test_the_microscopes_numbers_stand_in_the_row_of_their_variant():
         assert texts[4] == ("exact" if variant.domain != "float" else f"{variant.zero_level:.2g}")
         assert texts[0].startswith("<b>") == (variant.rms == min(one.rms for one in seen.solved))
     (below,) = [note.text for note in notes if note.yref == "paper"]
-    assert "calibrated: no statistics of the layer's input<br>" in below and "hqq · symmetric: " in below
+    assert "calibrated: needs a text run through the model, for the layer's inputs<br>" in below
+    assert "hqq · symmetric: " in below
 
 
 def test_domains_have_colours_of_their_own():

@@ -50,7 +50,9 @@ def test_the_first_paint_shows_the_worst_group_and_every_variant(lab: NotebookPa
     expect(variant(view, "float · rtn")).to_contain_text("in use")
     expect(variant(view, "float · rtn").locator(".wb-level")).to_have_count(16)
     expect(view.locator(".wb-missing li", has_text="hqq · symmetric")).to_be_visible()
-    expect(view.locator(".wb-missing li", has_text="calibrated")).to_contain_text("no statistics of the layer's input")
+    expect(view.locator(".wb-missing li", has_text="calibrated")).to_contain_text(
+        "needs a text run through the model, for the layer's inputs"
+    )
     row, group = place(lab).split()
     expect(view.get_by_label("Row", exact=True)).to_have_value(row)
     expect(view.get_by_label("Group", exact=True)).to_have_value(group)

@@ -177,7 +177,7 @@ def test_every_variant_is_listed_with_levels_or_with_a_reason():
     for variant in seen.variants:
         assert bool(variant.levels) != bool(variant.reason)
     assert absent(seen) == [
-        ("calibrated", "no statistics of the layer's input"),
+        ("calibrated", "needs a text run through the model, for the layer's inputs"),
         ("hqq · float · preserve_zero", "HQQ moves the zero point freely"),
         ("int · without preserve_zero", "the same as with it: an int zero point is one of the codes"),
         ("symmetric · without preserve_zero", "code 8 is always exactly 0"),

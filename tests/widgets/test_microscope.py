@@ -61,7 +61,7 @@ def test_the_payload_is_the_record_in_plain_json(wire: Any) -> None:
         assert (sent["rms"], sent["mean_abs_ratio"]) == (variant.rms, variant.mean_abs_ratio)
         assert (sent["bits"], sent["zero_level"]) == (variant.bits_per_weight, variant.zero_level)
     assert [sent["current"] for sent in payload["variants"]] == [True] + [False] * 9
-    assert payload["missing"][0] == ["calibrated", "no statistics of the layer's input"]
+    assert payload["missing"][0] == ["calibrated", "needs a text run through the model, for the layer's inputs"]
     assert len(json.dumps(payload)) < 30_000
 
 

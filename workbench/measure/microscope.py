@@ -106,7 +106,7 @@ def why_not(variant: Variant, *, with_statistics: bool) -> str:
     if variant.solver == "hqq" and variant.domain == "float" and variant.preserve_zero:
         return "HQQ moves the zero point freely"
     if variant.solver == "calibrated" and not with_statistics:
-        return "no statistics of the layer's input"
+        return "needs a text run through the model, for the layer's inputs"
     return ""
 
 
