@@ -232,9 +232,9 @@ def test_inputs_are_collected_once_for_all_calibrated_layers_and_each_text_anew(
     session.select([NEXT])
     assert session.wait(TIMEOUT_S)
     assert badges(heard) == ["inputs of the dense model"], "they came with those of the first layer"
-    first = heard.of("view")[-1].summary
+    first, of_the_first_text = heard.of("view")[-1].summary, {view.stamp for view in session.errors.values()}
     session.calibration.set_text(TEXT[:2500])
-    assert session.errors == {}
+    assert of_the_first_text and of_the_first_text.isdisjoint(view.stamp for view in session.errors.values())
     assert session.wait(TIMEOUT_S)
     assert badges(heard)[1:] == ["refined for now", "inputs of the dense model"]
     assert heard.of("view")[-1].summary != first

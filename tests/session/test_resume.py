@@ -166,9 +166,15 @@ def several_batches(monkeypatch):
     monkeypatch.setattr("workbench.calibration._BATCH_TOKENS", {"cpu": 100})
 
 
-def calibrated():
+def with_text():
     session = open_session(make("qwen2"), Letters())
     session.calibration.set_text(TEXT)
+    assert session.wait(TIMEOUT_S)
+    return session
+
+
+def calibrated():
+    session = with_text()
     session.configure(**CALIBRATED)
     session.cancel()
     assert session.wait(TIMEOUT_S)
@@ -288,9 +294,7 @@ def test_another_kernel_keeps_the_layers_and_takes_one_pass_to_where_they_end(tm
 
 
 def test_improve_on_outputs_goes_on_with_inputs_and_errors(tmp_path, monkeypatch):
-    session = calibrated()
-    session.configure(solver="rtn")
-    assert session.wait(TIMEOUT_S)
+    session = with_text()
     passes = Passes(session.source.model)
     solved = Counted(monkeypatch, "workbench.improve.trials.solve", stop_at=60, error=Cancelled("stop"))
     assert ended(session, session.improve()) == "cancelled"
@@ -298,9 +302,7 @@ def test_improve_on_outputs_goes_on_with_inputs_and_errors(tmp_path, monkeypatch
     cut = len(solved.names)
     assert ended(session, session.improve()) == "done" and passes.taken() == {}
     rest = len(solved.names) - cut
-    fresh = calibrated()
-    fresh.configure(solver="rtn")
-    assert fresh.wait(TIMEOUT_S)
+    fresh = with_text()
     before = len(solved.names)
     assert ended(fresh, fresh.improve()) == "done"
     assert cut + rest <= len(solved.names) - before + 2 * torch.get_num_threads()
