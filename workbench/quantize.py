@@ -151,6 +151,11 @@ def int4_layer(model: nn.Module, name: str, weight: QuantizedWeight, coverage: C
     return Int4Linear(weight, bias, device=device, dtype=dtype, inner_k_tiles=tiles)
 
 
+def choice_of(form: ModuleFormat) -> Choice:
+    """Return the settings that an int4 layer shows by itself: how it was solved is not among them."""
+    return Choice(Int4WeightOnlyConfig(group_size=form.group_size), domain=form.domain)
+
+
 def _with_earlier(model: nn.Module, recipe: Recipe, coverage: Coverage) -> Recipe:
     """Return the recipe that makes all of a model of which part was int4 before: those layers keep their settings."""
     earlier: Recipe | None = getattr(model, RECIPE_ATTRIBUTE, None)
@@ -158,7 +163,7 @@ def _with_earlier(model: nn.Module, recipe: Recipe, coverage: Coverage) -> Recip
     for name, layer in int4_layers(model).items():
         form, choice = ModuleFormat.of(layer), None if earlier is None else earlier.decide(name)[0]
         # Of one that nobody remembers, the settings that it has.
-        chosen[name] = choice or Choice(Int4WeightOnlyConfig(group_size=form.group_size), domain=form.domain)
+        chosen[name] = choice or choice_of(form)
     linear = LayerNames([row.name for row in coverage.rows if row.kind in (INT4, *QUANTIZABLE_KINDS)])
     return with_choices(recipe, linear, chosen, keep_default=True)
 

@@ -12,12 +12,11 @@ from workbench.affine import QuantizedWeight
 from workbench.checkpoint.contents import Contents
 from workbench.checkpoint.model_contents import ModelContents
 from workbench.checkpoint.native import ModuleFormat, int4_layers
-from workbench.config import Int4WeightOnlyConfig
 from workbench.coverage.coverage import Coverage
 from workbench.errors import ConfigError
 from workbench.int4_source import ORIGINAL, Int4Source
 from workbench.kinds import HEAD, INT4, QUANTIZABLE_KINDS
-from workbench.quantize import RECIPE_ATTRIBUTE
+from workbench.quantize import RECIPE_ATTRIBUTE, choice_of
 from workbench.recipe.recipe import Choice, Recipe
 from workbench.records.layers import CoverageRow
 from workbench.sizes import size
@@ -67,7 +66,7 @@ class Given:
     def choice(self, name: str) -> Choice | None:
         """Return the settings that an int4 layer has, as far as a recipe could ask for them; None for another."""
         form = self.forms.get(name)
-        return None if form is None else Choice(Int4WeightOnlyConfig(group_size=form.group_size), domain=form.domain)
+        return None if form is None else choice_of(form)
 
     def how_more(self, *, head: bool = False) -> str:
         """Say how what is dense in it becomes int4 too, the output head or the other linear layers."""
